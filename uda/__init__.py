@@ -1,0 +1,3 @@
+"""Unsupervised domain adaptation of semantic segmentation in PyTorch."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,77 @@
+"""The protocol of an adaptation method."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from uda.step import Step
+    from uda.types import SegOutput, TaskSpec
+
+
+class Method(nn.Module):
+    """A training-time method: the hooks that the trainer calls, in this order, every step.
+
+    A method's state is its ``state_dict``: counters, prototypes and thresholds are buffers, own networks are
+    submodules. Random numbers come from ``step.generator`` (CPU), so that a resumed run repeats them.
+    The constructor's keyword-only arguments are the method's config schema, their defaults the paper's values;
+    wrong values raise ``ValueError`` naming the value and the range.
+    """
+
+    reads: frozenset[str] = frozenset()
+    """Views that ``losses`` predicts with gradient; methods whose reads overlap share one backward pass."""
+    needs_teacher: ClassVar[bool] = False
+    """Whether the run keeps an EMA teacher for ``step.teach``."""
+    needs_target: ClassVar[bool] = True
+    """Whether the run must load target images at all; a run of methods that all say no never opens one."""
+
+    def setup(self, spec: TaskSpec) -> None:
+        """Build own networks and buffers, once, before the first step or a resume."""
+
+    def optimizer(self) -> Optimizer | None:
+        """The optimiser of the own networks, if any; called once after ``setup``."""
+        return None
+
+    def prepare(self, step: Step) -> None:
+        """Restyle or add views, before any prediction with gradient."""
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """Scalar terms that train the segmenter, already multiplied by their weights."""
+        return {}
+
+    def own_losses(self, step: Step) -> dict[str, Tensor]:
+        """Scalar terms that train the own networks, on detached outputs, after the segmenter's update."""
+        return {}
+
+    def after_step(self, step: Step) -> None:
+        """Update counters, prototypes and the like, without gradient."""
+
+
+class TestTimeMethod(nn.Module):
+    """A method that acts at prediction: AdaBN, TENT, target-to-source colour transfer.
+
+    ``attach`` takes the trained model, whose source state ``reset`` brings back; ``forward`` predicts a batch and
+    may adapt on it (online). The protocol (order, batch size, when to reset) is the caller's choice.
+    """
+
+    __test__ = False  # not a pytest class
+
+    def attach(self, model: nn.Module) -> None:
+        """Take a trained segmenter and remember its state.
+
+        The model is held, not copied: after ``detach_model`` or ``reset`` it is as it was.
+        """
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> SegOutput:
+        """Predict ``(N, 3, H, W)`` images in [0, 1], adapting where the method does."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Return to the state at ``attach``."""
+        raise NotImplementedError
