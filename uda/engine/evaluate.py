@@ -1,0 +1,153 @@
+"""Evaluation: per-image confusion matrices over a labelled data set, from which every score is derived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from uda.methods.base import TestTimeMethod
+from uda.metrics import iou_from_confusion
+from uda.types import IGNORE, LabelledDataset, Sample, SegOutput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one model on one data set, kept per image so that intervals can be made later."""
+
+    confusions: np.ndarray
+    """``(n, C, C)`` int64 per image; rows ground truth, columns predictions."""
+    losses: np.ndarray
+    """``(n,)`` float64 mean cross-entropy per image over labelled pixels; NaN for an image without any."""
+    names: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """``(C, C)`` summed over the data set."""
+        return np.asarray(self.confusions.sum(axis=0))
+
+    def iou(self) -> np.ndarray:
+        """``(C,)`` IoU in [0, 1]; NaN for a class that is neither labelled nor predicted."""
+        return iou_from_confusion(self.confusion)
+
+    def miou(self) -> float:
+        """Mean IoU over the classes that occur, in [0, 1]."""
+        return float(np.nanmean(self.iou()))
+
+    def loss(self) -> float:
+        """Mean over images of the per-image cross-entropy (natural log)."""
+        return float(np.nanmean(self.losses))
+
+    def save(self, path: Path) -> None:
+        """Write as compressed ``.npz``, whole or not at all."""
+        part = path.with_suffix(".part.npz")
+        np.savez_compressed(part, confusions=self.confusions, losses=self.losses, names=self.names,
+                            class_names=self.class_names)  # fmt: skip
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """Read what :meth:`save` wrote."""
+        with np.load(path) as file:
+            return cls(file["confusions"], file["losses"], tuple(map(str, file["names"])), tuple(map(str, file["class_names"])))
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: LabelledDataset,
+    *,
+    batch_size: int = 1,
+    device: torch.device | str | None = None,
+    scale: float = 1.0,
+    precision: str = "fp32",
+    progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
+) -> Evaluation:
+    """Score a model on a labelled data set at the images' own size.
+
+    Args:
+        model: images ``(N, 3, H, W)`` in [0, 1] -> :class:`SegOutput`. A segmenter is put in evaluation mode and
+            back; a :class:`TestTimeMethod` keeps the modes it set itself and sees the images in the data set's order.
+        dataset: labelled images, of any sizes, with labels in the model's classes.
+        batch_size: consecutive images of equal size that go through the model together.
+        device: where to run; by default where the model's parameters are.
+        scale: resize the model's input by this factor, its logits back.
+        precision: ``bf16`` runs the forward under autocast.
+        progress: wraps the batches, for a progress bar.
+
+    Raises:
+        ValueError: an empty data set, or a label outside the model's classes (names the file and the value).
+    """
+    if len(dataset) == 0:
+        raise ValueError(f"{dataset.name}: no image to evaluate on")
+    where = torch.device(device) if device is not None else next(model.parameters()).device
+    adapts = isinstance(model, TestTimeMethod)
+    training = model.training
+    if not adapts:
+        model.eval()
+    confusions: list[np.ndarray] = []
+    losses: list[float] = []
+    names: list[str] = []
+    batches: Iterable[list[Sample]] = same_size_batches(dataset, batch_size)
+    try:
+        for batch in progress(batches) if progress else batches:  # type: ignore[arg-type]
+            images = torch.stack([sample.image for sample in batch]).to(where).float() / 255
+            labels = torch.stack([_label(sample) for sample in batch]).to(where)
+            logits = _logits(model, images, scale, precision, gradient=adapts)
+            for sample, one, label in zip(batch, logits, labels, strict=True):
+                confusions.append(_confusion(one.argmax(0), label, one.shape[0], sample.name))
+                losses.append(F.cross_entropy(one[None].float(), label[None], ignore_index=IGNORE).item())
+                names.append(sample.name)
+    finally:
+        if not adapts:
+            model.train(training)
+    return Evaluation(np.stack(confusions), np.array(losses), tuple(names), tuple(dataset.space.names))
+
+
+def same_size_batches(dataset: LabelledDataset, batch_size: int) -> Iterator[list[Sample]]:
+    """Consecutive images of equal size, at most ``batch_size`` together, in the data set's order."""
+    batch: list[Sample] = []
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        if batch and (len(batch) == batch_size or sample.image.shape != batch[0].image.shape):
+            yield batch
+            batch = []
+        batch.append(sample)
+    if batch:
+        yield batch
+
+
+def _logits(model: nn.Module, images: Tensor, scale: float, precision: str, *, gradient: bool) -> Tensor:
+    size = images.shape[-2:]
+    if scale != 1.0:
+        images = F.interpolate(images, scale_factor=scale, mode="bilinear", antialias=scale < 1)
+    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16")
+    # a test-time method may need gradients; it stops them itself where it does not
+    with autocast, torch.set_grad_enabled(gradient):
+        output = model(images)
+    logits = (output.logits if isinstance(output, SegOutput) else output).detach()
+    return logits if logits.shape[-2:] == size else F.interpolate(logits, size=size, mode="bilinear")
+
+
+def _label(sample: Sample) -> Tensor:
+    if sample.label is None:
+        raise ValueError(f"{sample.name}: an unlabelled data set cannot be evaluated on")
+    return sample.label
+
+
+def _confusion(prediction: Tensor, label: Tensor, classes: int, name: str) -> np.ndarray:
+    known = label != IGNORE
+    truth = label[known]
+    if truth.numel() and int(truth.max()) >= classes:
+        raise ValueError(f"{name}: label {int(truth.max())} but the model has classes 0..{classes - 1}")
+    cells = torch.bincount(truth * classes + prediction[known], minlength=classes * classes)
+    return cells.reshape(classes, classes).cpu().numpy()

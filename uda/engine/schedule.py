@@ -1,0 +1,32 @@
+"""Learning rates over a run: one law for the segmenter and for every method's own optimiser."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from uda.functional.schedule import poly, warmup_poly
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from uda.engine.settings import Settings
+
+
+def lr_factor(index: int, settings: Settings) -> float:
+    """What every base learning rate is multiplied with at zero-based step ``index``.
+
+    ``poly``: (1 - i/steps)^power as in AdaptSegNet, ADVENT and DAFormer; with ``warmup`` DAFormer's linear ramp over
+    it (mmcv's law, warm-up ratio 1e-6).
+    """
+    if settings.schedule == "constant":
+        return min(1.0, (index + 1) / settings.warmup) if settings.warmup else 1.0
+    if settings.warmup:
+        return warmup_poly(index, 1.0, settings.steps, power=settings.power, warmup=settings.warmup, ratio=1e-6)
+    return poly(index, 1.0, settings.steps, power=settings.power)
+
+
+def set_lr(optimizer: Optimizer, factor: float) -> None:
+    """Set every group to its base rate (the rate it was built with) times ``factor``."""
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+        group["lr"] = group["initial_lr"] * factor

@@ -1,0 +1,88 @@
+"""What a run writes while it trains: TensorBoard events and the same scalars as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PICTURES = 2
+"""Images of a batch that are written."""
+
+
+class RunLog:
+    """Scalars and pictures of one run folder.
+
+    After a kill the run is resumed at an earlier step: what was written at or after ``start`` is cut from
+    ``scalars.jsonl`` and marked as superseded in TensorBoard, so that both read as if the run had never stopped.
+
+    Args:
+        out: the run folder; ``None`` writes nothing.
+        start: first step that will be written.
+    """
+
+    def __init__(self, out: Path | None, start: int = 0) -> None:
+        self.out = out
+        self._writer: SummaryWriter | None = None
+        if out is None:
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        self._lines = out / "scalars.jsonl"
+        kept = [line for line in read_scalars(out) if line["step"] < start]
+        part = self._lines.with_suffix(".part")
+        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        part.replace(self._lines)
+        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=start if start else None)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write scalars by tag at a step."""
+        if self._writer is None:
+            return
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, step)
+        with self._lines.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def pictures(self, tag: str, images: Tensor, step: int) -> None:
+        """Write the first images ``(N, 3, H, W)`` float in [0, 1] of a batch, side by side."""
+        if self._writer is not None:
+            row = torch.cat(list(images[:PICTURES].detach().float().cpu().clamp(0, 1)), dim=-1)
+            self._writer.add_image(tag, row, step)
+
+    def text(self, tag: str, text: str) -> None:
+        """Write a text under a tag, at step 0."""
+        if self._writer is not None:
+            self._writer.add_text(tag, f"```\n{text}\n```", 0)
+
+    def hyper_parameters(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Write the run's hyper-parameters beside the metrics they led to (TensorBoard's HParams tab)."""
+        if self._writer is None:
+            return
+        plain = {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in values.items()}
+        for summary in hparams(plain, dict(metrics)):
+            self._writer.file_writer.add_summary(summary)
+
+    def close(self) -> None:
+        """Flush everything to disk."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_scalars(out: Path) -> list[dict[str, Any]]:
+    """The scalars of a run folder, one record a written step; a line cut short by a kill is dropped."""
+    path = out / "scalars.jsonl"
+    records = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
