@@ -27,7 +27,8 @@ def compare(actual: Any, expected: Any, *, rtol: float, atol: float, what: str =
     """|actual - expected| <= atol + rtol |expected| elementwise, nan equal to nan, same shape."""
     if isinstance(actual, Tensor):
         actual = actual.detach().cpu().numpy()
-    np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=rtol, atol=atol, equal_nan=True, err_msg=what)
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol, equal_nan=True, err_msg=what)
     assert np.shape(actual) == np.shape(expected), f"{what}: shape {np.shape(actual)}, recorded {np.shape(expected)}"
 
 
@@ -65,7 +66,7 @@ class Case:
 
     def unread_outputs(self) -> list[str]:
         """Recorded results that nobody has looked at."""
-        return [name for name in self.names("out_") + self.names("out") if name not in self.read]
+        return [name for name in self.names("out") if name not in self.read]
 
     def check(self, actual: Any, name: str, *, rtol: float = 1e-5, atol: float = 1e-6) -> None:
         """Compare with a recorded result."""
@@ -101,7 +102,8 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     yield loaded
     mark = request.node.get_closest_marker("golden")
     if not mark.kwargs.get("partial", False):
-        assert not loaded.unread_outputs(), f"{loaded.path.name}: recorded but never compared: {loaded.unread_outputs()}"
+        unread = loaded.unread_outputs()
+        assert not unread, f"{loaded.path.name}: recorded but never compared: {unread}"
 
 
 @pytest.fixture

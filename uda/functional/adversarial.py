@@ -1,0 +1,63 @@
+"""Losses of a domain discriminator. Domain labels: source 0, target 1 (``uda.types``)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def bce_loss(logits: Tensor, label: float) -> Tensor:
+    """Mean binary cross entropy with logits against one label for all positions (ADVENT, AdaptSegNet).
+
+    Args:
+        logits: the discriminator's raw output, any shape.
+        label: 0 source, 1 target.
+    """
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+
+
+def ls_loss(output: Tensor, label: float) -> Tensor:
+    """Least-squares objective: mean squared difference of the RAW output and the label (AdaptSegNet's LS variant).
+
+    Args:
+        output: the discriminator's raw output, no sigmoid.
+        label: 0 source, 1 target.
+    """
+    return F.mse_loss(output, torch.full_like(output, label))
+
+
+def clan_weight_map(logits: Tensor, other_logits: Tensor) -> Tensor:
+    """CLAN's local disagreement of two classifiers: 1 - cosine of their softmax vectors (Luo et al. 2019).
+
+    Args:
+        logits: ``(N, C, H, W)`` of one classifier.
+        other_logits: ``(N, C, H, W)`` of the other.
+
+    Returns:
+        ``(N, 1, H, W)`` in [0, 1], with gradient; detach it for the discriminator's step.
+    """
+    p, q = logits.softmax(1), other_logits.softmax(1)
+    cosine = (p * q).sum(1, keepdim=True) / (p.norm(dim=1, keepdim=True) * q.norm(dim=1, keepdim=True))
+    return 1 - cosine
+
+
+def weighted_bce_loss(
+    logits: Tensor, label: float, weight_map: Tensor, *, epsilon: float = 0.4, weight: float = 40.0
+) -> Tensor:
+    """CLAN's category-level adversarial loss: mean of (epsilon + weight * map) * bce.
+
+    The published code holds for one image a batch; here any batch size, and logits smaller than the map are first
+    upsampled to it bilinearly, which is the last layer of CLAN's discriminator.
+
+    Args:
+        logits: ``(N, 1, h, w)`` the discriminator's raw output.
+        label: 0 source, 1 target.
+        weight_map: ``(N, 1, H, W)`` of :func:`clan_weight_map`.
+        epsilon: weight of the plain loss.
+        weight: the paper's lambda_local: 40 for GTA5, 10 for SYNTHIA.
+    """
+    if logits.shape[-2:] != weight_map.shape[-2:]:
+        logits = F.interpolate(logits, weight_map.shape[-2:], mode="bilinear", align_corners=False)
+    bce = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label), reduction="none")
+    return ((epsilon + weight * weight_map) * bce).mean()

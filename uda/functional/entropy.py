@@ -1,0 +1,194 @@
+"""Entropy and its relatives: losses that make a prediction certain without labels.
+
+Everything takes ``(N, C, H, W)`` and works for any number of classes and any batch size. Sources:
+ADVENT (Vu et al. 2019), FDA (Yang & Soatto 2020), TENT (Wang et al. 2021), CoTTA (Wang et al. 2022),
+maximum squares (Chen et al. 2019), minimum class confusion (Jin et al. 2020).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FDA_ENTROPY_SCALE = 2.9444
+"""The constant by which FDA's published code divides the entropy, whatever the number of classes (about ln 19)."""
+
+
+def self_information(prob: Tensor, *, eps: float = 1e-30) -> Tensor:
+    """Weighted self-information maps, what ADVENT's discriminator looks at.
+
+    I = -p log2(p + eps) / log2(C), element-wise; summed over the classes this is the entropy in [0, 1].
+
+    Args:
+        prob: ``(N, C, H, W)`` probabilities.
+        eps: keeps the logarithm of an exact zero finite.
+
+    Returns:
+        ``(N, C, H, W)``.
+    """
+    return -prob * torch.log2(prob + eps) / math.log2(max(prob.shape[1], 2))
+
+
+def entropy_loss(prob: Tensor) -> Tensor:
+    """Mean normalised entropy of the pixels, in [0, 1] (ADVENT eq. 3; MinEnt's loss).
+
+    Args:
+        prob: ``(N, C, H, W)`` probabilities.
+    """
+    return self_information(prob).sum(1).mean()
+
+
+def softmax_entropy(logits: Tensor) -> Tensor:
+    """Entropy of the softmax over dimension 1 in nats, not normalised (TENT).
+
+    Args:
+        logits: ``(N, C, ...)``.
+
+    Returns:
+        ``(N, ...)``.
+    """
+    return soft_cross_entropy_map(logits, logits.softmax(1))
+
+
+def soft_cross_entropy_map(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy with soft targets at every position: -sum_c target log softmax(logits).
+
+    With the teacher's softmax as the target this is CoTTA's consistency.
+
+    Args:
+        logits: ``(N, C, ...)``.
+        target: ``(N, C, ...)`` weights of the classes, usually probabilities.
+
+    Returns:
+        ``(N, ...)``.
+    """
+    return -(target * logits.log_softmax(1)).sum(1)
+
+
+def robust_entropy_loss(logits: Tensor, *, eta: float = 2.0, scale: float | None = None) -> Tensor:
+    """Charbonnier penalty of the entropy: mean of (e^2 + 1e-8)^eta (FDA).
+
+    Args:
+        logits: ``(N, C, h, w)``; the paper takes them at the network's stride, before upsampling.
+        eta: exponent; above 0.5 it presses more on the uncertain pixels.
+        scale: what the entropy in nats is divided by. ``None``: ln C, so that e is in [0, 1] for any number of classes.
+            The published code divides by :data:`FDA_ENTROPY_SCALE` always, which differs for other than 19 classes.
+    """
+    divisor = math.log(max(logits.shape[1], 2)) if scale is None else scale
+    return ((softmax_entropy(logits) / divisor).square() + 1e-8).pow(eta).mean()
+
+
+def max_squares_loss(prob: Tensor, *, ignored_value: float = -1.0) -> Tensor:
+    """Maximum squares: minus half the mean of p^2 over all elements, the class axis included (Chen et al.).
+
+    Its gradient grows linearly with p, where that of the entropy is dominated by the easy pixels.
+
+    Args:
+        prob: ``(N, C, H, W)`` probabilities; elements equal to ``ignored_value`` are left out.
+        ignored_value: marks elements that do not count.
+
+    Returns:
+        Scalar in [-1/2, 0]; 0 when nothing counts.
+    """
+    counted = prob != ignored_value
+    return -0.5 * prob.square().mul(counted).sum() / counted.sum().clamp(min=1)
+
+
+def image_class_weights(classes: Tensor, num_classes: int, *, ratio: float = 0.2) -> Tensor:
+    """Weight of each class in each image: 1 / max(n_c^ratio n^(1-ratio), 1) with n_c of the image's n pixels.
+
+    Args:
+        classes: ``(N, H, W)`` int64 class of every pixel, in [0, num_classes).
+        num_classes: C.
+        ratio: 0 weighs all classes the same, 1 by the inverse of their frequency.
+
+    Returns:
+        ``(N, C)`` float.
+    """
+    flat = classes.flatten(1)
+    counts = torch.zeros(flat.shape[0], num_classes, device=classes.device)
+    counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=counts.dtype))
+    return 1 / (counts.pow(ratio) * flat.shape[1] ** (1 - ratio)).clamp(min=1)
+
+
+def _pixel_weights(scores: Tensor, ratio: float) -> Tensor:
+    """``(N, 1, H, W)``: the weight of each pixel's predicted class, without gradient."""
+    predicted = scores.detach().argmax(1)
+    weights = image_class_weights(predicted, scores.shape[1], ratio=ratio)
+    return weights.gather(1, predicted.flatten(1)).view_as(predicted).unsqueeze(1)
+
+
+def iw_max_squares_loss(prob: Tensor, *, ratio: float = 0.2) -> Tensor:
+    """Image-wise class weighted maximum squares (Chen et al.): mean over images of -sum w p^2 / C.
+
+    A pixel has the weight of its own predicted class in its own image; there is neither the factor one half nor a
+    division by the pixels of :func:`max_squares_loss`, as the weights carry it. The published code works for one
+    image a batch only; here the loss of a batch is the mean of its images' losses.
+
+    Args:
+        prob: ``(N, C, H, W)`` probabilities.
+        ratio: see :func:`image_class_weights`.
+    """
+    weighted = prob.square() * _pixel_weights(prob, ratio)
+    return -weighted.sum() / (prob.shape[0] * prob.shape[1])
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean of -target log softmax(logits) over ALL elements, the class axis included (the max squares baseline).
+
+    Args:
+        logits: ``(N, C, H, W)``.
+        target: ``(N, C, H, W)`` soft labels.
+    """
+    return soft_cross_entropy_map(logits, target).mean() / logits.shape[1]
+
+
+def iw_soft_cross_entropy(logits: Tensor, target: Tensor, *, ratio: float = 0.2) -> Tensor:
+    """:func:`soft_cross_entropy` with the weights of :func:`iw_max_squares_loss`: mean over images of the sum / C.
+
+    Args:
+        logits: ``(N, C, H, W)``; their argmax gives the weights.
+        target: ``(N, C, H, W)`` soft labels.
+        ratio: see :func:`image_class_weights`.
+    """
+    weighted = soft_cross_entropy_map(logits, target) * _pixel_weights(logits, ratio).squeeze(1)
+    return weighted.sum() / (logits.shape[0] * logits.shape[1])
+
+
+def class_confusion_loss(logits: Tensor, *, temperature: float = 2.5) -> Tensor:
+    """Minimum class confusion (Jin et al. 2020): the share of a class's mass that other classes take.
+
+    Args:
+        logits: ``(N, C)`` of samples, for segmentation a subset of the pixels.
+        temperature: divides the logits.
+
+    Returns:
+        Scalar in [0, 1]; 0 for an empty set of samples.
+    """
+    if logits.shape[0] == 0:
+        return logits.sum()
+    prob = (logits / temperature).softmax(1)
+    with torch.no_grad():
+        entropy = -(prob * (prob + 1e-5).log()).sum(1)
+        weight = 1 + torch.exp(-entropy)
+        weight = weight / weight.mean()
+    confusion = prob.T @ (prob * weight[:, None])
+    # the smallest normal number keeps a class that has no mass at all from dividing zero by zero
+    confusion = confusion / confusion.sum(1).clamp(min=torch.finfo(confusion.dtype).tiny)
+    return (confusion.sum() - confusion.trace()) / logits.shape[1]
+
+
+def kl_divergence_map(logits: Tensor, other_logits: Tensor) -> Tensor:
+    """KL(softmax(other) || softmax(logits)) at every position, with gradient to both.
+
+    Args:
+        logits: ``(N, C, ...)``.
+        other_logits: ``(N, C, ...)``.
+
+    Returns:
+        ``(N, ...)``.
+    """
+    return F.kl_div(logits.log_softmax(1), other_logits.log_softmax(1), reduction="none", log_target=True).sum(1)

@@ -1,0 +1,156 @@
+"""Pseudo-labels from a prediction and what they are worth: DACS, DAFormer, DA-SAC, IntraDA."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from uda.types import IGNORE
+
+
+def confident_labels(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Argmax and its softmax probability.
+
+    Args:
+        logits: ``(N, C, H, W)``.
+
+    Returns:
+        ``(N, H, W)`` int64 labels and ``(N, H, W)`` confidences, both without gradient.
+    """
+    confidence, labels = logits.detach().softmax(1).max(1)
+    return labels, confidence
+
+
+def confident_share(confidence: Tensor, threshold: float = 0.968) -> Tensor:
+    """Share of the pixels of the WHOLE BATCH whose confidence is at least the threshold; scalar in [0, 1]."""
+    return (confidence >= threshold).double().mean().to(confidence.dtype)
+
+
+def confidence_weight(confidence: Tensor, *, threshold: float = 0.968, mode: str = "uniform") -> Tensor:
+    """Weight of target pixels in DACS (Tranheden et al. 2021).
+
+    Args:
+        confidence: ``(N, H, W)`` of :func:`confident_labels`.
+        threshold: a pixel is sure at this confidence or above.
+        mode: ``"uniform"``: every pixel has the batch's share of sure pixels; ``"pixel"``: 1 where sure, else 0.
+
+    Returns:
+        ``(N, H, W)`` in [0, 1].
+
+    Raises:
+        ValueError: unknown ``mode``.
+    """
+    if mode == "uniform":
+        return torch.ones_like(confidence) * confident_share(confidence, threshold)
+    if mode == "pixel":
+        return (confidence >= threshold).to(confidence.dtype)
+    raise ValueError(f"mode must be 'uniform' or 'pixel', got {mode!r}")
+
+
+def pseudo_labels(
+    logits: Tensor,
+    *,
+    threshold: float = 0.968,
+    ignore_top: int = 0,
+    ignore_bottom: int = 0,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Pseudo-label and weight of DAFormer, HRDA and MIC.
+
+    The weight is the batch's :func:`confident_share` everywhere; then the first ``ignore_top`` and the last
+    ``ignore_bottom`` rows (rectification seams, the ego car's bonnet) become 0, although they count in the share.
+
+    Args:
+        logits: ``(N, C, H, W)`` of the teacher.
+        threshold: a pixel is sure at this confidence or above.
+        ignore_top: rows without weight at the top.
+        ignore_bottom: rows without weight at the bottom.
+        valid: ``(N, H, W)`` or ``(N, 1, H, W)``, multiplies the weight.
+
+    Returns:
+        ``(N, H, W)`` int64 labels, ``(N, H, W)`` float weights.
+    """
+    labels, confidence = confident_labels(logits)
+    weight = confidence_weight(confidence, threshold=threshold)
+    weight[:, :ignore_top] = 0
+    weight[:, max(weight.shape[1] - ignore_bottom, 0) :] = 0
+    if valid is not None:
+        weight = weight * valid.reshape(weight.shape)
+    return labels, weight
+
+
+def running_confidence(running: Tensor, prob: Tensor, *, beta: float = 1e-3, momentum: float = 0.99) -> Tensor:
+    """One step of DA-SAC's moving class prior (Araslanov & Roth 2021).
+
+    A class whose prior is still exactly ``beta`` takes the batch's mean at once when that is above 1e-8.
+
+    Args:
+        running: ``(C,)`` prior, initially ``beta`` everywhere.
+        prob: ``(N, C, H, W)`` teacher probabilities.
+        beta: initial value.
+        momentum: of the moving average.
+
+    Returns:
+        ``(C,)``, a new tensor.
+    """
+    mean = prob.mean((0, 2, 3))
+    fresh = (running == beta) & (mean > 1e-8)
+    return momentum * torch.where(fresh, mean, running) + (1 - momentum) * mean
+
+
+def sac_pseudo_labels(
+    prob: Tensor,
+    prior: Tensor,
+    *,
+    beta: float = 1e-3,
+    upper: float = 0.75,
+    lower: float = 0.2,
+    invalid: Tensor | None = None,
+    ignore_index: int = IGNORE,
+) -> tuple[Tensor, Tensor]:
+    """DA-SAC's pseudo-labels with thresholds that grow with the class prior (Araslanov & Roth 2021).
+
+    For each image and class: threshold = max(peak * upper * (1 - exp(-prior / beta)), lower), with peak the largest
+    confidence among the pixels predicted as the class. A pixel stays where its confidence is strictly above.
+
+    Args:
+        prob: ``(N, C, H, W)`` refined teacher probabilities.
+        prior: ``(C,)`` moving class prior.
+        beta: scale of the prior.
+        upper: share of the peak that a frequent class must reach.
+        lower: least threshold.
+        invalid: ``(N, H, W)`` bool, pixels without content (padding of an augmentation).
+        ignore_index: label of rejected pixels.
+
+    Returns:
+        ``(N, H, W)`` int64 labels, ``(N, H, W)`` confidences (max probability).
+    """
+    confidence, labels = prob.max(1)
+    flat_labels, flat_confidence = labels.flatten(1), confidence.flatten(1)
+    peak = torch.zeros(prob.shape[:2], dtype=prob.dtype, device=prob.device)
+    peak.scatter_reduce_(1, flat_labels, flat_confidence, "amax")
+    thresholds = (peak * (upper * (1 - torch.exp(-prior / beta)))).clamp(min=lower)
+    keep = confidence > thresholds.gather(1, flat_labels).view_as(confidence)
+    if invalid is not None:
+        keep &= ~invalid
+    return labels.masked_fill(~keep, ignore_index), confidence
+
+
+def entropy_split(entropy: Tensor, *, fraction: float = 0.67) -> tuple[Tensor, Tensor]:
+    """IntraDA's easy and hard target images (Pan et al. 2020).
+
+    Args:
+        entropy: ``(n,)`` mean entropy of each image.
+        fraction: share of easy images, int(n * fraction) of them.
+
+    Returns:
+        indices of the easy and of the hard images, by ascending entropy; equal entropies keep their order.
+
+    Raises:
+        ValueError: ``fraction`` is not in [0, 1].
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction must be in [0, 1], got {fraction}")
+    order = entropy.argsort(stable=True)
+    easy = int(len(entropy) * fraction)
+    return order[:easy], order[easy:]
