@@ -23,7 +23,7 @@ class Step:
         index: zero-based iteration.
         total: iterations of the whole run.
         generator: the run's random numbers for methods, on the CPU; its state is saved with the run.
-        teacher: images -> :class:`SegOutput` of the EMA teacher, run without gradient; ``None`` when no method needs it.
+        teacher: images -> :class:`SegOutput` of the EMA teacher, run without gradient; ``None`` without one.
         graph_views: every view that some method of the run predicts with gradient. ``detached`` of one of these
             shares the pass that has the graph instead of making a second one.
     """
@@ -43,7 +43,6 @@ class Step:
         self.total = total
         self.generator = generator
         self.logs: dict[str, Tensor] = {}
-        self.images: dict[str, Tensor] = {}
         self._model = model
         self._teacher = teacher
         self._views = dict(views)
@@ -63,6 +62,11 @@ class Step:
     def view_names(self) -> tuple[str, ...]:
         """The views there are so far."""
         return tuple(self._views)
+
+    @property
+    def original_names(self) -> tuple[str, ...]:
+        """The views that the loader gave."""
+        return tuple(self._original)
 
     def view(self, name: str) -> View:
         """A view as the methods before this one left it.
@@ -88,7 +92,9 @@ class Step:
             RuntimeError: the view was predicted or taught already, so the replacement would go unseen.
         """
         if name in self._student or name in self._released or name in self._taught:
-            raise RuntimeError(f"view {name!r} was already predicted in this step; put it before any method looks at it")
+            raise RuntimeError(
+                f"view {name!r} was already predicted in this step; put it before any method looks at it"
+            )
         self._views[name] = view
 
     def predict(self, name: str) -> SegOutput:
@@ -98,7 +104,9 @@ class Step:
             RuntimeError: the calling method does not list the view in its ``reads``, or its graph is gone already.
         """
         if self._reader is not None and name not in self._reader[1]:
-            raise RuntimeError(f"{self._reader[0]} predicts {name!r} with gradient but its reads are {sorted(self._reader[1])}")
+            raise RuntimeError(
+                f"{self._reader[0]} predicts {name!r} with gradient but its reads are {sorted(self._reader[1])}"
+            )
         if name in self._released:
             raise RuntimeError(f"the graph of view {name!r} was released; use detached({name!r})")
         if name not in self._student:
@@ -162,7 +170,3 @@ class Step:
     def log(self, name: str, value: Tensor | float) -> None:
         """Record a scalar under ``name`` (kept on its device until the trainer writes it)."""
         self.logs[name] = value.detach() if isinstance(value, torch.Tensor) else torch.tensor(float(value))
-
-    def show(self, name: str, images: Tensor) -> None:
-        """Offer images ``(N, 3, H, W)`` in [0, 1] or label maps ``(N, H, W)`` for TensorBoard; kept only when written."""
-        self.images[name] = images.detach()

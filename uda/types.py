@@ -54,7 +54,9 @@ class View:
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(where, non_blocking=True)
 
-        return replace(self, images=self.images.to(where, non_blocking=True), labels=move(self.labels), weight=move(self.weight))
+        return replace(
+            self, images=self.images.to(where, non_blocking=True), labels=move(self.labels), weight=move(self.weight)
+        )
 
 
 class Sample(NamedTuple):

@@ -5,4 +5,13 @@ from uda.engine.evaluate import Evaluation, evaluate
 from uda.engine.settings import Augment, Settings, TeacherSettings
 from uda.engine.trainer import NonFiniteLoss, Trainer
 
-__all__ = ["Augment", "CheckpointError", "Evaluation", "NonFiniteLoss", "Settings", "TeacherSettings", "Trainer", "evaluate"]
+__all__ = [
+    "Augment",
+    "CheckpointError",
+    "Evaluation",
+    "NonFiniteLoss",
+    "Settings",
+    "TeacherSettings",
+    "Trainer",
+    "evaluate",
+]

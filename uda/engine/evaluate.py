@@ -59,7 +59,9 @@ class Evaluation:
     def load(cls, path: Path) -> Evaluation:
         """Read what :meth:`save` wrote."""
         with np.load(path) as file:
-            return cls(file["confusions"], file["losses"], tuple(map(str, file["names"])), tuple(map(str, file["class_names"])))
+            return cls(
+                file["confusions"], file["losses"], tuple(map(str, file["names"])), tuple(map(str, file["class_names"]))
+            )
 
 
 def evaluate(

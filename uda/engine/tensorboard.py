@@ -11,8 +11,13 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from uda.types import IGNORE
+
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
+
+    from uda.step import Step
 
 PICTURES = 2
 """Images of a batch that are written."""
@@ -57,6 +62,23 @@ class RunLog:
             row = torch.cat(list(images[:PICTURES].detach().float().cpu().clamp(0, 1)), dim=-1)
             self._writer.add_image(tag, row, step)
 
+    def step_pictures(self, step: Step, colours: np.ndarray) -> None:
+        """Write, for every view of a step, its images (``original`` too where a method restyled them), the student's
+        prediction and, where labels are known, label and error; ``colours`` is ``(C, 3)`` uint8."""
+        if self._writer is None:
+            return
+        for name in step.view_names:
+            view = step.view(name)
+            self.pictures(f"{name}/input", view.images, step.index)
+            if name in step.original_names and step.original(name).images is not view.images:
+                self.pictures(f"{name}/original", step.original(name).images, step.index)
+            prediction = step.infer(view.images).logits.argmax(1)
+            self.pictures(f"{name}/prediction", paint(prediction, colours), step.index)
+            if view.labels is not None:
+                wrong = (prediction != view.labels) & (view.labels != IGNORE)
+                self.pictures(f"{name}/label", paint(view.labels, colours), step.index)
+                self.pictures(f"{name}/error", wrong[:, None].float().expand(-1, 3, -1, -1), step.index)
+
     def text(self, tag: str, text: str) -> None:
         """Write a text under a tag, at step 0."""
         if self._writer is not None:
@@ -66,7 +88,9 @@ class RunLog:
         """Write the run's hyper-parameters beside the metrics they led to (TensorBoard's HParams tab)."""
         if self._writer is None:
             return
-        plain = {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in values.items()}
+        plain = {
+            key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in values.items()
+        }
         for summary in hparams(plain, dict(metrics)):
             self._writer.file_writer.add_summary(summary)
 
@@ -74,6 +98,13 @@ class RunLog:
         """Flush everything to disk."""
         if self._writer is not None:
             self._writer.close()
+
+
+def paint(labels: Tensor, colours: np.ndarray) -> Tensor:
+    """Label maps ``(N, H, W)`` as colours ``(N, 3, H, W)`` float in [0, 1]; ignored pixels are black."""
+    palette = torch.zeros(IGNORE + 1, 3)
+    palette[: len(colours)] = torch.as_tensor(colours).float() / 255
+    return palette[labels.cpu()].permute(0, 3, 1, 2)
 
 
 def read_scalars(out: Path) -> list[dict[str, Any]]:

@@ -11,18 +11,20 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 
-from uda.data.pairs import Pairs
+from uda.data.pairs import Pairs, RareClassSampling
+from uda.data.transforms import TrainTransform
 from uda.engine import checkpoint
 from uda.engine.evaluate import Evaluation, evaluate
-from uda.engine.schedule import lr_factor, set_lr
+from uda.engine.grouping import share_groups, unique_labels
+from uda.engine.optimisation import lr_factor, segmenter_optimizer, set_lr
 from uda.engine.settings import Settings
 from uda.engine.tensorboard import RunLog
 from uda.methods.base import Method
 from uda.models.teacher import Teacher
 from uda.step import Step
-from uda.types import IGNORE, LabelledDataset, TaskSpec, UnlabelledDataset, View
+from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset, View
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -65,7 +67,9 @@ class Trainer:
         self.evaluate_on = dict(evaluate_on or {})
         self.state = PartialState()
         if self.state.num_processes > 1:
-            raise RuntimeError(f"this trainer runs one process, got {self.state.num_processes}; start it without a launcher")
+            raise RuntimeError(
+                f"this trainer runs one process, got {self.state.num_processes}; start it without a launcher"
+            )
         self.device = torch.device(settings.device) if settings.device else self.state.device
         memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.model = model.to(self.device, memory_format=memory_format)
@@ -106,10 +110,7 @@ class Trainer:
         log = RunLog(self.out, start=self.step_index)
         log.text("settings", self.settings.model_dump_json(indent=2))
         s = self.settings
-        augment = s.augment, s.target_augment or s.augment
-        pairs = Pairs.from_settings(source, target, *augment, crop=s.crop, batch_size=s.batch_size, seed=s.seed,
-                                    rare_class_temperature=s.rare_class_temperature)  # fmt: skip
-        batches = iter(pairs.loader(self.step_index, s.steps, workers=s.workers))
+        batches = iter(self._pairs(source, target).loader(self.step_index, s.steps, workers=s.workers))
         self.model.train()
         started, first = time.perf_counter(), self.step_index
         for index in self._progress(range(self.step_index, s.steps)):
@@ -118,10 +119,23 @@ class Trainer:
             self._after(step, log, source)
         if self.step_index > first:
             self.seconds_per_step = (time.perf_counter() - started) / (self.step_index - first)
-        if not self.evaluations:
-            self._evaluate(log)
+        if not self.evaluations:  # the run was complete before: score it, its log already holds the numbers
+            self._evaluate(RunLog(None))
         log.close()
         return self.evaluations
+
+    def _pairs(self, source: LabelledDataset, target: UnlabelledDataset | None) -> Pairs:
+        s = self.settings
+        rare = RareClassSampling(temperature=s.rare_class_temperature) if s.rare_class_temperature else None
+        return Pairs(
+            source,
+            target,
+            TrainTransform(crop=s.crop, **s.augment.model_dump()),
+            target_transform=TrainTransform(crop=s.crop, **(s.target_augment or s.augment).model_dump()),
+            batch_size=s.batch_size,
+            seed=s.seed,
+            rare_class=rare,
+        )
 
     def _build(self, source: LabelledDataset, target: UnlabelledDataset | None) -> None:
         # global seed before anything draws: own networks, dropout and the loader are functions of it
@@ -148,22 +162,11 @@ class Trainer:
         for method in self.methods:
             method.setup(spec)
             method.to(self.device)
-        self.optimizer = self._segmenter_optimizer()
+        self.optimizer = segmenter_optimizer(self.model, self.settings)
         self.own_optimizers = [method.optimizer() for method in self.methods]
         wanted = any(method.needs_teacher for method in self.methods)
         self.teacher = Teacher(self.model, **self.settings.teacher.model_dump()) if wanted else None
         self.graph_views = frozenset().union(*(method.reads for method in self.methods))
-
-    def _segmenter_optimizer(self) -> Optimizer:
-        s, model = self.settings, self.model
-        groups: Any
-        if hasattr(model, "parameter_groups"):
-            groups = model.parameter_groups(s.lr, head_multiplier=s.head_multiplier, weight_decay=s.weight_decay)
-        else:
-            groups = [{"params": self._parameters, "weight_decay": s.weight_decay}]
-        if s.optimizer == "sgd":
-            return SGD(groups, lr=s.lr, momentum=s.momentum)
-        return AdamW(groups, lr=s.lr)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
@@ -252,7 +255,9 @@ class Trainer:
         norm = nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
             files = ", ".join(file for view in step.view_names for file in step.view(view).names)
-            raise NonFiniteLoss(f"step {step.index}: the segmenter's gradient norm is {norm.item()}; the batch: {files}")
+            raise NonFiniteLoss(
+                f"step {step.index}: the segmenter's gradient norm is {norm.item()}; the batch: {files}"
+            )
         step.log("gradient_norm", norm)
         if self.settings.clip is not None:
             nn.utils.clip_grads_with_norm_(self._parameters, self.settings.clip, norm)
@@ -262,7 +267,7 @@ class Trainer:
         if done % s.log_every == 0 or last:
             log.scalars({tag: float(value) for tag, value in step.logs.items()}, step.index)
         if last or (s.image_every and done % s.image_every == 0):
-            self._pictures(step, log, source)
+            log.step_pictures(step, source.space.colours)
         if last or (s.eval_every and done % s.eval_every == 0):
             self._evaluate(log)
         if self.out is not None and (last or done % s.checkpoint_every == 0):
@@ -275,34 +280,19 @@ class Trainer:
             self.evaluations[name] = result
             iou = zip(result.class_names, result.iou(), strict=True)
             scores = {f"iou_{name}/{cls}": float(value) for cls, value in iou if value == value}
-            log.scalars({f"miou/{name}": result.miou(), f"eval_loss/{name}": result.loss(), **scores}, self.step_index - 1)
+            log.scalars(
+                {f"miou/{name}": result.miou(), f"eval_loss/{name}": result.loss(), **scores}, self.step_index - 1
+            )
         if self.evaluations and self.step_index == self.settings.steps:
-            flat = {f"{label}.{key}": value for label, method in zip(self.labels, self.methods, strict=True)
-                    for key, value in vars(method).items() if isinstance(value, (bool, int, float, str)) and key[0] != "_"
-                    and key != "training"}  # fmt: skip
             metrics = {f"miou/{name}": result.miou() for name, result in self.evaluations.items()}
-            log.hyper_parameters({**self.settings.model_dump(exclude={"augment", "teacher"}), **flat}, metrics)
+            log.hyper_parameters(self._hyper_parameters(), metrics)
 
-    def _pictures(self, step: Step, log: RunLog, source: LabelledDataset) -> None:
-        if self.out is None:
-            return
-        colours = torch.as_tensor(source.space.colours).float() / 255
-
-        def paint(labels: Tensor) -> Tensor:
-            known = labels.cpu().clamp(max=len(colours) - 1)
-            return torch.where((labels.cpu() == IGNORE)[:, None], 0.0, colours[known].permute(0, 3, 1, 2))
-
-        for name in step.view_names:
-            view = step.view(name)
-            log.pictures(f"{name}/input", view.images, step.index)
-            if name in ("source", "target") and step.original(name).images is not view.images:
-                log.pictures(f"{name}/original", step.original(name).images, step.index)
-            prediction = step.infer(view.images).logits.argmax(1)
-            log.pictures(f"{name}/prediction", paint(prediction), step.index)
-            if view.labels is not None:
-                log.pictures(f"{name}/label", paint(view.labels), step.index)
-                wrong = (prediction != view.labels) & (view.labels != IGNORE)
-                log.pictures(f"{name}/error", wrong[:, None].float().expand(-1, 3, -1, -1), step.index)
+    def _hyper_parameters(self) -> dict[str, Any]:
+        values = self.settings.model_dump(exclude={"augment", "target_augment", "teacher"})
+        for label, method in zip(self.labels, self.methods, strict=True):
+            plain = {key: value for key, value in vars(method).items() if isinstance(value, (bool, int, float, str))}
+            values |= {f"{label}.{key}": value for key, value in plain.items() if key != "training" and key[0] != "_"}
+        return values
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on: tensors, numbers and strings only."""
@@ -345,29 +335,3 @@ class Trainer:
         self.generator.set_state(state["generator"].cpu())
         checkpoint.set_rng_state(state["rng"])
         self.step_index = state["step"]
-
-
-def unique_labels(methods: Sequence[Method]) -> list[str]:
-    """Each method's class name, numbered where one occurs twice: the middle part of ``loss/Method/term``."""
-    labels: list[str] = []
-    for method in methods:
-        name, count = type(method).__name__, sum(type(other) is type(method) for other in methods[: len(labels)])
-        labels.append(name if count == 0 else f"{name}{count + 1}")
-    return labels
-
-
-def share_groups(methods: Sequence[Method]) -> list[list[int]]:
-    """Positions of the methods that share a backward pass: those whose ``reads`` overlap, in listed order.
-
-    Disjoint groups run forward, backward, release in turn, so one group's graph is alive at a time.
-    """
-    groups: list[tuple[set[str], list[int]]] = []
-    for at, method in enumerate(methods):
-        touching = [group for group in groups if group[0] & method.reads]
-        views, members = set(method.reads), [at]
-        for group in touching:
-            views |= group[0]
-            members = group[1] + members
-            groups.remove(group)
-        groups.append((views, sorted(members)))
-    return [members for _, members in sorted(groups, key=lambda group: group[1][0])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import nn
 
@@ -61,17 +61,50 @@ class TestTimeMethod(nn.Module):
 
     __test__ = False  # not a pytest class
 
-    def attach(self, model: nn.Module) -> None:
-        """Take a trained segmenter and remember its state.
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: Any = None
+        self._source_state: dict[str, Tensor] = {}
+        self._was_training = False
 
-        The model is held, not copied: after ``detach_model`` or ``reset`` it is as it was.
+    def attach(self, model: nn.Module, spec: TaskSpec | None = None) -> None:
+        """Take a trained segmenter, remember its state and put it in evaluation mode.
+
+        Args:
+            model: images ``(N, 3, H, W)`` -> :class:`SegOutput`. It is held, not copied: after :meth:`detach_model` it
+                is as it was.
+            spec: the task, for methods that need statistics or images of the source or of the unlabelled target.
         """
-        raise NotImplementedError
+        self.detach_model()
+        self.model, self._was_training = model, model.training
+        self._source_state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        model.eval()
+
+    def detach_model(self) -> None:
+        """Let go of the model, in the state and mode that it had at ``attach``."""
+        if self.model is not None:
+            self.reset()
+            self.model.train(self._was_training)
+            self.model = None
 
     def forward(self, images: Tensor) -> SegOutput:
         """Predict ``(N, 3, H, W)`` images in [0, 1], adapting where the method does."""
         raise NotImplementedError
 
     def reset(self) -> None:
-        """Return to the state at ``attach``."""
-        raise NotImplementedError
+        """Return the model to its state at ``attach``.
+
+        Raises:
+            RuntimeError: no model is attached.
+        """
+        self.attached().load_state_dict(self._source_state)
+
+    def attached(self) -> nn.Module:
+        """The attached model.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        if self.model is None:
+            raise RuntimeError(f"{type(self).__name__} has no model yet; call attach(model) first")
+        return cast("nn.Module", self.model)

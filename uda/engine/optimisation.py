@@ -1,15 +1,27 @@
-"""Learning rates over a run: one law for the segmenter and for every method's own optimiser."""
+"""The segmenter's optimiser, and one law of learning rates for it and for every method's own optimiser."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from uda.engine.settings import Settings
 from uda.functional.schedule import poly, warmup_poly
 
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
 
-    from uda.engine.settings import Settings
+def segmenter_optimizer(model: nn.Module, settings: Settings) -> Optimizer:
+    """AdamW or SGD over ``model.parameter_groups`` where it has them (encoder and heads apart), else over all of it."""
+    s = settings
+    groups: Any
+    if hasattr(model, "parameter_groups"):
+        groups = model.parameter_groups(s.lr, head_multiplier=s.head_multiplier, weight_decay=s.weight_decay)
+    else:
+        groups = [{"params": [p for p in model.parameters() if p.requires_grad], "weight_decay": s.weight_decay}]
+    if s.optimizer == "sgd":
+        return SGD(groups, lr=s.lr, momentum=s.momentum)
+    return AdamW(groups, lr=s.lr)
 
 
 def lr_factor(index: int, settings: Settings) -> float:
