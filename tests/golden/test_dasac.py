@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from uda.functional.fusion import average_pool, minimum_entropy_pool, refine
 from uda.functional.losses import confidence_weighted_mean, focal_loss_map, loss_by_class
 from uda.functional.pseudo_labels import running_confidence, sac_pseudo_labels
 
@@ -42,3 +43,15 @@ def test_pseudo_labels(case):
     ).mean()
     torch.testing.assert_close(confidence_weighted_mean(loss, confidence), own)
     torch.testing.assert_close(confidence_weighted_mean(loss, confidence[:, None]), own)
+
+
+@pytest.mark.golden("dasac/fusion")
+def test_fusion(case):
+    tolerance = {"rtol": 1e-4, "atol": 1e-5}
+    prob, views = case.t("in_probs"), case.scalar("param_T")
+    for name, pool in (("avg", average_pool), ("minent", minimum_entropy_pool)):
+        fused, mask = pool(prob, views)
+        case.check(fused, f"out_{name}", **tolerance)
+        case.check_equal(mask, f"out_{name}_mask")
+    refined = refine(case.t("in_logits"), case.t("in_affine"), case.t("in_affine_inv"), case.t("in_ignore"), views)
+    case.check(refined, "out_refined", **tolerance)

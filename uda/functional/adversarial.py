@@ -38,7 +38,7 @@ def clan_weight_map(logits: Tensor, other_logits: Tensor) -> Tensor:
         ``(N, 1, H, W)`` in [0, 1], with gradient; detach it for the discriminator's step.
     """
     p, q = logits.softmax(1), other_logits.softmax(1)
-    cosine = (p * q).sum(1, keepdim=True) / (p.norm(dim=1, keepdim=True) * q.norm(dim=1, keepdim=True))
+    cosine: Tensor = (p * q).sum(1, keepdim=True) / (p.norm(dim=1, keepdim=True) * q.norm(dim=1, keepdim=True))
     return 1 - cosine
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def poly(iteration: int, base: float, total: int, power: float = 0.9, *, minimum: float = 0.0) -> float:
     """Polynomial decay: (base - minimum) (1 - i/total)^power + minimum.
@@ -19,7 +21,7 @@ def poly(iteration: int, base: float, total: int, power: float = 0.9, *, minimum
     if total <= 0:
         raise ValueError(f"total must be positive, got {total}")
     left = max(1 - iteration / total, 0.0)
-    return (base - minimum) * left**power + minimum
+    return (base - minimum) * math.pow(left, power) + minimum
 
 
 def warmup_poly(

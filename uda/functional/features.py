@@ -1,0 +1,59 @@
+"""Distances between the features of two networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from uda.functional.labels import downscale_label
+from uda.types import IGNORE
+
+
+def class_cells(
+    labels: Tensor,
+    size: tuple[int, int],
+    classes: Sequence[int],
+    *,
+    num_classes: int,
+    min_ratio: float = 0.75,
+    ignore_index: int = IGNORE,
+) -> Tensor:
+    """The feature cells that are filled by one of the classes.
+
+    Args:
+        labels: ``(N, H, W)`` int64.
+        size: height, width h, w of the features; a cell is W // w pixels wide and high. Features that reach beyond the
+            last full cell (sizes that the stride does not divide) have no class there.
+        classes: train ids, for DAFormer the countable things.
+        num_classes: C.
+        min_ratio: see :func:`uda.functional.labels.downscale_label`.
+        ignore_index: ignored label.
+
+    Returns:
+        ``(N, h, w)`` bool.
+    """
+    scale = max(labels.shape[-1] // size[1], 1)
+    cells = downscale_label(labels, scale, num_classes=num_classes, min_ratio=min_ratio, ignore_index=ignore_index)
+    cells = cells[:, : size[0], : size[1]]
+    cells = F.pad(cells, (0, size[1] - cells.shape[2], 0, size[0] - cells.shape[1]), value=ignore_index)
+    return torch.isin(cells, torch.as_tensor(tuple(classes), dtype=cells.dtype, device=cells.device))
+
+
+def feature_distance(features: Tensor, reference: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over positions of the Euclidean distance over channels (DAFormer's ImageNet feature distance).
+
+    Args:
+        features: ``(N, D, h, w)`` of the student.
+        reference: ``(N, D, h, w)`` of the frozen network, used without gradient.
+        mask: ``(N, h, w)`` bool, the positions that enter the mean; ``None`` for all.
+
+    Returns:
+        Scalar, 0 with graph for an empty mask (NaN in the published code); the gradient at distance 0 is 0.
+    """
+    distance = torch.linalg.vector_norm(features - reference.detach(), dim=1)
+    if mask is None:
+        return distance.mean()
+    return (distance * mask).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,82 @@
+"""Fusing the predictions of several aligned crops of one image (DA-SAC, Araslanov & Roth 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Pool = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""``(B*T, C, H, W)`` probabilities and T -> pooled probabilities and mask."""
+
+
+def average_pool(prob: Tensor, views: int) -> tuple[Tensor, Tensor]:
+    """Mean over the crops that cover a position.
+
+    Args:
+        prob: ``(B*T, C, H, W)``, the T crops of an image in a row; all-zero vectors where a crop has no prediction.
+        views: T.
+
+    Returns:
+        ``(B*T, C, H, W)`` the same fused prediction for each of the T crops, and ``(B*T, 1, H, W)`` float mask of the
+        positions that are covered at all (total probability above 0.1).
+    """
+    total = prob.unflatten(0, (-1, views)).sum(1)
+    mass = total.sum(1, keepdim=True)
+    fused = total / mass.clamp(min=1e-3)
+    return fused.repeat_interleave(views, 0), (mass > 0.1).to(prob.dtype).repeat_interleave(views, 0)
+
+
+def minimum_entropy_pool(prob: Tensor, views: int, *, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """At every position the prediction of the crop with the least entropy.
+
+    Args:
+        prob: as in :func:`average_pool`.
+        views: T.
+        eps: the entropy is -sum p log((p + eps) / (1 + eps)), and 1 / eps where a crop has no prediction.
+
+    Returns:
+        as :func:`average_pool`.
+    """
+    stacked = prob.unflatten(0, (-1, views))
+    mass = stacked.sum(2, keepdim=True)
+    entropy = -(stacked * ((stacked + eps) / (1 + eps)).log()).sum(2, keepdim=True)
+    best = entropy.masked_fill(mass < 0.1, 1 / eps).argmin(1, keepdim=True)
+    fused = stacked.gather(1, best.expand(-1, -1, *stacked.shape[2:])).squeeze(1)
+    mask = (mass.sum(1) > 0.1).to(prob.dtype)
+    return fused.repeat_interleave(views, 0), mask.repeat_interleave(views, 0)
+
+
+def warp(maps: Tensor, affine: Tensor) -> Tensor:
+    """Bilinear warp by ``(N, 2, 3)`` affine maps in ``affine_grid``'s coordinates; zero outside."""
+    grid = F.affine_grid(affine, list(maps.shape), align_corners=False)
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def refine(
+    logits: Tensor, affine: Tensor, inverse: Tensor, invalid: Tensor, views: int, *, pool: Pool = average_pool
+) -> Tensor:
+    """The teacher's prediction for each crop, fused with those of the other crops of the image.
+
+    Softmax of the upsampled logits (bilinear, ``align_corners=True``), warped to the image's frame, pooled over the
+    crops, warped back.
+
+    Args:
+        logits: ``(B*T, C, h, w)``, the T crops of an image in a row.
+        affine: ``(B*T, 2, 3)`` crop -> image frame.
+        inverse: ``(B*T, 2, 3)`` image frame -> crop.
+        invalid: ``(B*T, H, W)`` bool, pixels of the crop without content.
+        views: T.
+        pool: :func:`average_pool` or :func:`minimum_entropy_pool`.
+
+    Returns:
+        ``(B*T, C, H, W)`` probabilities; zero where no crop has a prediction.
+    """
+    size = invalid.shape[-2:]
+    prob = F.interpolate(logits, size, mode="bilinear", align_corners=True).softmax(1)
+    prob = prob.masked_fill(invalid.unsqueeze(1), 0)
+    covered = warp(torch.ones_like(prob[:, :1]), inverse)
+    fused, mask = pool(warp(prob, affine) * covered, views)
+    return warp(fused, inverse) * warp(mask, inverse)

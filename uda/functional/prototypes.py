@@ -1,0 +1,165 @@
+"""Class prototypes and what ProDA (Zhang et al. 2021) makes of them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from uda.types import IGNORE
+
+
+def class_mean(
+    features: Tensor,
+    logits: Tensor,
+    *,
+    labels: Tensor | None = None,
+    threshold: float | None = None,
+    min_pixels: int = 10,
+) -> tuple[Tensor, Tensor]:
+    """Mean feature of each class in each image.
+
+    Args:
+        features: ``(N, D, h, w)``.
+        logits: ``(N, C, h, w)``; a pixel belongs to its argmax.
+        labels: ``(N, h, w)`` int64; a pixel must also have its argmax as its label (no value outside [0, C) has any).
+        threshold: least max probability of a pixel.
+        min_pixels: a class with fewer pixels in an image is left out; counted before the threshold.
+
+    Returns:
+        ``(K, D)`` means and ``(K,)`` int64 classes, image after image, classes ascending. A pair of image and class
+        without pixels is left out.
+    """
+    confidence, predicted = logits.softmax(1).max(1)
+    classes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
+    member = predicted.unsqueeze(1) == classes
+    if labels is not None:
+        member &= labels.unsqueeze(1) == classes
+    counts = member.flatten(2).sum(2)
+    if threshold is not None:
+        member = member & (confidence >= threshold).unsqueeze(1)
+    weight = member.flatten(2).to(features.dtype)
+    selected = weight.sum(2)
+    sums = torch.einsum("ncp,ndp->ncd", weight, features.flatten(2))
+    kept = (selected > 0) & (counts >= min_pixels)
+    return sums[kept] / selected[kept].unsqueeze(1), kept.nonzero()[:, 1]
+
+
+def prototype_update(
+    prototypes: Tensor,
+    counts: Tensor,
+    vectors: Tensor,
+    ids: Tensor,
+    *,
+    momentum: float | None = 1e-4,
+    mean_first: int = 0,
+    max_count: int = 3000,
+) -> tuple[Tensor, Tensor]:
+    """Feed class means to the prototypes, one after the other, each image weighing the same.
+
+    Args:
+        prototypes: ``(C, D)``.
+        counts: ``(C,)`` vectors seen by each prototype.
+        vectors: ``(K, D)`` of :func:`class_mean`; a vector that sums to exactly 0 is skipped.
+        ids: ``(K,)`` int64 class of each vector.
+        momentum: weight of a new vector in the moving average; ``None`` for the running mean (to initialise).
+        mean_first: take the running mean for a class's first so many vectors whatever the momentum (100 in ProDA's
+            code when its ``start_mean`` is set).
+        max_count: cap of the counts, so that a running mean never freezes.
+
+    Returns:
+        new prototypes ``(C, D)`` and new counts ``(C,)``.
+    """
+    prototypes, counts = prototypes.clone(), counts.clone()
+    for vector, index in zip(vectors, ids.tolist(), strict=True):
+        if vector.sum() == 0:
+            continue
+        seen = counts[index]
+        if momentum is None or seen < mean_first:
+            prototypes[index] = (prototypes[index] * seen + vector) / (seen + 1)
+        else:
+            prototypes[index] = (1 - momentum) * prototypes[index] + momentum * vector
+        counts[index] = (seen + 1).clamp(max=max_count)
+    return prototypes, counts
+
+
+def prototype_distance(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Euclidean distance (not squared) of every feature to every prototype.
+
+    Args:
+        features: ``(N, D, h, w)``.
+        prototypes: ``(C, D)``.
+
+    Returns:
+        ``(N, C, h, w)``; the gradient at distance 0 is 0.
+    """
+    points = features.flatten(2).transpose(1, 2)
+    # the matrix-product shortcut loses the digits of small distances
+    distance = torch.cdist(points, prototypes.expand(len(points), -1, -1), compute_mode="donot_use_mm_for_euclid_dist")
+    return distance.transpose(1, 2).unflatten(2, features.shape[-2:])
+
+
+def prototype_weight(distance: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Softmax over classes of -distance * temperature: larger is sharper, as in ProDA's code.
+
+    Args:
+        distance: ``(N, C, h, w)`` of :func:`prototype_distance`.
+        temperature: factor of the distances.
+    """
+    return (-distance * temperature).softmax(1)
+
+
+def rectify(
+    weight: Tensor, soft_labels: Tensor, *, threshold: float = 0.0, ignore_index: int = IGNORE
+) -> tuple[Tensor, Tensor]:
+    """Pseudo-labels corrected by the prototypes: argmax of weight * soft label.
+
+    Args:
+        weight: ``(N, C, h, w)`` of :func:`prototype_weight`.
+        soft_labels: ``(N, C, h, w)`` stored probabilities.
+        threshold: pixels whose largest rectified probability is below become ``ignore_index``.
+        ignore_index: label of rejected pixels (250 in ProDA's code).
+
+    Returns:
+        ``(N, h, w)`` int64 labels and the ``(N, C, h, w)`` rectified probabilities, normalised to sum 1.
+    """
+    rectified = weight * soft_labels
+    rectified = rectified / rectified.sum(1, keepdim=True).clamp(min=torch.finfo(rectified.dtype).tiny)
+    confidence, labels = rectified.max(1)
+    return labels.masked_fill(confidence < threshold, ignore_index), rectified
+
+
+def prototype_consistency(
+    student: Tensor, teacher: Tensor, *, temperature: float = 1.0, padding: float | None = 250.0
+) -> Tensor:
+    """KL of the teacher's and the student's soft assignment to the prototypes, averaged over all ELEMENTS.
+
+    The class axis counts in the average, so that this is 1/C of the mean per-pixel divergence.
+
+    Args:
+        student: ``(N, C, h, w)`` distances of the strongly augmented view, with gradient.
+        teacher: ``(N, C, h, w)`` distances of the EMA features.
+        temperature: factor of the distances.
+        padding: a teacher distance of exactly this value marks padded elements, which are left out.
+
+    Returns:
+        Scalar; 0 with graph when everything is padded.
+    """
+    target = prototype_weight(teacher.detach(), temperature=temperature)
+    divergence = F.kl_div((-student * temperature).log_softmax(1), target, reduction="none")
+    valid = torch.ones_like(teacher, dtype=torch.bool) if padding is None else teacher != padding
+    return (divergence * valid).sum() / valid.sum().clamp(min=1)
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, *, as_published: bool = False) -> Tensor:
+    """KL of the teacher's and the student's predictions, averaged over all ELEMENTS, the class axis included.
+
+    Args:
+        student: ``(N, C, h, w)`` logits, with gradient.
+        teacher: ``(N, C, h, w)`` logits.
+        as_published: mean of t (log t - s) with the student's PROBABILITIES s, which ProDA's code gives to a function
+            that expects their logarithms; not a divergence.
+    """
+    target = teacher.detach().softmax(1)
+    prediction = student.softmax(1) if as_published else student.log_softmax(1)
+    return F.kl_div(prediction, target, reduction="none").mean()

@@ -1,0 +1,30 @@
+"""Which class the next source image is chosen for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rcs_probs(counts: Tensor, temperature: float = 0.01) -> tuple[Tensor, Tensor]:
+    """Rare class sampling (DAFormer, Hoyer et al. 2022): softmax over classes of (1 - frequency) / temperature.
+
+    Args:
+        counts: ``(C,)`` pixels of each class in the data set.
+        temperature: small: nearly always the rarest classes; large: all alike.
+
+    Returns:
+        ``(K,)`` int64 ids of the classes that occur, rarest first (ties by id), and their ``(K,)`` float32
+        probabilities.
+
+    Raises:
+        ValueError: no class occurs, or ``temperature`` is not positive.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    if not bool((counts > 0).any()):
+        raise ValueError("no class occurs in the counts")
+    order = counts.argsort(stable=True)
+    classes = order[counts[order] > 0]
+    frequency = counts[classes].double() / counts.sum()
+    return classes, ((1 - frequency) / temperature).softmax(0).float()
