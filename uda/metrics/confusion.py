@@ -1,0 +1,118 @@
+"""Intersection over union from one confusion matrix over a whole data set.
+
+Rows are ground truth, columns predictions, int64. A pixel is scored if its label is one of the classes, so 255 and
+any other id are not. A class that is neither labelled nor predicted has IoU NaN and is left out of the mean; one that
+is predicted without ever being labelled has IoU 0 and counts (ADVENT, AdaptSegNet, ProDA, mmsegmentation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def confusion(pred: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Confusion matrix ``(C, C)`` int64 of predicted ids and labels, integer tensors of one shape.
+
+    Raises:
+        ValueError: shapes differ, or a scored pixel's prediction is no class id.
+    """
+    if pred.shape != labels.shape:
+        raise ValueError(f"predictions {tuple(pred.shape)} and labels {tuple(labels.shape)} differ in shape")
+    labels, pred = labels.reshape(-1).long(), pred.reshape(-1).long()
+    scored = (labels >= 0) & (labels < num_classes)
+    truth, guess = labels[scored], pred[scored]
+    low, high = (int(guess.min()), int(guess.max())) if guess.numel() else (0, 0)
+    if low < 0 or high >= num_classes:
+        raise ValueError(f"predicted ids run from {low} to {high}, but there are {num_classes} classes")
+    return torch.bincount(truth * num_classes + guess, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def iou(matrix: Tensor) -> Tensor:
+    """IoU of each class, float64 ``(..., C)`` in [0, 1], of matrices ``(..., C, C)``; NaN where a class is absent."""
+    counts = matrix.double()
+    hits = counts.diagonal(dim1=-2, dim2=-1)
+    return hits / (counts.sum(-1) + counts.sum(-2) - hits)
+
+
+def miou(matrix: Tensor, subset: Sequence[int] | None = None) -> Tensor:
+    """Mean IoU over the classes that are there, float64 ``(...)``, of matrices ``(..., C, C)``.
+
+    Args:
+        subset: the class ids of the mean, e.g. SYNTHIA's 16 or 13 of Cityscapes' 19. The others' pixels still count
+            as errors of these, as in the papers.
+    """
+    scores = iou(matrix)
+    if subset is not None:
+        scores = scores[..., list(subset)]
+    return scores.nanmean(-1)
+
+
+class ConfusionMatrix:
+    """Counts of (label, prediction) pairs that grow over a data set and merge across workers.
+
+    Args:
+        num_classes: classes C.
+        counts: ``(C, C)`` int64 to start from.
+
+    Raises:
+        ValueError: fewer than one class, or counts of another shape.
+    """
+
+    def __init__(self, num_classes: int, counts: Tensor | None = None) -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if counts is not None and tuple(counts.shape) != (num_classes, num_classes):
+            raise ValueError(f"counts of {num_classes} classes have shape {tuple(counts.shape)}")
+        self.num_classes = num_classes
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        if counts is not None:
+            self.counts = self.counts + counts.long().cpu()
+
+    def update(self, pred: Tensor, labels: Tensor) -> Tensor:
+        """Add predicted ids and labels, integers of one shape on any device; returns what was added, ``(C, C)``."""
+        added = confusion(pred, labels, self.num_classes).to(self.counts.device)
+        self.counts += added
+        return added
+
+    def merge(self, other: ConfusionMatrix) -> ConfusionMatrix:
+        """Add another matrix's counts to this one and return this one.
+
+        Raises:
+            ValueError: another number of classes.
+        """
+        if other.num_classes != self.num_classes:
+            raise ValueError(f"cannot merge {other.num_classes} classes into {self.num_classes}")
+        self.counts += other.counts.to(self.counts.device)
+        return self
+
+    def iou(self) -> Tensor:
+        """IoU of each class, float64 ``(C,)``; NaN for a class that is neither labelled nor predicted."""
+        return iou(self.counts)
+
+    def miou(self, subset: Sequence[int] | None = None) -> float:
+        """Mean IoU over the classes that are there, all or those of ``subset``; NaN before any pixel."""
+        return float(miou(self.counts, subset))
+
+    def class_share(self) -> Tensor:
+        """Share of the scored pixels labelled as each class, float64 ``(C,)``; zeros before any pixel."""
+        rows = self.counts.sum(1).double()
+        return rows / rows.sum().clamp(min=1)
+
+    def frequent_miou(self, min_share: float = 0.01) -> float:
+        """Mean IoU over the classes that label at least ``min_share`` of the scored pixels; NaN where none does."""
+        frequent = (self.class_share() >= min_share).nonzero().flatten().tolist()
+        return self.miou(frequent) if frequent else float("nan")
+
+    def pixel_accuracy(self) -> float:
+        """Share of the scored pixels that are right, in [0, 1]; NaN before any pixel."""
+        return float(self.counts.diagonal().sum().double() / self.counts.sum())
+
+    def class_accuracy(self) -> Tensor:
+        """Share of each class's pixels that are right (recall), float64 ``(C,)``; NaN for a class never labelled."""
+        return self.counts.diagonal().double() / self.counts.sum(1)

@@ -1,0 +1,271 @@
+"""What every segmenter shares: normalisation inside, any image size, parameter groups, the frozen encoder."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from uda.models.weights import load_encoder_weights
+from uda.types import SegOutput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NEVER_DECAYED = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table")
+
+
+class Normalise(nn.Module):
+    """``(images - mean) / std`` per channel, with the channels turned to BGR first where a network wants that.
+
+    Args:
+        mean: three numbers for RGB images in [0, 1] (``scale=1``) or in [0, ``scale``].
+        std: three positive numbers on the same scale.
+        scale: the largest grey value of the images that mean and std belong to (1 or 255).
+        bgr: give the network B, G, R; mean and std then stand in that order too.
+
+    Raises:
+        ValueError: not three numbers, or a standard deviation that is not positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], *, scale: float = 1.0, bgr: bool = False) -> None:
+        super().__init__()
+        if len(mean) != 3 or len(std) != 3:
+            raise ValueError(f"mean and std need three numbers each, got {tuple(mean)} and {tuple(std)}")
+        if min(std) <= 0 or scale <= 0:
+            raise ValueError(f"std and scale must be above 0, got std={tuple(std)}, scale={scale}")
+        self.bgr = bgr
+        self.register_buffer("mean", torch.tensor(tuple(mean), dtype=torch.float32).div(scale).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(tuple(std), dtype=torch.float32).div(scale).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise RGB images ``(N, 3, H, W)`` in [0, 1]."""
+        return ((images.flip(1) if self.bgr else images) - self.mean) / self.std
+
+
+class SingleValueBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that can train on one value per channel (a globally pooled batch of one).
+
+    Such a batch has no variance and torch raises; here it is normalised by the running statistics, which then stay.
+    With more values it is ``nn.BatchNorm2d``.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``(N, C, H, W)``."""
+        if self.training and input.numel() == input.shape[1]:
+            fixed = self.running_mean, self.running_var
+            return F.batch_norm(input, *fixed, self.weight, self.bias, training=False, eps=self.eps)
+        return super().forward(input)
+
+
+def allow_single_values(module: nn.Module) -> None:
+    """Replace every plain ``nn.BatchNorm2d`` inside ``module`` by :class:`SingleValueBatchNorm2d`, same state."""
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            new = SingleValueBatchNorm2d(
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
+            new.load_state_dict(child.state_dict())
+            setattr(module, name, new)
+        else:
+            allow_single_values(child)
+
+
+def resize(x: Tensor, size: Sequence[int] | torch.Size) -> Tensor:
+    """Bilinear resize of ``(N, C, h, w)`` to ``size`` (height, width), ``align_corners=False``; free when it fits."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def pad_to(x: Tensor, divisor: int, at_least: int = 2) -> Tensor:
+    """Pad ``(N, C, H, W)`` at the right and bottom until both sides hold ``divisor`` a whole number of times.
+
+    At least ``at_least`` times: batch norm cannot train on a last stage of a single pixel. The border is reflected,
+    or repeated where the image is smaller than the padding.
+    """
+    height, width = (max(at_least, -(-side // divisor)) * divisor for side in x.shape[-2:])
+    bottom, right = height - x.shape[-2], width - x.shape[-1]
+    if bottom == 0 and right == 0:
+        return x
+    fits = bottom < x.shape[-2] and right < x.shape[-1]
+    return F.pad(x, (0, right, 0, bottom), mode="reflect" if fits else "replicate")
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse what is no batch of float RGB images.
+
+    Raises:
+        ValueError: not ``(N, 3, H, W)`` floating point.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(f"a model takes float images (N, 3, H, W) in [0, 1], got {images.dtype} {tuple(images.shape)}")
+
+
+def run_encoder(encoder: nn.Module, x: Tensor) -> tuple[list[Tensor], tuple[Any, ...]]:
+    """Features of an encoder, finest first, and what else its decoder wants (DPT: the prefix tokens)."""
+    out = encoder(x)
+    if isinstance(out, tuple):
+        return list(out[0]), tuple(out[1:])
+    return list(out), ()
+
+
+def split_decay(
+    module: nn.Module, name: str, lr: float, weight_decay: float, without: Iterable[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
+    """Parameter groups of a module for a torch optimiser: ``name`` with weight decay, ``name/no_decay`` without.
+
+    Norm weights, biases and position embeddings are not decayed; frozen parameters and those of ``without`` are left
+    out, and so are groups that would be empty.
+    """
+    left_out = {id(parameter) for parameter in without}
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for key, parameter in module.named_parameters():
+        if parameter.requires_grad and id(parameter) not in left_out:
+            groups[parameter.ndim > 1 and not key.endswith(_NEVER_DECAYED)].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr,
+            "weight_decay": weight_decay if decayed else 0.0,
+            "name": name if decayed else f"{name}/no_decay",
+        }
+        for decayed, parameters in groups.items()
+        if parameters
+    ]
+
+
+class Scores(NamedTuple):
+    """What a network gives for a normalised image whose sides divide by its divisor."""
+
+    stages: list[Tensor]
+    """Encoder features, finest first; the last are the bottleneck ``(N, D, h, w)``."""
+    logits: Tensor
+    """``(N, C, h', w')`` at the decoder's own resolution."""
+    aux: Tensor | None
+    """``(N, C, h'', w'')`` of the auxiliary classifier, if there is one."""
+
+
+class SegmentationNetwork(nn.Module):
+    """Base of the segmenters: a subclass gives ``encoder`` and ``decode``.
+
+    Images ``(N, 3, H, W)`` float RGB in [0, 1] of any size become a :class:`~uda.types.SegOutput` with logits and
+    auxiliary logits ``(N, C, H, W)`` and bottleneck features ``(N, D, h, w)``. The padding to the encoder's divisor
+    (see :func:`pad_to`) is done inside and cut off the logits; the features keep it.
+    """
+
+    encoder: nn.Module
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        feature_channels: int,
+        has_aux: bool,
+        divisor: int,
+        at_least: int = 2,
+        normalise: Normalise,
+        encoder_name: str,
+        weights: str | None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.feature_channels = feature_channels
+        self.has_aux = has_aux
+        self.divisor = divisor
+        self.at_least = at_least
+        self.encoder_name = encoder_name
+        self.weights = weights
+        self.normalise = normalise
+
+    @abstractmethod
+    def decode(self, stages: list[Tensor], *extra: Any) -> tuple[Tensor, Tensor | None]:
+        """Logits and auxiliary logits at the decoder's own resolution."""
+
+    def scores(self, images: Tensor) -> Scores:
+        """Encoder features and logits at the decoder's own resolution, for images whose sides divide by ``divisor``."""
+        stages, extra = run_encoder(self.encoder, self.normalise(images))
+        return Scores(stages, *self.decode(stages, *extra))
+
+    def forward(self, images: Tensor) -> SegOutput:
+        """Predict images ``(N, 3, H, W)`` in [0, 1].
+
+        Raises:
+            ValueError: not float ``(N, 3, H, W)``.
+        """
+        check_images(images)
+        height, width = images.shape[-2:]
+        padded = pad_to(images, self.divisor, self.at_least)
+        stages, logits, aux = self.scores(padded)
+        logits = resize(logits, padded.shape[-2:])[..., :height, :width]
+        if aux is not None:
+            aux = resize(aux, padded.shape[-2:])[..., :height, :width]
+        return SegOutput(logits, stages[-1], aux)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Bottleneck features ``(N, D, h, w)`` of images ``(N, 3, H, W)`` in [0, 1], without the decoder."""
+        check_images(images)
+        return run_encoder(self.encoder, self.normalise(pad_to(images, self.divisor, self.at_least)))[0][-1]
+
+    def pretrained_encoder(self) -> FrozenEncoder:
+        """A fresh, frozen copy of the encoder with its pretrained weights: images in [0, 1] -> features.
+
+        The weights are read again from where the constructor took them, so the training done since is not in it.
+        On the model's device.
+
+        Raises:
+            ValueError: the model was built with ``weights=None``.
+        """
+        if self.weights is None:
+            raise ValueError("the model was built with weights=None; build it with weights='auto' or a file")
+        encoder = copy.deepcopy(self.encoder)
+        load_encoder_weights(encoder, self.weights, self.encoder_name)
+        return FrozenEncoder(encoder, copy.deepcopy(self.normalise), self.divisor, self.at_least)
+
+    def parameter_groups(
+        self, lr: float, head_multiplier: float = 10.0, weight_decay: float = 0.01
+    ) -> list[dict[str, Any]]:
+        """Groups for a torch optimiser: encoder at ``lr``, everything else at ``lr * head_multiplier``.
+
+        Norm weights and biases have no weight decay. Each group has a ``name``: ``encoder``, ``encoder/no_decay``,
+        ``head`` or ``head/no_decay``.
+        """
+        encoder = list(self.encoder.parameters())
+        return [
+            *split_decay(self.encoder, "encoder", lr, weight_decay),
+            *split_decay(self, "head", lr * head_multiplier, weight_decay, without=encoder),
+        ]
+
+
+class FrozenEncoder(nn.Module):
+    """An encoder as a fixed function: images ``(N, 3, H, W)`` in [0, 1] -> bottleneck features ``(N, D, h, w)``.
+
+    Always in evaluation mode, its parameters without gradient; takes over the modules that it is given.
+    """
+
+    def __init__(self, encoder: nn.Module, normalise: Normalise, divisor: int, at_least: int = 2) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.normalise = normalise
+        self.divisor = divisor
+        self.at_least = at_least
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> FrozenEncoder:
+        """Stays in evaluation mode whatever is asked for."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of images ``(N, 3, H, W)`` in [0, 1], without a graph."""
+        check_images(images)
+        return run_encoder(self.encoder, self.normalise(pad_to(images, self.divisor, self.at_least)))[0][-1]
