@@ -1,19 +1,19 @@
 """Amplitude swap of Fourier domain adaptation (Yang and Soatto, "FDA", CVPR 2020, equation 3).
 
 The low-frequency amplitude of a source image is replaced by that of a target image, its phase is kept. Only the
-``(2b + 1)²`` lowest coefficients change, so no full transform is needed: two thin DFT products give those coefficients of
-both images, and the adjoint of the products adds the change to the source.
+``(2b + 1)²`` lowest coefficients change, so no full transform is needed: two thin DFT products give those coefficients
+of both images, and the adjoint of the products adds the change to the source.
 
 Bands (``b = floor(min(H, W) * beta)`` on both axes, in signed frequency indices):
 
 * ``"symmetric"``: ``|k| <= b``. The paper and the authors' NumPy demonstration; ``b = 0`` still swaps the mean.
-* ``"half-open"``: ``-b <= k < b``. What the authors' training code swaps: one row and one column narrower, nothing at all
-  for ``b = 0``. It breaks the conjugate symmetry of a real image's spectrum; the real part of the inverse transform is
-  taken, which halves the change of the coefficients whose mirror image is outside the band. (The authors' complex-to-real
-  inverse ignored one half of the spectrum instead; its operator is gone from PyTorch.)
+* ``"half-open"``: ``-b <= k < b``. What the authors' training code swaps: one row and one column narrower, nothing at
+  all for ``b = 0``. It breaks the conjugate symmetry of a real image's spectrum; the real part of the inverse transform
+  is taken, which halves the change of the coefficients whose mirror image is outside the band. (The authors'
+  complex-to-real inverse ignored one half of the spectrum instead; its operator is gone from PyTorch.)
 
-Departures from the authors: any two sizes of batch that broadcast; a source coefficient below rounding noise has no phase
-and takes phase 0 (as an exact zero does in NumPy).
+Departures from the authors: a batch may share one target; a source coefficient below rounding noise has no phase and
+takes phase 0 (as an exact zero does in NumPy).
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def half_width(height: int, width: int, beta: float) -> int:
 def low_freq_swap(amp_src: Tensor, amp_trg: Tensor, beta: float) -> Tensor:
     """Copy the four low-frequency corners of one un-shifted amplitude spectrum into another.
 
-    The half-open band of the authors' training code, on spectra as ``torch.fft.fft2`` gives them. ``amp_src``, ``amp_trg``:
-    ``(..., H, W)`` of equal shape. Returns a new tensor like ``amp_src``. Raises ValueError for unequal shapes or ``beta``
-    outside [0, 0.5].
+    The half-open band of the authors' training code, on spectra as ``torch.fft.fft2`` gives them. ``amp_src``,
+    ``amp_trg``: ``(..., H, W)`` of equal shape. Returns a new tensor like ``amp_src``. Raises ValueError for unequal
+    shapes or ``beta`` outside [0, 0.5].
     """
     if amp_src.shape != amp_trg.shape:
-        raise ValueError(f"shapes of the amplitudes are {tuple(amp_src.shape)} and {tuple(amp_trg.shape)}, must be equal")
+        raise ValueError(f"amplitudes are {tuple(amp_src.shape)} and {tuple(amp_trg.shape)}, must have equal shapes")
     height, width = amp_src.shape[-2:]
     b = half_width(height, width, beta)
     out = amp_src.clone()
@@ -88,7 +88,7 @@ def fda_source_to_target(source: Tensor, target: Tensor, beta: float = 0.01, ban
         rows, columns = (_dft_table(n, b, dtype, source.device) for n in (height, width))
         plus_s, minus_s = _coefficients(images, rows, columns)
         plus_t, minus_t = _coefficients(target.to(dtype), rows, columns)
-        floor = torch.finfo(dtype).eps * torch.maximum(plus_s.abs().amax((-2, -1), True), minus_s.abs().amax((-2, -1), True))
+        floor = torch.finfo(dtype).eps * torch.maximum(plus_s.abs(), minus_s.abs()).amax((-2, -1), keepdim=True)
         weight_plus, weight_minus = (
             torch.from_numpy(w).to(source.device, dtype) for w in _band_weights(height, width, b, band == "half-open")
         )
@@ -110,7 +110,7 @@ def _check(source: Tensor, target: Tensor, band: str) -> None:
             raise ValueError(f"{name} is {images.dtype} {tuple(images.shape)}, must be floating point (N, C, H, W)")
     if target.shape[1:] != source.shape[1:] or target.shape[0] not in (1, source.shape[0]):
         raise ValueError(
-            f"target is {tuple(target.shape)}, must be {tuple(source.shape)} (or a batch of one): resize the target first"
+            f"target is {tuple(target.shape)}, must be {tuple(source.shape)} or a batch of one: resize the target first"
         )
 
 
@@ -146,8 +146,8 @@ def _dft_table(n: int, b: int, dtype: torch.dtype, device: torch.device) -> Tens
 def _band_weights(height: int, width: int, b: int, half_open: bool) -> tuple[npt.NDArray[np.float64], ...]:
     """How often each computed coefficient counts in the inverse transform, over ``H W``.
 
-    Two ``(b + 1, b + 1)`` arrays, for the coefficients ``(+ky, kx)`` and ``(-ky, kx)``. The mirror image ``(-ky, -kx)`` is
-    not computed: it adds one more of the same real part where it is a different bin and in the band.
+    Two ``(b + 1, b + 1)`` arrays, for the coefficients ``(+ky, kx)`` and ``(-ky, kx)``. The mirror image ``(-ky, -kx)``
+    is not computed: it adds one more of the same real part where it is a different bin and in the band.
     """
     indices = range(-b, b if half_open else b + 1)
     in_rows, in_columns = {k % height for k in indices}, {k % width for k in indices}
@@ -166,7 +166,7 @@ def _band_weights(height: int, width: int, b: int, half_open: bool) -> tuple[npt
 
 
 def _coefficients(images: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """DFT coefficients ``(+ky, kx)`` and ``(-ky, kx)`` of ``(N, C, H, W)`` images, each complex ``(N, C, b + 1, b + 1)``."""
+    """DFT coefficients ``(+ky, kx)`` and ``(-ky, kx)`` of images, each complex ``(N, C, b + 1, b + 1)``."""
     n, c, height, width = images.shape
     thin = (images.reshape(-1, width) @ columns.t()).view(n, c, height, -1)
     (cos_cos, cos_sin), (sin_cos, sin_sin) = (half.chunk(2, dim=-1) for half in (rows @ thin).chunk(2, dim=-2))
