@@ -111,7 +111,8 @@ def image_class_weights(classes: Tensor, num_classes: int, *, ratio: float = 0.2
     flat = classes.flatten(1)
     counts = torch.zeros(flat.shape[0], num_classes, device=classes.device)
     counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=counts.dtype))
-    return (counts.pow(ratio) * flat.shape[1] ** (1 - ratio)).clamp(min=1).reciprocal()
+    size: float = flat.shape[1] ** (1 - ratio)
+    return (counts.pow(ratio) * size).clamp(min=1).reciprocal()
 
 
 def _pixel_weights(scores: Tensor, ratio: float) -> Tensor:

@@ -53,7 +53,7 @@ def feature_distance(features: Tensor, reference: Tensor, mask: Tensor | None = 
     Returns:
         Scalar, 0 with graph for an empty mask (NaN in the published code); the gradient at distance 0 is 0.
     """
-    distance = torch.linalg.vector_norm(features - reference.detach(), dim=1)
+    distance: Tensor = torch.linalg.vector_norm(features - reference.detach(), dim=1)
     if mask is None:
         return distance.mean()
     return (distance * mask).sum() / mask.sum().clamp(min=1)

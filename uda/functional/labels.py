@@ -13,8 +13,8 @@ def downscale_label(
 ) -> Tensor:
     """The class that fills a cell of scale x scale pixels (DAFormer, Hoyer et al. 2022).
 
-    The most frequent value wins, ``ignore_index`` competing as a class of its own that loses ties; ties of classes go to
-    the lower id. Trailing rows and columns that do not fill a cell are dropped.
+    The most frequent value wins, ``ignore_index`` competing as a class of its own that loses ties; ties of classes go
+    to the lower id. Trailing rows and columns that do not fill a cell are dropped.
 
     Args:
         labels: ``(N, H, W)`` int64 in [0, num_classes) or ``ignore_index``.

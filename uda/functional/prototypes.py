@@ -95,8 +95,10 @@ def prototype_distance(features: Tensor, prototypes: Tensor) -> Tensor:
     """
     points = features.flatten(2).transpose(1, 2)
     # the matrix-product shortcut loses the digits of small distances
-    distance = torch.cdist(points, prototypes.expand(len(points), -1, -1), compute_mode="donot_use_mm_for_euclid_dist")
-    return distance.transpose(1, 2).unflatten(2, features.shape[-2:])
+    distance: Tensor = torch.cdist(
+        points, prototypes.expand(len(points), -1, -1), compute_mode="donot_use_mm_for_euclid_dist"
+    )
+    return distance.transpose(1, 2).reshape(len(features), len(prototypes), *features.shape[-2:])
 
 
 def prototype_weight(distance: Tensor, *, temperature: float = 1.0) -> Tensor:

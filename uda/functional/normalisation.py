@@ -1,0 +1,233 @@
+"""Batch-norm statistics at test time: AdaBN (Li et al. 2017), their blend with the source's, TENT's parameters.
+
+Modules are changed only inside the context managers, and are as before when these end. A layer that sees a single value
+for each channel (an image-pooling branch with one image) has no batch statistics: it uses its stored ones instead of
+raising.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class Statistics(NamedTuple):
+    """Mean and variance of a batch-norm layer, ``(C,)`` each."""
+
+    mean: Tensor
+    var: Tensor
+
+
+def batch_norms(module: nn.Module) -> dict[str, _BatchNorm]:
+    """The batch-norm layers that keep running statistics, by their path in the module."""
+    return {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+    }
+
+
+def affine_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Scale and shift of every batch-norm layer: what TENT trains (Wang et al. 2021)."""
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.affine]
+    return [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+
+
+def running_statistics(module: nn.Module) -> dict[str, Statistics]:
+    """A copy of the stored statistics of every layer of :func:`batch_norms`."""
+    return {
+        name: Statistics(layer.running_mean.clone(), layer.running_var.clone())  # type: ignore[union-attr]
+        for name, layer in batch_norms(module).items()
+    }
+
+
+def load_statistics(module: nn.Module, statistics: Mapping[str, Statistics]) -> None:
+    """Store statistics in the layers of the given paths; other layers keep theirs.
+
+    Raises:
+        KeyError: a path that is no batch-norm layer of the module.
+    """
+    layers = batch_norms(module)
+    unknown = sorted(set(statistics) - set(layers))
+    if unknown:
+        raise KeyError(f"no batch-norm layer with running statistics at: {', '.join(unknown)}")
+    for name, (mean, var) in statistics.items():
+        layer = layers[name]
+        layer.running_mean.copy_(mean)  # type: ignore[union-attr]
+        layer.running_var.copy_(var)  # type: ignore[union-attr]
+
+
+def reset_statistics(module: nn.Module) -> None:
+    """Forget the stored statistics: mean 0, variance 1."""
+    for layer in batch_norms(module).values():
+        layer.reset_running_stats()
+
+
+def blend_statistics(
+    source: Mapping[str, Statistics], target: Mapping[str, Statistics], prior: float
+) -> dict[str, Statistics]:
+    """prior * source + (1 - prior) * target, for means and variances alike (Schneider et al. 2020).
+
+    Args:
+        source: statistics of the trained network.
+        target: re-estimated ones; a layer that is missing here keeps the source's.
+        prior: in [0, 1]; 0 is plain AdaBN, 1 the source network.
+
+    Raises:
+        ValueError: ``prior`` is not in [0, 1].
+    """
+    _check_prior(prior)
+    return {
+        name: Statistics(mean.lerp(target[name].mean, 1 - prior), var.lerp(target[name].var, 1 - prior))
+        if name in target
+        else Statistics(mean, var)
+        for name, (mean, var) in source.items()
+    }
+
+
+def _check_prior(prior: float) -> None:
+    if not 0 <= prior <= 1:
+        raise ValueError(f"prior must be in [0, 1], got {prior}")
+
+
+def _values(inputs: Tensor) -> int:
+    """Values for each channel."""
+    return inputs.numel() // max(inputs.shape[1], 1)
+
+
+@contextmanager
+def _attributes(layers: Iterable[nn.Module], **values: Any) -> Iterator[None]:
+    """The layers with some attributes set, put back at the end."""
+    before = [(layer, {name: getattr(layer, name) for name in values}) for layer in layers]
+    try:
+        for layer, _ in before:
+            for name, value in values.items():
+                setattr(layer, name, value)
+        yield
+    finally:
+        for layer, old in before:
+            for name, value in old.items():
+                setattr(layer, name, value)
+
+
+def _use_stored_for_single_values(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    layer.training = _values(inputs[0]) > 1
+
+
+@contextmanager
+def _train_mode(module: nn.Module, **values: Any) -> Iterator[None]:
+    """Batch-norm layers in training mode except where they see a single value; everything else is left alone."""
+    layers = batch_norms(module).values()
+    with ExitStack() as stack:
+        stack.enter_context(_attributes(layers, training=True, **values))
+        for layer in layers:
+            stack.enter_context(layer.register_forward_pre_hook(_use_stored_for_single_values))
+        yield
+
+
+@contextmanager
+def batch_statistics(module: nn.Module, *, prior: float = 0.0) -> Iterator[None]:
+    """Inside, batch-norm layers normalise with the statistics of the current batch; the stored ones do not change.
+
+    Args:
+        module: any network; layers other than batch norm keep their mode.
+        prior: weight of the stored statistics, blended in at every layer as in :func:`blend_statistics`. At 0 gradients
+            flow through the batch statistics, as TENT needs; above 0 the statistics are constants.
+
+    Raises:
+        ValueError: ``prior`` is not in [0, 1].
+    """
+    _check_prior(prior)
+    if prior == 0:
+        with _train_mode(module, track_running_stats=False):
+            yield
+        return
+    stored: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def swap_in(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        mean, var = layer.running_mean, layer.running_var
+        stored[layer] = (mean, var)  # type: ignore[assignment]
+        if _values(inputs[0]) > 1:
+            batch_var, batch_mean = _var_mean(inputs[0], unbiased=False)
+            layer.running_mean = mean.lerp(batch_mean.to(mean), 1 - prior)  # type: ignore[operator, union-attr, arg-type]
+            layer.running_var = var.lerp(batch_var.to(var), 1 - prior)  # type: ignore[operator, union-attr, arg-type]
+
+    def swap_out(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        layer.running_mean, layer.running_var = stored.pop(layer)
+
+    layers = batch_norms(module).values()
+    with ExitStack() as stack:
+        stack.enter_context(_attributes(layers, training=False))
+        stack.callback(_restore, stored)
+        for layer in layers:
+            stack.enter_context(layer.register_forward_pre_hook(swap_in))
+            stack.enter_context(layer.register_forward_hook(swap_out))
+        yield
+
+
+def _restore(stored: dict[nn.Module, tuple[Tensor, Tensor]]) -> None:
+    """Put back the statistics of layers whose forward pass raised."""
+    for layer, (mean, var) in stored.items():
+        layer.running_mean, layer.running_var = mean, var
+
+
+def _var_mean(inputs: Tensor, *, unbiased: bool) -> tuple[Tensor, Tensor]:
+    dims = [axis for axis in range(inputs.dim()) if axis != 1]
+    return torch.var_mean(inputs.detach().float(), dims, correction=int(unbiased))
+
+
+@contextmanager
+def updating_statistics(module: nn.Module, *, momentum: float | None = 0.1) -> Iterator[None]:
+    """Inside, layers normalise with the batch and move their stored statistics towards it, which stay when it ends.
+
+    Args:
+        module: any network; layers other than batch norm keep their mode.
+        momentum: weight of a batch (its variance unbiased); ``None`` for the plain mean of all batches since the reset.
+    """
+    with _train_mode(module, momentum=momentum):
+        yield
+
+
+def collect_statistics(
+    module: nn.Module, batches: Iterable[Tensor], *, forward: Callable[[Tensor], object] | None = None
+) -> dict[str, Statistics]:
+    """The statistics of every layer over batches of images: AdaBN's re-estimation in one pass.
+
+    Means of the batches' means and unbiased variances, so that batches weigh the same whatever their size. Deeper
+    layers see activations that were normalised with the batch, so this is a one-pass approximation. The module does not
+    change; use :func:`load_statistics` on the result or on its blend with the source's.
+
+    Args:
+        module: the network, in the mode (dropout) that it is to be used in.
+        batches: what is given to ``forward``.
+        forward: runs the network on a batch; ``None`` for the module itself.
+
+    Returns:
+        by path; a layer that saw no batch with more than one value for each channel is missing.
+    """
+    sums: dict[str, Statistics] = {}
+    counts: dict[str, int] = {}
+
+    def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if _values(inputs[0]) > 1:
+                var, mean = _var_mean(inputs[0], unbiased=True)
+                old = sums.get(name)
+                sums[name] = Statistics(mean, var) if old is None else Statistics(old.mean + mean, old.var + var)
+                counts[name] = counts.get(name, 0) + 1
+
+        return hook
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(batch_statistics(module))
+        for name, layer in batch_norms(module).items():
+            stack.enter_context(layer.register_forward_pre_hook(record(name)))
+        for batch in batches:
+            (forward or module)(batch)
+    return {name: Statistics(mean / counts[name], var / counts[name]) for name, (mean, var) in sums.items()}
