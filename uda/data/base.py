@@ -1,0 +1,289 @@
+"""What all data set readers share: finding is theirs, decoding, mapping, caching and checking is here."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypedDict, Unpack
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from uda.data.cache import Cache, open_cache
+from uda.data.classes import UNKNOWN, LabelSpace, Unknown, raise_unknown, unknown_values
+from uda.data.decode import IMAGE_SUFFIXES, LabelFormat, read_image, read_label
+from uda.data.errors import DataError, nearest
+from uda.data.label_spaces import label_space
+from uda.types import IGNORE, Sample
+
+__all__ = ["DataError", "FileDataset", "Item", "Options", "Unlabelled", "image_files"]
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments that every reader takes.
+
+    space: label space (or its name) that the samples come in; each reader has its own default.
+    aliases: old class name -> new one (``None``: ignored), where mapping to ``space`` by name is not what is wanted.
+    cache: ``None``, ``"memory"``, or a folder for decoded arrays.
+    limit: only the first so many samples.
+    unknown: ``"error"`` or ``"ignore"`` for ids and colours that the files' label space does not know.
+    strict: raise for an image without its label; otherwise leave it out and list it in ``problems``.
+    labelled: ``False`` does not look for label files at all; then only ``unlabelled()`` is of use.
+    """
+
+    space: LabelSpace | str | None
+    aliases: Mapping[str, str | None] | None
+    cache: str | Path | Cache | None
+    limit: int | None
+    unknown: Unknown
+    strict: bool
+    labelled: bool
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image file with its label file; ``label`` may not exist."""
+
+    image: Path
+    label: Path
+
+
+class Unlabelled:
+    """Images only: it holds no path, space or object that leads to a label.
+
+    Args:
+        name: of the data set, for messages.
+        root: what sample names are relative to.
+        images: the files.
+        cache: see :func:`uda.data.cache.open_cache`.
+    """
+
+    def __init__(self, name: str, root: Path, images: Sequence[Path], cache: str | Path | Cache | None = None) -> None:
+        if not images:
+            raise DataError(f"{root}: no images")
+        self.name = name
+        self.root = Path(root)
+        self._images = tuple(images)
+        self._cache = open_cache(cache)
+
+    @classmethod
+    def folder(
+        cls, root: str | Path, *, cache: str | Path | Cache | None = None, limit: int | None = None
+    ) -> Unlabelled:
+        """All images below a folder, in the order of their names.
+
+        Raises:
+            DataError: the folder is missing or has no images.
+        """
+        return cls(Path(root).name, Path(root), image_files(Path(root))[: _limit(limit)], cache)
+
+    @property
+    def names(self) -> list[str]:
+        """The images' files, relative to the root."""
+        return [_relative(path, self.root) for path in self._images]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Sample:
+        path = self._images[index]
+        return Sample(_image_tensor(path, self._cache), None, _relative(path, self.root))
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def subset(self, indices: Sequence[int]) -> Unlabelled:
+        """Some of the images, in the order given."""
+        return Unlabelled(self.name, self.root, [self._images[index] for index in indices], self._cache)
+
+
+class FileDataset(ABC):
+    """Images with a label file each, decoded in the files' own label space and mapped to ``space``.
+
+    A reader gives ``kind`` and ``find``, and the spaces and format of its files as class attributes or, where these
+    depend on what is found, sets them in ``find``. Samples are ``(3, H, W)`` uint8 RGB with ``(H, W)`` int64 train
+    ids. Labels are mapped from the raw classes of the files directly, so ``remap`` loses nothing that an earlier space
+    left out.
+
+    Args:
+        root: folder of the data set.
+        split: one of ``splits``.
+        options: see :class:`Options`.
+
+    Raises:
+        DataError: a missing root or folder, an empty split, an image without its label; naming the file.
+        ValueError: an unknown split or option, with the nearest known one.
+    """
+
+    kind: ClassVar[str]
+    splits: tuple[str, ...] = ("train", "val")
+    default_space: LabelSpace
+    raw_space: LabelSpace
+    label_format: LabelFormat = "auto"
+
+    def __init__(self, root: str | Path, split: str = "train", **options: Unpack[Options]) -> None:
+        unknown_options = set(options) - set(Options.__annotations__)
+        if unknown_options:
+            wrong = sorted(unknown_options)[0]
+            raise ValueError(f"{self.kind} has no option {wrong!r}; {nearest(wrong, Options.__annotations__)}")
+        if split not in self.splits:
+            raise ValueError(f"{self.kind} has no split {split!r}; {nearest(split, self.splits)}")
+        if options.get("unknown", "error") not in ("error", "ignore"):
+            raise ValueError(f"unknown must be 'error' or 'ignore', not {options.get('unknown')!r}")
+        self.root = Path(root)
+        self.split = split
+        self.name = f"{self.kind}/{split}"
+        self.problems: list[str] = []
+        self._unknown: Unknown = options.get("unknown", "error")
+        self._cache = open_cache(options.get("cache"))
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: no such folder ({self.kind} data set)")
+        found = self.find()
+        if not found:
+            raise DataError(f"{self.root}: split {split!r} of {self.kind} has no images")
+        if options.get("labelled", True):
+            found = self._with_labels(found, strict=options.get("strict", True))
+        self._items = found[: _limit(options.get("limit"))]
+        self._aim(label_space(options.get("space") or self.default_space), options.get("aliases"))
+
+    @abstractmethod
+    def find(self) -> list[Item]:
+        """The split's files in a fixed order; raises :class:`DataError` where the layout is not there."""
+
+    def _with_labels(self, found: list[Item], *, strict: bool) -> list[Item]:
+        missing = [item for item in found if not item.label.is_file()]
+        if missing and strict:
+            more = f" ({len(missing)} of {len(found)} images have none)" if len(missing) > 1 else ""
+            raise DataError(f"{missing[0].image}: no label at {missing[0].label}{more}")
+        self.problems += [f"{item.image}: no label at {item.label}" for item in missing]
+        kept = [item for item in found if item not in set(missing)]
+        if not kept:
+            raise DataError(f"{self.root}: none of the {len(found)} images of split {self.split!r} has a label")
+        return kept
+
+    def _aim(self, space: LabelSpace, aliases: Mapping[str, str | None] | None) -> None:
+        self.space = space
+        self.mapping = self.raw_space.mapping_to(space, aliases)
+        self._table = self.mapping.table
+
+    @property
+    def names(self) -> list[str]:
+        """The images' files, relative to the root."""
+        return [_relative(item.image, self.root) for item in self._items]
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The files behind the samples."""
+        return tuple(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Sample:
+        item = self._items[index]
+        image = _image_tensor(item.image, self._cache)
+        label = self.label(index)
+        if image.shape[1:] != label.shape:
+            raise DataError(_sizes(item, (image.shape[1], image.shape[2]), (label.shape[0], label.shape[1])))
+        return Sample(image, label, _relative(item.image, self.root))
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def label(self, index: int) -> torch.Tensor:
+        """``(H, W)`` int64 train ids alone, without decoding the image (for counting)."""
+        return torch.from_numpy(self._table[self._encoded(self._items[index].label)].astype(np.int64))
+
+    def _encoded(self, path: Path) -> npt.NDArray[np.uint8]:
+        # cached in the raw space, so that one cache serves every space that is mapped to
+        def decode() -> npt.NDArray[np.uint8]:
+            raw = read_label(path, self.label_format)
+            encoded = self._encode(raw)
+            if self._unknown == "error":
+                raise_unknown(self.raw_space, raw, encoded, path)
+            encoded[encoded == UNKNOWN] = IGNORE
+            return encoded
+
+        return self._cache.get(path, f"label|{self.label_format}|{hash_space(self.raw_space)}|{self._unknown}", decode)
+
+    def _encode(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        return self.raw_space.encode_colours(raw) if raw.ndim == 3 else self.raw_space.encode(raw)
+
+    def scan(self, index: int) -> tuple[Sample, list[tuple[Any, int]]]:
+        """A sample decoded without the cache and with unknown ids or colours ignored, and those with their pixels.
+
+        Raises:
+            DataError: as ``dataset[index]`` for everything but unknown values.
+        """
+        item = self._items[index]
+        image = read_image(item.image)
+        raw = read_label(item.label, self.label_format)
+        encoded = self._encode(raw)
+        if image.shape[:2] != encoded.shape:
+            raise DataError(_sizes(item, image.shape[:2], encoded.shape))
+        found = unknown_values(raw, encoded)
+        encoded[encoded == UNKNOWN] = IGNORE
+        label = torch.from_numpy(self._table[encoded].astype(np.int64))
+        return Sample(torch.from_numpy(image).permute(2, 0, 1), label, _relative(item.image, self.root)), list(found)
+
+    def unlabelled(self) -> Unlabelled:
+        """The same images with no way to their labels."""
+        return Unlabelled(self.name, self.root, [item.image for item in self._items], self._cache.fresh())
+
+    def remap(self, space: LabelSpace | str, aliases: Mapping[str, str | None] | None = None) -> Self:
+        """The same data in another label space; ``aliases`` names raw classes of the files."""
+        other = copy.copy(self)
+        other._aim(label_space(space), aliases)
+        return other
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """Some of the samples, in the order given."""
+        other = copy.copy(self)
+        other._items = [self._items[index] for index in indices]
+        if not other._items:
+            raise DataError(f"{self.root}: an empty subset of {self.name}")
+        return other
+
+
+def image_files(folder: Path, suffix: str = "", *, recursive: bool = True) -> list[Path]:
+    """Image files below a folder whose names end in ``suffix``, sorted by path.
+
+    Raises:
+        DataError: the folder does not exist or has none.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    every = folder.rglob("*") if recursive else folder.iterdir()
+    found = sorted(p for p in every if p.suffix.lower() in IMAGE_SUFFIXES and p.name.endswith(suffix) and p.is_file())
+    if not found:
+        raise DataError(f"{folder}: no images" + (f" that end in {suffix!r}" if suffix else ""))
+    return found
+
+
+def hash_space(space: LabelSpace) -> str:
+    """A short text that is equal for equal spaces, in every process."""
+    return hashlib.sha256(repr((space, space.void_ids, space.void_colours)).encode()).hexdigest()[:16]
+
+
+def _sizes(item: Item, image: tuple[int, ...], label: tuple[int, ...]) -> str:
+    return f"{item.label}: label is {label[1]}x{label[0]} but {item.image} is {image[1]}x{image[0]} (width x height)"
+
+
+def _limit(limit: int | None) -> int | None:
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}")
+    return limit
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _image_tensor(path: Path, cache: Cache) -> torch.Tensor:
+    image = cache.get(path, "image", lambda: read_image(path))
+    return torch.from_numpy(np.array(image).transpose(2, 0, 1))

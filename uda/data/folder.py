@@ -1,0 +1,145 @@
+"""A data set of one's own: folders or lists of images and labels, described in a few lines of YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+from uda.data.base import FileDataset, Item, Options, image_files
+from uda.data.classes import Class, LabelSpace
+from uda.data.decode import IMAGE_SUFFIXES, LabelFormat
+from uda.data.errors import DataError, nearest
+from uda.data.label_spaces import CITYSCAPES34, label_space
+
+_CLASS_KEYS = ("name", "colour", "ids", "thing", "members")
+_FORMATS = ("auto", "ids", "colours")
+
+
+class Folder(FileDataset):
+    """Images and labels in two folders, or pairs in a list file.
+
+    ::
+
+        kind: folder
+        root: ~/recordings
+        images: frames              # searched with its sub-folders; or a list file: "image" or "image label" a line
+        labels: annotations         # same sub-folders and names
+        label_suffix: _mask.png
+        classes: [road, car, {name: sky, colour: [70, 130, 180], ids: [7, 8]}]
+
+    Args:
+        root: what ``images`` and ``labels`` are relative to; ``~`` is the home folder.
+        split: put in place of ``{split}`` in ``images`` and ``labels``; otherwise only a name.
+        images: folder, or text file of paths relative to ``root``, one image (and its label) a line; ``#`` comments.
+        labels: folder; an image's label is there under the image's relative path. Not needed by a list of pairs.
+        image_suffix: end of the images' names, taken off to find the label; by default the file extension.
+        label_suffix: end of the labels' names.
+        classes: what the labels hold: the name of a shipped label space, or a list in the order of the train ids of
+            names and mappings with ``name``, ``colour``, ``ids``, ``thing`` and ``members``; ids are positions and
+            colours a palette where not given.
+        void: ids that mean nothing, beside 255.
+        labels_as: ``ids``, ``colours`` or ``auto`` (by the file's channels).
+        options: see :class:`uda.data.base.Options`.
+    """
+
+    kind = "folder"
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "all",
+        *,
+        images: str = "images",
+        labels: str = "labels",
+        image_suffix: str = "",
+        label_suffix: str = ".png",
+        classes: str | LabelSpace | Sequence[str | Mapping[str, Any]] = "cityscapes19",
+        void: Sequence[int] = (),
+        labels_as: LabelFormat = "auto",
+        **options: Unpack[Options],
+    ) -> None:
+        if labels_as not in _FORMATS:
+            raise ValueError(f"labels_as must be one of {', '.join(_FORMATS)}, not {labels_as!r}")
+        named = isinstance(classes, str | LabelSpace)
+        self.raw_space = label_space(classes) if isinstance(classes, str | LabelSpace) else inline_space(classes, void)
+        self.default_space = self.raw_space
+        if named and void:
+            raise ValueError("void ids belong to inline classes; a named label space has its own")
+        self.label_format = labels_as
+        self.splits = (split,)  # any name will do
+        self._images, self._labels = images.replace("{split}", split), labels.replace("{split}", split)
+        self._suffixes = image_suffix, label_suffix
+        super().__init__(Path(root).expanduser(), split, **options)
+
+    def find(self) -> list[Item]:
+        """The images below the folder by path, or those of the list in its order."""
+        source = self.root / self._images
+        if source.is_file() and source.suffix.lower() not in IMAGE_SUFFIXES:
+            return self._listed(source)
+        return [
+            Item(path, self.root / self._labels / self._label_name(path.relative_to(source)))
+            for path in image_files(source, self._suffixes[0])
+        ]
+
+    def _label_name(self, image: Path) -> Path:
+        ending, label_suffix = self._suffixes
+        return image.with_name(image.name.removesuffix(ending or image.suffix) + label_suffix)
+
+    def _listed(self, source: Path) -> list[Item]:
+        found: list[Item] = []
+        for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
+            parts = line.split("#")[0].split()
+            if not parts:
+                continue
+            if len(parts) > 2:
+                raise DataError(f"{source}, line {number}: expected 'image' or 'image label', not {len(parts)} entries")
+            image = self.root / parts[0]
+            if not image.is_file():
+                raise DataError(f"{source}, line {number}: no such image: {image}")
+            label = parts[1] if len(parts) == 2 else Path(self._labels) / self._label_name(Path(parts[0]))
+            found.append(Item(image, self.root / label))
+        return found
+
+
+def inline_space(
+    classes: Sequence[str | Mapping[str, Any]], void: Sequence[int] = (), name: str = "folder"
+) -> LabelSpace:
+    """A label space from plain names and mappings, as a config holds them.
+
+    Raises:
+        ValueError: an unknown key (with the nearest known one), a class without a name, or what
+            :class:`LabelSpace` refuses.
+    """
+    made: list[Class] = []
+    for index, entry in enumerate(classes):
+        given: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
+        for key in given:
+            if key not in _CLASS_KEYS:
+                raise ValueError(f"classes: entry {index} has an unknown key {key!r}; {nearest(str(key), _CLASS_KEYS)}")
+        if "name" not in given:
+            raise ValueError(f"classes: entry {index} has no name")
+        made.append(
+            Class(
+                str(given["name"]),
+                tuple(given.get("colour", _palette(str(given["name"]), index))),
+                tuple(given.get("ids", (index,))),
+                bool(given.get("thing", False)),
+                tuple(given.get("members", ())),
+            )
+        )
+    return LabelSpace(name, tuple(made), void_ids=tuple(void))
+
+
+def _palette(name: str, index: int) -> tuple[int, int, int]:
+    if name in CITYSCAPES34.names:
+        return CITYSCAPES34.classes[CITYSCAPES34.index(name)].colour
+    # VOC's palette: the bits of the number spread over the channels, so neighbours differ
+    red = green = blue = 0
+    number = index + 1
+    for bit in range(8):
+        red |= (number & 1) << (7 - bit)
+        green |= (number >> 1 & 1) << (7 - bit)
+        blue |= (number >> 2 & 1) << (7 - bit)
+        number >>= 3
+    return red, green, blue

@@ -1,0 +1,148 @@
+"""Several data sets as one, with a loss weight for the samples of each."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+from uda.data.base import FileDataset, Unlabelled
+from uda.data.classes import LabelSpace
+from uda.types import LabelledDataset, Sample
+
+
+class Mixture:
+    """Labelled data sets one after the other; every sample carries its data set's loss weight.
+
+    For training on a source together with a few labelled target samples. Images are drawn equally often whatever
+    their weight; the weight scales the loss of all pixels of a sample (``View.weight``).
+
+    Args:
+        parts: (data set, weight) pairs in one label space.
+
+    Raises:
+        ValueError: no parts, a weight that is not finite or negative, or different label spaces.
+    """
+
+    kind = "mixture"
+
+    def __init__(self, parts: Sequence[tuple[LabelledDataset, float]]) -> None:
+        if not parts:
+            raise ValueError("a mixture needs at least one (data set, weight) pair")
+        first: LabelSpace = parts[0][0].space
+        for dataset, weight in parts:
+            if not math.isfinite(weight) or weight < 0:
+                raise ValueError(f"the weight of {dataset.name} must be finite and at least 0, not {weight}")
+            if dataset.space.names != first.names:
+                spaces = f"in label space {dataset.space.name!r} but {parts[0][0].name} in {first.name!r}"
+                raise ValueError(f"{dataset.name} is {spaces}; remap one of them")
+        self.parts = tuple((dataset, float(weight)) for dataset, weight in parts)
+        self.space = first
+        self.name = "+".join(dataset.name for dataset, _ in parts)
+        self._ends = list(accumulate(len(dataset) for dataset, _ in parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def _place(self, index: int) -> tuple[LabelledDataset, int, float]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} in a mixture of {len(self)} samples")
+        index %= len(self)
+        part = bisect_right(self._ends, index)
+        dataset, weight = self.parts[part]
+        return dataset, index - (self._ends[part - 1] if part else 0), weight
+
+    def __getitem__(self, index: int) -> Sample:
+        dataset, inner, weight = self._place(index)
+        sample = dataset[inner]
+        return sample._replace(weight=sample.weight * weight)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def label(self, index: int) -> torch.Tensor:
+        """``(H, W)`` int64 train ids alone."""
+        dataset, inner, _ = self._place(index)
+        return label_of(dataset, inner)
+
+    @property
+    def names(self) -> list[str]:
+        """The images' files, part after part."""
+        return [name for dataset, _ in self.parts for name in names_of(dataset)]
+
+    def unlabelled(self) -> JoinedImages:
+        """All images with no way to their labels."""
+        return JoinedImages([dataset.unlabelled() for dataset, _ in self.parts])
+
+    def remap(self, space: LabelSpace | str, aliases: Mapping[str, str | None] | None = None) -> Mixture:
+        """The same samples in another label space; every part must be a reader or a mixture."""
+        moved: list[tuple[LabelledDataset, float]] = []
+        for dataset, weight in self.parts:
+            if not isinstance(dataset, FileDataset | Mixture):
+                raise TypeError(f"{dataset.name} ({type(dataset).__name__}) cannot be remapped")
+            moved.append((dataset.remap(space, aliases), weight))
+        return Mixture(moved)
+
+    def subset(self, indices: Sequence[int]) -> Mixture:
+        """Some of the samples; parts keep their order, samples of a part the order given."""
+        chosen: dict[int, list[int]] = {}
+        for index in indices:
+            self._place(index)
+            part = bisect_right(self._ends, index % len(self))
+            chosen.setdefault(part, []).append(index % len(self) - (self._ends[part - 1] if part else 0))
+        kept: list[tuple[LabelledDataset, float]] = []
+        for part in sorted(chosen):
+            dataset, weight = self.parts[part]
+            if not isinstance(dataset, FileDataset | Mixture):
+                raise TypeError(f"{dataset.name} ({type(dataset).__name__}) has no subsets")
+            kept.append((dataset.subset(chosen[part]), weight))
+        return Mixture(kept)
+
+
+class JoinedImages:
+    """Unlabelled data sets one after the other."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        if not parts:
+            raise ValueError("nothing to join")
+        self.parts: tuple[Unlabelled | JoinedImages, ...] = tuple(parts)
+        self.name: str = "+".join(part.name for part in self.parts)
+        self._ends = list(accumulate(len(part) for part in self.parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} in {len(self)} images")
+        index %= len(self)
+        part = bisect_right(self._ends, index)
+        return self.parts[part][index - (self._ends[part - 1] if part else 0)]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def names(self) -> list[str]:
+        """The images' files, part after part."""
+        return [name for part in self.parts for name in part.names]
+
+
+def label_of(dataset: LabelledDataset, index: int) -> torch.Tensor:
+    """A sample's ``(H, W)`` int64 label, without decoding its image where the data set can do that."""
+    if isinstance(dataset, FileDataset | Mixture):
+        return dataset.label(index)
+    label = dataset[index].label
+    if label is None:
+        raise ValueError(f"sample {index} of {dataset.name} has no label")
+    return label
+
+
+def names_of(dataset: Any) -> list[str]:
+    """The names of all samples; decodes them if the data set does not list its names."""
+    listed = getattr(dataset, "names", None)
+    return list(listed) if listed is not None else [dataset[index].name for index in range(len(dataset))]

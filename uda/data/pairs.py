@@ -1,0 +1,251 @@
+"""Endless pairs of source and target batches, a pure function of (seed, step, rank)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from uda.data.statistics import image_class_counts
+from uda.functional.sampling import rcs_probs
+from uda.types import LabelledDataset, Sample, UnlabelledDataset, View
+
+Transform = Callable[[Sample, int], tuple[Tensor, Tensor | None]]
+"""(sample, seed) -> image ``(3, h, w)`` float in [0, 1], label ``(h, w)`` int64 or ``None``."""
+
+_SOURCE, _TARGET, _RARE = 0, 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class RareClassSampling:
+    """DAFormer's rare class sampling (Hoyer et al., CVPR 2022, eq. 9 and 10) of the source.
+
+    A class is drawn with probability softmax((1 - f_c) / T) over the pixel frequencies f_c, then uniformly an image
+    with more than ``min_share`` of its pixels in that class; its crop is drawn again until more than ``crop_share`` of
+    it is, at most ``tries`` times. The paper's thresholds are counts (3000 pixels of a 2048x1024 image, half of that in
+    a crop of 512x512); here they are fractions, so that they hold at any size.
+
+    Args:
+        temperature: T, in (0, inf); small values prefer rare classes.
+        min_share: in [0, 1). Where no image has that much of a class, those with any pixel of it are drawn from.
+        crop_share: in [0, 1).
+        tries: at least 1; the last crop is taken whatever it holds.
+    """
+
+    temperature: float = 0.01
+    min_share: float = 3000 / (2048 * 1024)
+    crop_share: float = 1500 / (512 * 512)
+    tries: int = 10
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature must be above 0, not {self.temperature}")
+        for name in ("min_share", "crop_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if self.tries < 1:
+            raise ValueError(f"tries must be at least 1, not {self.tries}")
+
+
+class Pairs(Dataset[dict[str, View]]):
+    """``pairs[step]`` is the batch of one training step, whatever was loaded before: a run's position is one integer.
+
+    Source and target are each gone through in a new seeded order every epoch. The ranks of one step share a global
+    batch of ``batch_size * world`` different samples, whose content does not depend on how it is split over ranks; what
+    is left at the end of an epoch and would not fill a global batch is dropped. A data set smaller than a global batch
+    repeats inside it.
+
+    Args:
+        source: labelled.
+        target: images; the labelled view of a data set is replaced by its ``unlabelled()`` one. ``None``: no target,
+            and no target view.
+        transform: of the source, see :data:`Transform`.
+        target_transform: of the target; that of the source by default.
+        batch_size: samples of each domain and rank.
+        seed: of everything.
+        rank: in 0..world - 1.
+        world: processes that train together.
+        rare_class: draw the source by rare classes instead of by epochs; counts all source labels once.
+
+    Raises:
+        ValueError: an empty data set, a batch size below 1, a rank outside of the world.
+    """
+
+    def __init__(
+        self,
+        source: LabelledDataset,
+        target: UnlabelledDataset | None,
+        transform: Transform,
+        target_transform: Transform | None = None,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        rare_class: RareClassSampling | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank must be in 0..{world - 1} (world {world}), not {rank}")
+        for dataset in (source, target):
+            if dataset is not None and len(dataset) == 0:
+                raise ValueError(f"data set {dataset.name} is empty")
+        self.source = source
+        self.target = target.unlabelled() if isinstance(target, LabelledDataset) else target
+        self.transform = transform
+        self.target_transform = target_transform or transform
+        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.rare_class = rare_class
+        self._rare = None if rare_class is None else _RareTable(source, rare_class)
+
+    def __len__(self) -> int:
+        """Endless in practice: any step from 0 to 2^62 is there."""
+        return 1 << 62
+
+    def __getitem__(self, step: int) -> dict[str, View]:
+        """``{"source": View}``, with ``"target"`` where there is a target."""
+        if step < 0:
+            raise IndexError(f"step must be at least 0, not {step}")
+        views = {"source": _collate([self._source_sample(step, slot) for slot in range(self.batch_size)])}
+        if self.target is not None:
+            slots = range(self.batch_size)
+            views["target"] = _collate([self._target_sample(self.target, step, slot) for slot in slots])
+        return views
+
+    def indices(self, step: int, domain: str = "source") -> list[int]:
+        """Which samples of a domain this rank's batch holds, in epoch order (not with ``rare_class``)."""
+        dataset = self.source if domain == "source" else self.target
+        if dataset is None:
+            return []
+        stream = _SOURCE if domain == "source" else _TARGET
+        return [self._index(len(dataset), stream, step, slot) for slot in range(self.batch_size)]
+
+    def _position(self, step: int, slot: int) -> int:
+        return (step * self.world + self.rank) * self.batch_size + slot
+
+    def _index(self, count: int, stream: int, step: int, slot: int) -> int:
+        together = self.batch_size * self.world
+        per_epoch = count // together * together or count
+        epoch, place = divmod(self._position(step, slot), per_epoch)
+        return int(_permutation(count, self.seed, stream, epoch)[place])
+
+    def _source_sample(self, step: int, slot: int) -> tuple[Tensor, Tensor | None, Sample]:
+        position = self._position(step, slot)
+        if self._rare is not None:
+            return self._rare_sample(self._rare, position)
+        sample = self.source[self._index(len(self.source), _SOURCE, step, slot)]
+        image, label = self.transform(sample, _derive(self.seed, _SOURCE, position))
+        return image, label, sample
+
+    def _target_sample(self, target: UnlabelledDataset, step: int, slot: int) -> tuple[Tensor, Tensor | None, Sample]:
+        sample = target[self._index(len(target), _TARGET, step, slot)]._replace(label=None)
+        image, _ = self.target_transform(sample, _derive(self.seed, _TARGET, self._position(step, slot)))
+        return image, None, sample
+
+    def _rare_sample(self, table: _RareTable, position: int) -> tuple[Tensor, Tensor | None, Sample]:
+        wanted, index = table.draw(_derive(self.seed, _RARE, position))
+        sample = self.source[index]
+        for attempt in range(table.config.tries):
+            image, label = self.transform(sample, _derive(self.seed, _RARE, position, attempt + 1))
+            if label is None or int((label == wanted).sum()) > table.config.crop_share * label.numel():
+                break
+        return image, label, sample
+
+    def loader(self, start: int, stop: int, workers: int = 0) -> Iterator[dict[str, View]]:
+        """The batches of steps ``start`` to ``stop - 1`` in order, decoded by ``workers`` processes.
+
+        An error in a worker is raised here as it was there, without the worker's traceback in its message.
+        """
+        loader = DataLoader(
+            _Guarded(self),
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            collate_fn=_as_is,
+            worker_init_fn=_start_worker,
+            persistent_workers=workers > 0,
+            prefetch_factor=2 if workers else None,
+            generator=torch.Generator(),  # its own, or starting workers would advance the run's random state
+        )
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+
+
+class _RareTable:
+    """Class probabilities and the images of each class."""
+
+    def __init__(self, source: LabelledDataset, config: RareClassSampling) -> None:
+        self.config = config
+        counts = image_class_counts(source)
+        self.classes, self.probabilities = rcs_probs(counts.sum(0), config.temperature)
+        pixels = counts.sum(1).clamp(min=1)
+        self.images: dict[int, Tensor] = {}
+        for index in self.classes.tolist():
+            enough = torch.nonzero(counts[:, index] > config.min_share * pixels).flatten()
+            self.images[index] = enough if len(enough) else torch.nonzero(counts[:, index]).flatten()
+        if not self.images:
+            raise ValueError(f"data set {source.name} has no labelled pixel to draw rare classes from")
+
+    def draw(self, seed: int) -> tuple[int, int]:
+        """(class, image index)."""
+        generator = torch.Generator().manual_seed(seed)
+        wanted = int(self.classes[int(torch.multinomial(self.probabilities, 1, generator=generator))])
+        images = self.images[wanted]
+        return wanted, int(images[int(torch.randint(len(images), (), generator=generator))])
+
+
+class _Guarded(Dataset[object]):
+    """Hands errors over as values: a DataLoader would wrap them in the worker's traceback."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+
+    def __getitem__(self, step: int) -> object:
+        try:
+            return self.pairs[step]
+        except (ValueError, OSError) as error:
+            return error
+
+
+def _as_is(batch: object) -> object:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+def _derive(*numbers: int) -> int:
+    """A seed for each combination of numbers, far apart for neighbours."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@lru_cache(maxsize=8)
+def _permutation(count: int, seed: int, stream: int, epoch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(_derive(seed, stream, epoch, count))
+    return torch.randperm(count, generator=generator)
+
+
+def _collate(samples: list[tuple[Tensor, Tensor | None, Sample]]) -> View:
+    images = torch.stack([image for image, _, _ in samples])
+    labels = [label for _, label, _ in samples if label is not None]
+    weights = [sample.weight for _, _, sample in samples]
+    weight = None
+    if any(value != 1.0 for value in weights):
+        weight = torch.tensor(weights).view(-1, 1, 1).expand(-1, *images.shape[-2:]).contiguous()
+    return View(
+        images,
+        torch.stack(labels) if len(labels) == len(samples) else None,
+        weight,
+        tuple(sample.name for _, _, sample in samples),
+    )
