@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from uda.methods.base import TestTimeMethod
-from uda.metrics import iou_from_confusion
+from uda.metrics import iou
 from uda.types import IGNORE, LabelledDataset, Sample, SegOutput
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Evaluation:
 
     def iou(self) -> np.ndarray:
         """``(C,)`` IoU in [0, 1]; NaN for a class that is neither labelled nor predicted."""
-        return iou_from_confusion(self.confusion)
+        return iou(torch.from_numpy(self.confusion)).numpy()
 
     def miou(self) -> float:
         """Mean IoU over the classes that occur, in [0, 1]."""

@@ -9,6 +9,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from uda.engine.settings import Settings
 from uda.functional.schedule import poly, warmup_poly
+from uda.models.base import split_decay
 
 
 def segmenter_optimizer(model: nn.Module, settings: Settings) -> Optimizer:
@@ -18,7 +19,7 @@ def segmenter_optimizer(model: nn.Module, settings: Settings) -> Optimizer:
     if hasattr(model, "parameter_groups"):
         groups = model.parameter_groups(s.lr, head_multiplier=s.head_multiplier, weight_decay=s.weight_decay)
     else:
-        groups = [{"params": [p for p in model.parameters() if p.requires_grad], "weight_decay": s.weight_decay}]
+        groups = split_decay(model, "model", s.lr, s.weight_decay)
     if s.optimizer == "sgd":
         return SGD(groups, lr=s.lr, momentum=s.momentum)
     return AdamW(groups, lr=s.lr)
