@@ -196,7 +196,7 @@ def multiband_probabilities(
     Raises:
         ValueError: no logits, or not one weight for each.
     """
-    weights = [1 / len(logits)] * len(logits) if weights is None else weights
+    weights = [1 / max(len(logits), 1)] * len(logits) if weights is None else weights
     if not logits or len(weights) != len(logits):
         raise ValueError(f"{len(logits)} networks and {len(weights)} weights; at least one, and one weight for each")
     prob = torch.stack([weight * one.softmax(1) for one, weight in zip(logits, weights, strict=True)]).sum(0)
