@@ -1,0 +1,7 @@
+"""Procedural street scenes in several domains: labelled data for adaptation that needs no download."""
+
+from uda.data.streets.domains import DOMAINS, Domain
+from uda.data.streets.render import render
+from uda.data.streets.write import SPLITS, generate
+
+__all__ = ["DOMAINS", "SPLITS", "Domain", "generate", "render"]

@@ -1,0 +1,168 @@
+"""Writes street scenes in the layouts of real data sets, so that the readers of those read them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from uda.data.kitti import VAL_NUMBERS
+from uda.data.label_spaces import CITYSCAPES34, IKA
+from uda.data.streets.domains import DOMAINS
+from uda.data.streets.render import check_size, render, resolve
+
+SPLITS: dict[str, int] = {"train": 32, "val": 8}
+"""Images of each split unless told otherwise."""
+_SPLIT_OFFSET = {"train": 0, "val": 1_000_000, "test": 2_000_000, "all": 3_000_000}
+_CITY = {"train": "ahornstadt", "val": "birkenfeld", "test": "cedernheim"}
+_KITTI_TRAIN = tuple(n for n in range(200) if n not in VAL_NUMBERS)
+_KITTI_SHAPES = ((1.0, 1.0), (376 / 375, 1241 / 1242), (370 / 375, 1226 / 1242), (370 / 375, 1224 / 1242))
+"""Heights and widths of the real images relative to the most frequent one, 375 x 1242."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One scene and the files it becomes, each with what is written in it: image, ids or colours."""
+
+    domain: str
+    seed: int
+    index: int
+    size: tuple[int, int]
+    files: tuple[tuple[Path, str], ...]
+
+
+def generate(
+    out: str | Path,
+    domain: str = "cityscapes",
+    splits: Mapping[str, int] | None = None,
+    size: tuple[int, int] | None = None,
+    seed: int = 0,
+    workers: int = 1,
+) -> Path:
+    """Writes a data set of street scenes.
+
+    Args:
+        out: folder to write in; other files in it stay, those of the same name are replaced. Each file appears at once
+            or not at all.
+        domain: ``"cityscapes"`` (``leftImg8bit``, ``gtFine``), ``"kitti"`` (``training/image_2``, ``semantic`` and
+            ``semantic_rgb``; ``val`` takes the first of the 30 fixed numbers, ``train`` the first of the other 170; sizes
+            vary slightly, as the real ones do) or ``"ika"`` (``input``, ``label``, ``rgb_to_class_id.py``; in a folder for
+            each split, or in ``out`` itself for ``{"all": n}``).
+        splits: number of images for each split; ``SPLITS`` if None. A split's images do not depend on the other splits,
+            nor on how many there are.
+        size: height and width in pixels; the domain's default if None.
+        seed: any integer from 0. The same arguments give the same bytes, whatever ``workers`` is.
+        workers: processes.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ValueError: for an unknown domain or split, a number of images the layout has no room for, a wrong size, a
+            negative seed, or less than one worker.
+    """
+    shape = check_size(resolve(domain).view.size if size is None else size)
+    for name, value, least in (("seed", seed, 0), ("workers", workers, 1)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; allowed: integers from {least}")
+    root, counts = Path(out), _check_splits(domain, SPLITS if splits is None else splits)
+    jobs = [job for split, count in counts.items() for job in _LAYOUTS[domain](root, split, count, shape, seed)]
+    for folder in {path.parent for job in jobs for path, _ in job.files} | {root}:
+        folder.mkdir(parents=True, exist_ok=True)
+    if domain == "ika":
+        _write(root / "rgb_to_class_id.py", ika_table().encode())
+    if workers == 1 or len(jobs) < 2:
+        for job in jobs:
+            _run(job)
+    else:
+        # spawned, since forking a process that runs threads can hang
+        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+            list(pool.map(_run, jobs, chunksize=max(1, len(jobs) // (workers * 4))))
+    return root
+
+
+def ika_table() -> str:
+    """The text of ``rgb_to_class_id.py``: Cityscapes colours to the ids of the reduced classes, 255 for none."""
+    lines = [f"    {c}: {i},  # {item.name}" for i, item in enumerate(IKA.classes) for c in item.label_colours or ()]
+    return "\n".join(["rgb_to_class_id = {", *lines, "    (0, 0, 0): 255,  # unlabeled", "}", ""])
+
+
+def _check_splits(domain: str, splits: Mapping[str, int]) -> dict[str, int]:
+    room = {"cityscapes": dict.fromkeys(_CITY, 1_000_000), "kitti": {"train": len(_KITTI_TRAIN), "val": len(VAL_NUMBERS)}}
+    allowed = room.get(domain, dict.fromkeys(_SPLIT_OFFSET, 1_000_000))
+    for split, count in splits.items():
+        if split not in allowed:
+            raise ValueError(f"split is {split!r}; allowed for {domain}: {', '.join(allowed)}")
+        if not 0 <= count <= allowed[split]:
+            raise ValueError(f"splits[{split!r}] is {count}; allowed for {domain}: 0 to {allowed[split]}")
+    if "all" in splits and len(splits) > 1:
+        raise ValueError(f"splits are {', '.join(splits)}; allowed for {domain}: 'all' alone, or train, val and test")
+    return dict(splits)
+
+
+def _cityscapes(root: Path, split: str, count: int, size: tuple[int, int], seed: int) -> Iterator[_Job]:
+    city = _CITY[split]
+    for i in range(count):
+        stem = f"{city}_000000_{i:06d}"
+        image = root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png"
+        label = root / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png"
+        yield _Job("cityscapes", seed, _SPLIT_OFFSET[split] + i, size, ((image, "image"), (label, "ids")))
+
+
+def _kitti(root: Path, split: str, count: int, size: tuple[int, int], seed: int) -> Iterator[_Job]:
+    base = root / "training"
+    for number in (VAL_NUMBERS if split == "val" else _KITTI_TRAIN)[:count]:
+        high, wide = _KITTI_SHAPES[int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) % len(_KITTI_SHAPES)]
+        name = f"{number:06d}_10.png"
+        files = ((base / "image_2" / name, "image"), (base / "semantic" / name, "ids"), (base / "semantic_rgb" / name, "colours"))
+        yield _Job("kitti", seed, number, (round(size[0] * high), round(size[1] * wide)), files)
+
+
+def _ika(root: Path, split: str, count: int, size: tuple[int, int], seed: int) -> Iterator[_Job]:
+    base = root if split == "all" else root / split
+    for i in range(count):
+        stem = f"{split}_{i:06d}"
+        files = ((base / "input" / f"{stem}.png", "image"), (base / "label" / f"{stem}_gtFine_labelColor.png", "colours"))
+        yield _Job("ika", seed, _SPLIT_OFFSET[split] + i, size, files)
+
+
+_LAYOUTS: dict[str, Callable[[Path, str, int, tuple[int, int], int], Iterator[_Job]]] = {
+    "cityscapes": _cityscapes,
+    "kitti": _kitti,
+    "ika": _ika,
+}
+assert set(_LAYOUTS) == set(DOMAINS)
+
+
+def id_colours() -> NDArray[np.uint8]:
+    """Cityscapes' colour of each raw id, ``(256, 3)`` uint8; black for ids that are none."""
+    table = np.zeros((256, 3), np.uint8)
+    for item in CITYSCAPES34.classes:
+        table[list(item.ids)] = item.colour
+    return table
+
+
+def _run(job: _Job) -> None:
+    image, ids = render(job.domain, job.seed, job.size, index=job.index)
+    for path, what in job.files:
+        pixels = image if what == "image" else ids if what == "ids" else id_colours()[ids]
+        if pixels.ndim == 3:
+            pixels = pixels[..., ::-1]  # OpenCV writes BGR
+        done, data = cv2.imencode(".png", pixels)
+        if not done:
+            raise OSError(f"{path}: OpenCV could not encode a PNG of {pixels.shape}")
+        _write(path, data.tobytes())
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file that is there whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(data)
+    part.replace(path)
