@@ -202,7 +202,7 @@ def _opencv_can(images: Tensor) -> bool:
 
 def _strips(height: int, width: int) -> Iterator[slice]:
     """Rows that fit in the processor's cache together."""
-    step = max(1, 2**15 // width)
+    step = max(1, 2**16 // width)
     return (slice(top, top + step) for top in range(0, height, step))
 
 
@@ -240,9 +240,8 @@ def _reinhard_opencv(images: Tensor, target_mean: Tensor, target_std: Tensor) ->
         mean, std = _opencv_lab(image, pixels)
         scale = np.divide(s, std, out=np.zeros(3), where=std > 0)
         affine = np.column_stack([np.diag(scale), m - mean * scale])
-        table = (np.arange(256)[:, None] * scale + affine[:, 3]).round().clip(0, 255).astype(np.uint8)[None]
         for rows in _strips(*planes.shape[1:]):
-            lab = cv2.LUT(pixels[rows], table) if byte else cv2.transform(pixels[rows], affine)
+            lab = cv2.transform(pixels[rows], affine)  # rounds and saturates bytes
             cv2.split(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), mv=list(planes[:, rows]))
     return out
 

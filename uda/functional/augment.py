@@ -1,0 +1,191 @@
+"""The strong augmentation of DACS (Tranheden et al., WACV 2021), which DAFormer, HRDA and MIC took over.
+
+Colour jitter, then Gaussian blur, on the mixed image alone; labels and weights are untouched. The authors' definitions
+(kornia's of that time) are kept, and they differ from torchvision's: brightness is added, contrast is a plain product
+without the mean, saturation acts in HSV.
+
+Departures from the authors: images are in [0, 1] throughout, where they de-normalise, jitter and normalise again; what
+leaves that range (after a Fourier swap, say) is clipped by the first operation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+OPERATIONS = ("brightness", "contrast", "saturation", "hue")
+"""The names of the jitter's operations by their index in ``order``."""
+
+
+@dataclass(frozen=True)
+class StrongAugmentation:
+    """One draw of parameters, shared by a batch; ``None`` where an augmentation is not applied."""
+
+    brightness: float | None
+    contrast: float | None
+    saturation: float | None
+    hue: float | None
+    order: tuple[int, ...]
+    sigma: float | None
+
+
+def blur_kernel_size(size: int) -> int:
+    """Length of DACS' blur kernel for an image side: ``ceil(size / 10)``, or one less where that is even."""
+    tenth = math.ceil(0.1 * size)
+    return math.floor(tenth - 0.5 + tenth % 2)
+
+
+def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur with DACS' kernel size, reflected borders (the edge is not repeated).
+
+    ``images``: ``(N, C, H, W)`` floating point, any range, ``sigma`` > 0 in pixels, the same on both axes.
+    Returns the same shape and dtype. Raises ValueError for other inputs.
+    """
+    _check(images)
+    if not (sigma > 0 and math.isfinite(sigma)):
+        raise ValueError(f"sigma is {sigma}, must be a number > 0")
+    channels = images.shape[1]
+    out = images
+    for axis, size in ((2, images.shape[2]), (3, images.shape[3])):
+        length = blur_kernel_size(size)
+        if length <= 1:
+            continue
+        offsets = torch.arange(length, dtype=torch.float64) - length // 2
+        weights = torch.softmax(-(offsets**2) / (2 * sigma**2), dim=0).to(images)
+        shape = [1, 1, 1, 1]
+        shape[axis] = length
+        half = length // 2
+        padding = (0, 0, half, half) if axis == 2 else (half, half, 0, 0)
+        with torch.autocast(images.device.type, enabled=False):
+            kernel = weights.view(shape).expand(channels, -1, -1, -1)
+            out = F.conv2d(F.pad(out, padding, mode="reflect"), kernel, groups=channels)
+    return out
+
+
+def colour_jitter(
+    images: Tensor,
+    brightness: float | None = None,
+    contrast: float | None = None,
+    saturation: float | None = None,
+    hue: float | None = None,
+    order: Sequence[int] = (0, 1, 2, 3),
+) -> Tensor:
+    """Colour jitter with given factors; ``None`` leaves an operation out.
+
+    Args:
+        images: ``(N, 3, H, W)`` RGB floating point in [0, 1].
+        brightness: ``x + (brightness - 1)``, clipped to [0, 1]; >= 0, 1 changes nothing.
+        contrast: ``x * contrast``, clipped; >= 0.
+        saturation: the S of HSV times ``saturation``, clipped; >= 0.
+        hue: the H of HSV plus ``hue`` full turns, wrapped; in [-0.5, 0.5].
+        order: indices into :data:`OPERATIONS` in order of application, each at most once; one that is not listed is
+            left out.
+
+    Returns:
+        ``(N, 3, H, W)`` in [0, 1], same dtype.
+
+    Raises:
+        ValueError: for factors out of range, a wrong order or other images.
+    """
+    _check(images, channels=3)
+    factors = (brightness, contrast, saturation, hue)
+    for name, factor in zip(OPERATIONS[:3], factors, strict=False):
+        if factor is not None and not (factor >= 0 and math.isfinite(factor)):
+            raise ValueError(f"{name} is {factor}, must be >= 0")
+    if hue is not None and not -0.5 <= hue <= 0.5:
+        raise ValueError(f"hue is {hue}, must be in [-0.5, 0.5] turns")
+    if len(set(order)) != len(order) or not set(order) <= set(range(4)):
+        raise ValueError(f"order is {tuple(order)}, must be different indices in 0..3")
+    out = images
+    for index in order:
+        factor = factors[index]
+        if factor is None:
+            continue
+        if index == 0:
+            out = (out + (factor - 1)).clamp(0, 1)
+        elif index == 1:
+            out = (out * factor).clamp(0, 1)
+        else:
+            out = _change_hsv(out.clamp(0, 1), *((factor, 0.0) if index == 2 else (1.0, factor)))
+    return out
+
+
+def _change_hsv(images: Tensor, saturation: float, turns: float) -> Tensor:
+    """Scale S, clipped to [0, 1], and shift H, in HSV with ``s = (max - min) / (max + 1e-6)``."""
+    value, argmax = images.max(dim=1)
+    delta = value - images.amin(dim=1)
+    s = (delta / (value + 1e-6) * saturation).clamp(0, 1)
+    safe = torch.where(delta == 0, torch.ones_like(delta), delta)
+    r, g, b = ((value - plane) / safe for plane in images.unbind(1))
+    # Sixths of a turn from red, by which channel is the largest.
+    sextant = torch.stack([b - g, r - b + 2, g - r + 4]).gather(0, argmax[None])[0]
+    sextant = torch.remainder(sextant + 6 * turns, 6)
+    # Closed form of the six cases: each channel falls from V by V S over one sextant, stays, and rises.
+    planes = []
+    for offset in (5, 3, 1):
+        k = torch.remainder(sextant + offset, 6)
+        planes.append(value - value * s * torch.minimum(k, 4 - k).clamp(0, 1))
+    return torch.stack(planes, dim=1)
+
+
+def draw_strong_augmentation(
+    generator: torch.Generator | None = None,
+    *,
+    strength: float = 0.25,
+    jitter_probability: float = 0.8,
+    blur_probability: float = 0.5,
+    sigma: tuple[float, float] = (0.15, 1.15),
+) -> StrongAugmentation:
+    """Draw the parameters of :func:`strong_augment` from a CPU generator.
+
+    Args:
+        generator: where the numbers come from; always the same count of draws, whatever they turn out to be.
+        strength: factors are uniform in 1 ± strength and hue in ± strength turns, in [0, 0.5]; 0.25 in DACS, 0.2 in
+            DAFormer and its followers.
+        jitter_probability: of all four jitter operations together (the authors' "jitter 0.2" constant is the threshold
+            that a draw must exceed).
+        blur_probability: of the blur.
+        sigma: range of the uniform blur deviation in pixels, 0 < low <= high.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+    if not 0 <= strength <= 0.5:
+        raise ValueError(f"strength is {strength}, must be in [0, 0.5]")
+    for name, probability in (("jitter_probability", jitter_probability), ("blur_probability", blur_probability)):
+        if not 0 <= probability <= 1:
+            raise ValueError(f"{name} is {probability}, must be in [0, 1]")
+    if not 0 < sigma[0] <= sigma[1]:
+        raise ValueError(f"sigma is {sigma}, must be 0 < low <= high")
+    uniform = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
+    order = tuple(torch.randperm(4, generator=generator).tolist())
+    blur = sigma[0] + uniform[6] * (sigma[1] - sigma[0]) if uniform[1] < blur_probability else None
+    if uniform[0] >= jitter_probability:
+        return StrongAugmentation(None, None, None, None, order, blur)
+    brightness, contrast, saturation, hue = (strength * (2 * u - 1) for u in uniform[2:6])
+    return StrongAugmentation(1 + brightness, 1 + contrast, 1 + saturation, hue, order, blur)
+
+
+def strong_augment(
+    images: Tensor, generator: torch.Generator | None = None, *, parameters: StrongAugmentation | None = None
+) -> Tensor:
+    """DACS' colour jitter and blur on ``(N, 3, H, W)`` images in [0, 1], one draw for the whole batch.
+
+    ``parameters`` (see :func:`draw_strong_augmentation`) are drawn from ``generator`` with DACS' settings where not
+    given. Returns the same shape and dtype, in [0, 1] if the input is.
+    """
+    p = draw_strong_augmentation(generator) if parameters is None else parameters
+    out = colour_jitter(images, p.brightness, p.contrast, p.saturation, p.hue, p.order)
+    return out if p.sigma is None else gaussian_blur(out, p.sigma)
+
+
+def _check(images: Tensor, channels: int | None = None) -> None:
+    if images.ndim != 4 or not images.is_floating_point() or channels not in (None, images.shape[1]):
+        raise ValueError(
+            f"images are {images.dtype} {tuple(images.shape)}, must be floating point (N, {channels or 'C'}, H, W)"
+        )

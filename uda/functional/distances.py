@@ -1,0 +1,194 @@
+"""Distances between two sets of features: MMD, CORAL, sliced Wasserstein, Frechet and the proxy A-distance.
+
+All but the last two are differentiable losses. Features are ``(n, D)`` floating point rows, on any device; sets may
+differ in size unless a function says otherwise. Where published codes disagree, the docstring says whose this is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import ot
+import scipy.linalg
+import torch
+from torch import Tensor
+
+
+def _check(x: Tensor, y: Tensor, least: int = 2, equal: bool = False) -> None:
+    for name, features in (("x", x), ("y", y)):
+        if features.ndim != 2 or len(features) < least or not features.is_floating_point():
+            shape = f"{features.dtype} {tuple(features.shape)}"
+            raise ValueError(f"{name} is {shape}, must be floating point (n, D) with n >= {least}")
+    if x.shape[1] != y.shape[1] or (equal and len(x) != len(y)):
+        what = "the same shape" if equal else "the same number of columns"
+        raise ValueError(f"x is {tuple(x.shape)} and y is {tuple(y.shape)}, must have {what}")
+
+
+def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """``(n, m)``, by differences of rows: exact zeros on a diagonal and a finite gradient there."""
+    return (x[:, None, :] - y[None, :, :]).square().sum(-1)
+
+
+def _off_diagonal_mean(kernel: Tensor) -> Tensor:
+    n = len(kernel)
+    return (kernel.sum() - kernel.diagonal().sum()) / (n * (n - 1))
+
+
+def mkmmd(x: Tensor, y: Tensor, alphas: Sequence[float] = (0.5, 1.0, 2.0), linear: bool = False) -> Tensor:
+    """Multi-kernel maximum mean discrepancy of DAN (Long et al. 2015), as Transfer-Learning-Library computes it.
+
+    The sum of Gaussian kernels ``exp(-d² / (2 s))``, ``s = alpha * mean of all pairwise d²`` of the joined set (the
+    diagonal's zeros included; no gradient through s).
+
+    Args:
+        x, y: ``(n, D)`` features, equal sizes, n >= 2.
+        alphas: bandwidth multipliers, each > 0.
+        linear: the O(n) estimate over cyclic neighbours ``i, i + 1`` instead of all pairs.
+
+    Returns:
+        A scalar. As in that library, ``2 / (n - 1)`` is added in both variants: two equal sets do not give 0, and the
+        gradient is not affected.
+
+    Raises:
+        ValueError: for unequal or too small sets, or an ``alpha`` that is not > 0.
+    """
+    _check(x, y, equal=True)
+    if not alphas or not all(alpha > 0 for alpha in alphas):
+        raise ValueError(f"alphas are {tuple(alphas)}, must be one or more numbers > 0")
+    n = len(x)
+    joined = torch.cat([x, y])
+    squared = _squared_distances(joined, joined)
+    scale = squared.detach().mean().clamp(min=torch.finfo(squared.dtype).tiny)
+    kernel = torch.stack([torch.exp(-squared / (2 * alpha * scale)) for alpha in alphas]).sum(0)
+    xx, yy, xy = kernel[:n, :n], kernel[n:, n:], kernel[:n, n:]
+    if linear:
+        i = torch.arange(n, device=x.device)
+        j = (i + 1) % n
+        loss = (xx[i, j] + yy[i, j] - xy[i, j] - xy[j, i]).mean()
+    else:
+        loss = _off_diagonal_mean(xx) + _off_diagonal_mean(yy) - 2 * xy.mean()
+    return loss + 2 / (n - 1)
+
+
+def mmd(x: Tensor, y: Tensor, linear: bool = False) -> Tensor:
+    """Maximum mean discrepancy with one Gaussian kernel, as pytorch-adapt computes it.
+
+    Kernel ``exp(-d² / m)``, m the lower median of all entries of the source-source matrix of d² (its zero diagonal
+    included; the target is not used; no gradient through m).
+
+    Args:
+        x: ``(n, D)`` source features, n >= 3: with two rows the median is 0.
+        y: ``(m, D)`` target features, m >= 2.
+        linear: the mean over disjoint pairs (0, 1), (2, 3), ... (equal sizes) instead of all pairs.
+
+    Returns:
+        A scalar; the estimate is unbiased and may be negative.
+
+    Raises:
+        ValueError: for sets of wrong size.
+    """
+    _check(x, y, equal=linear)
+    if len(x) < 3:
+        raise ValueError(f"x has {len(x)} rows, must have >= 3 (the median bandwidth of two rows is 0)")
+    tiny = torch.finfo(x.dtype).tiny
+    xx = _squared_distances(x, x)
+    median = xx.detach().flatten().median().clamp(min=tiny)
+    if linear:
+        pairs = len(x) // 2
+        x1, x2, y1, y2 = x[: 2 * pairs : 2], x[1 : 2 * pairs : 2], y[: 2 * pairs : 2], y[1 : 2 * pairs : 2]
+
+        def kernel(a: Tensor, b: Tensor) -> Tensor:
+            return torch.exp(-(a - b).square().sum(1) / median)
+
+        return (kernel(x1, x2) + kernel(y1, y2) - kernel(x1, y2) - kernel(x2, y1)).mean()
+    yy, xy = _squared_distances(y, y), _squared_distances(x, y)
+    kxx, kyy, kxy = (torch.exp(-d / median) for d in (xx, yy, xy))
+    return _off_diagonal_mean(kxx) + _off_diagonal_mean(kyy) - 2 * kxy.mean()
+
+
+def _mean_covariance(x: Tensor) -> tuple[Tensor, Tensor]:
+    mean = x.mean(0)
+    centred = x - mean
+    return mean, centred.t() @ centred / (len(x) - 1)
+
+
+def coral(x: Tensor, y: Tensor) -> Tensor:
+    """Deep CORAL (Sun and Saenko 2016, equation 1): ``|C_x - C_y|_F² / (4 D²)``, unbiased covariances. A scalar.
+
+    ``x``: ``(n, D)``, ``y``: ``(m, D)``, n and m >= 2, else ValueError. Also pytorch-adapt's.
+    """
+    _check(x, y)
+    difference = _mean_covariance(x)[1] - _mean_covariance(y)[1]
+    return difference.square().sum() / (4 * x.shape[1] ** 2)
+
+
+def coral_tllib(x: Tensor, y: Tensor) -> Tensor:
+    """CORAL as the Transfer-Learning-Library computes it: means are aligned too, and there is no factor 1/4.
+
+    The mean over D² entries of the squared difference of covariances, plus the mean over D of the squared difference of
+    means. ``x``: ``(n, D)``, ``y``: ``(m, D)``, n and m >= 2, else ValueError. A scalar.
+    """
+    _check(x, y)
+    (mean_x, cov_x), (mean_y, cov_y) = _mean_covariance(x), _mean_covariance(y)
+    return (cov_x - cov_y).square().mean() + (mean_x - mean_y).square().mean()
+
+
+def random_projections(dimension: int, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """``(dimension, count)`` float32 unit columns, uniform on the sphere, from a CPU generator."""
+    if dimension < 1 or count < 1:
+        raise ValueError(f"dimension is {dimension} and count is {count}, both must be >= 1")
+    directions = torch.randn(dimension, count, generator=generator)
+    return torch.nn.functional.normalize(directions, dim=0)
+
+
+def sliced_wasserstein(x: Tensor, y: Tensor, projections: Tensor) -> Tensor:
+    """Sliced 2-Wasserstein distance by POT (Bonneel et al. 2015), differentiable.
+
+    The square root of the mean over projections of the squared 1-D Wasserstein distances.
+
+    Args:
+        x: ``(n, D)``; y: ``(m, D)``, n and m >= 1.
+        projections: ``(D, P)`` unit columns (see :func:`random_projections`), taken to the dtype and device of ``x``.
+
+    Returns:
+        A scalar. Where the distance is exactly 0 its gradient is 0 (POT's square root gives NaN there).
+
+    Raises:
+        ValueError: for shapes that do not fit.
+    """
+    _check(x, y, least=1)
+    if projections.ndim != 2 or len(projections) != x.shape[1]:
+        raise ValueError(f"projections are {tuple(projections.shape)}, must be ({x.shape[1]}, P)")
+    directions = projections.to(x)
+    squared = ot.wasserstein_1d(x @ directions, y.to(x) @ directions, p=2).mean()
+    positive = squared > 0
+    return torch.where(positive, torch.where(positive, squared, torch.ones_like(squared)).sqrt(), squared * 0)
+
+
+def frechet(x: Tensor, y: Tensor) -> float:
+    """Frechet distance of two Gaussians: ``|m_x - m_y|² + tr(C_x + C_y - 2 (C_x C_y)^½)`` (Heusel et al. 2017).
+
+    ``x``: ``(n, D)``, ``y``: ``(m, D)``, n and m >= 2, else ValueError. Unbiased covariances, float64 on the CPU; no
+    gradient. The trace of the root is taken from the eigenvalues of the symmetric ``C_x^½ C_y C_x^½``, which stays real
+    for singular covariances.
+    """
+    _check(x, y)
+    (mean_x, cov_x), (mean_y, cov_y) = (_mean_covariance(z.detach().double().cpu()) for z in (x, y))
+    values, vectors = scipy.linalg.eigh(cov_x.numpy())
+    root = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
+    eigenvalues = scipy.linalg.eigvalsh(root @ cov_y.numpy() @ root)
+    trace = float(cov_x.trace() + cov_y.trace()) - 2 * float(np.sqrt(eigenvalues.clip(min=0)).sum())
+    return float((mean_x - mean_y).square().sum()) + trace
+
+
+def a_distance(domain_error: Tensor | float) -> Tensor:
+    """Proxy A-distance ``2 (1 - 2 error)`` of Ben-David et al. 2006, from a domain classifier's held-out error.
+
+    ``domain_error``: number or tensor in [0, 1], else ValueError. Returns a tensor of the same shape: 2 for
+    domains that are told apart without error, 0 at chance, negative below chance.
+    """
+    error = torch.as_tensor(domain_error)
+    if not bool(((error >= 0) & (error <= 1)).all()):
+        raise ValueError(f"domain_error is {error.tolist()}, must be in [0, 1]")
+    return 2 * (1 - 2 * error)
