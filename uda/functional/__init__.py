@@ -1,12 +1,27 @@
-"""Tensors in, tensors out: the maths of the methods, each usable on its own."""
+"""Tensors in, tensors out: the maths of the methods, each usable on its own.
+
+Everything is importable from here. What needs POT or SciPy is imported when it is first asked for.
+"""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from uda.functional.adversarial import (
     bce_loss,
     clan_weight_map,
     ls_loss,
     weighted_bce_loss,
+)
+from uda.functional.augment import (
+    OPERATIONS,
+    StrongAugmentation,
+    blur_kernel_size,
+    colour_jitter,
+    draw_strong_augmentation,
+    gaussian_blur,
+    strong_augment,
 )
 from uda.functional.class_balance import (
     class_balanced_labels,
@@ -140,10 +155,57 @@ from uda.functional.validators import (
     nuclear_norm_score,
 )
 
+if TYPE_CHECKING:
+    from uda.functional.distances import (
+        a_distance,
+        coral,
+        coral_tllib,
+        frechet,
+        mkmmd,
+        mmd,
+        random_projections,
+        sliced_wasserstein,
+    )
+    from uda.functional.transport import (
+        ColourMap,
+        EntropicMap,
+        LinearMap,
+        NearestMap,
+        emd_cost,
+        fit_colour_map,
+        sample_pixels,
+    )
+
+_LAZY = {
+    "a_distance": "distances",
+    "coral": "distances",
+    "coral_tllib": "distances",
+    "frechet": "distances",
+    "mkmmd": "distances",
+    "mmd": "distances",
+    "random_projections": "distances",
+    "sliced_wasserstein": "distances",
+    "ColourMap": "transport",
+    "EntropicMap": "transport",
+    "LinearMap": "transport",
+    "NearestMap": "transport",
+    "emd_cost": "transport",
+    "fit_colour_map": "transport",
+    "sample_pixels": "transport",
+}
+"""Name -> module of what is imported on demand."""
+
 __all__ = [
     "FDA_ENTROPY_SCALE",
+    "OPERATIONS",
+    "ColourMap",
+    "EntropicMap",
     "HrdaLosses",
+    "LinearMap",
+    "NearestMap",
     "Statistics",
+    "StrongAugmentation",
+    "a_distance",
     "affine_parameters",
     "average_pool",
     "batch_norms",
@@ -152,6 +214,7 @@ __all__ = [
     "blend_statistics",
     "block_grid",
     "block_mask",
+    "blur_kernel_size",
     "choose_classes",
     "clan_weight_map",
     "class_balanced_labels",
@@ -163,22 +226,30 @@ __all__ = [
     "class_mean",
     "class_mix_masks",
     "collect_statistics",
+    "colour_jitter",
     "colour_stats",
     "confidence_weight",
     "confidence_weighted_mean",
     "confident_labels",
     "confident_share",
+    "coral",
+    "coral_tllib",
     "cross_entropy_2d",
     "deep_embedded_risk",
     "distillation_loss",
     "diversity_score",
     "downscale_label",
+    "draw_strong_augmentation",
+    "emd_cost",
     "entropy_loss",
     "entropy_score",
     "entropy_split",
     "fda_source_to_target",
     "feature_distance",
+    "fit_colour_map",
     "focal_loss_map",
+    "frechet",
+    "gaussian_blur",
     "half_width",
     "hrda_losses",
     "image_class_weights",
@@ -201,6 +272,8 @@ __all__ = [
     "mined_classes",
     "minimum_entropy_pool",
     "mix",
+    "mkmmd",
+    "mmd",
     "mrkld_loss",
     "mrkld_soft_loss",
     "multiband_probabilities",
@@ -215,6 +288,7 @@ __all__ = [
     "prototype_update",
     "prototype_weight",
     "pseudo_labels",
+    "random_projections",
     "rare_classes",
     "rcs_probs",
     "rectify",
@@ -231,11 +305,14 @@ __all__ = [
     "running_confidence",
     "running_statistics",
     "sac_pseudo_labels",
+    "sample_pixels",
     "self_information",
+    "sliced_wasserstein",
     "soft_cross_entropy",
     "soft_cross_entropy_map",
     "softmax_entropy",
     "sorted_confidences",
+    "strong_augment",
     "symmetric_cross_entropy",
     "threshold_labels",
     "uncertainty_rectified_loss",
@@ -245,3 +322,9 @@ __all__ = [
     "weighted_bce_loss",
     "weighted_cross_entropy",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
