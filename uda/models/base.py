@@ -143,6 +143,16 @@ def split_decay(
     ]
 
 
+def encoder_and_head(
+    network: nn.Module, encoder: nn.Module, lr: float, head_multiplier: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Parameter groups of a network: its encoder at ``lr``, all else at ``lr * head_multiplier``."""
+    return [
+        *split_decay(encoder, "encoder", lr, weight_decay),
+        *split_decay(network, "head", lr * head_multiplier, weight_decay, without=encoder.parameters()),
+    ]
+
+
 class Scores(NamedTuple):
     """What a network gives for a normalised image whose sides divide by its divisor."""
 
@@ -163,12 +173,16 @@ class SegmentationNetwork(nn.Module):
     """
 
     encoder: nn.Module
+    stage_channels: tuple[int, ...]
+    """Channels of each of the encoder's feature maps, finest first."""
+    feature_channels: int
+    """Channels D of the bottleneck, the last of ``stage_channels``."""
 
     def __init__(
         self,
         *,
         num_classes: int,
-        feature_channels: int,
+        stage_channels: Sequence[int],
         has_aux: bool,
         divisor: int,
         at_least: int = 2,
@@ -178,7 +192,8 @@ class SegmentationNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.feature_channels = feature_channels
+        self.stage_channels = tuple(stage_channels)
+        self.feature_channels = self.stage_channels[-1]
         self.has_aux = has_aux
         self.divisor = divisor
         self.at_least = at_least
@@ -238,25 +253,25 @@ class SegmentationNetwork(nn.Module):
         Norm weights and biases have no weight decay. Each group has a ``name``: ``encoder``, ``encoder/no_decay``,
         ``head`` or ``head/no_decay``.
         """
-        encoder = list(self.encoder.parameters())
-        return [
-            *split_decay(self.encoder, "encoder", lr, weight_decay),
-            *split_decay(self, "head", lr * head_multiplier, weight_decay, without=encoder),
-        ]
+        return encoder_and_head(self, self.encoder, lr, head_multiplier, weight_decay)
 
 
 class FrozenEncoder(nn.Module):
     """An encoder as a fixed function: images ``(N, 3, H, W)`` in [0, 1] -> bottleneck features ``(N, D, h, w)``.
 
     Always in evaluation mode, its parameters without gradient; takes over the modules that it is given.
+    Images are padded to ``divisor`` (see :func:`pad_to`), then made smaller by ``shrink``.
     """
 
-    def __init__(self, encoder: nn.Module, normalise: Normalise, divisor: int, at_least: int = 2) -> None:
+    def __init__(
+        self, encoder: nn.Module, normalise: Normalise, divisor: int, at_least: int = 2, shrink: int = 1
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.normalise = normalise
         self.divisor = divisor
         self.at_least = at_least
+        self.shrink = shrink
         self.requires_grad_(False)
         self.eval()
 
@@ -268,4 +283,6 @@ class FrozenEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Features of images ``(N, 3, H, W)`` in [0, 1], without a graph."""
         check_images(images)
-        return run_encoder(self.encoder, self.normalise(pad_to(images, self.divisor, self.at_least)))[0][-1]
+        padded = pad_to(images, self.divisor, self.at_least)
+        padded = resize(padded, [side // self.shrink for side in padded.shape[-2:]])
+        return run_encoder(self.encoder, self.normalise(padded))[0][-1]

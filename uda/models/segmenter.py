@@ -83,7 +83,7 @@ class Segmenter(SegmentationNetwork):
             stride *= 2  # it halves the last stage
         super().__init__(
             num_classes=num_classes,
-            feature_channels=channels[-1],
+            stage_channels=channels,
             has_aux=aux,
             divisor=stride,
             at_least=8 if isinstance(model, smp.PAN) else 2,  # PAN's pyramid halves the last stage three times

@@ -56,7 +56,7 @@ def encoder_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]
     """Channel mean and std (RGB, images in [0, 1]) that the pretrained weights of an encoder expect."""
     if name in smp.encoders.encoders:
         settings: dict[str, Any] = smp.encoders.encoders[name]["pretrained_settings"]
-        own = settings.get("imagenet") or next(iter(settings.values()), {})
+        own: dict[str, Any] = settings.get("imagenet") or next(iter(settings.values()), {})
         return tuple(own.get("mean", IMAGENET_MEAN)), tuple(own.get("std", IMAGENET_STD))
     config = timm.get_pretrained_cfg(name.removeprefix("tu-"))
     return (tuple(config.mean), tuple(config.std)) if config is not None else (IMAGENET_MEAN, IMAGENET_STD)

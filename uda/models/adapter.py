@@ -1,0 +1,175 @@
+"""Somebody else's trained network in the place of a segmenter."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from uda.models.base import Normalise, check_images, pad_to, resize, split_decay
+from uda.types import SegOutput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LOGITS_KEYS = ("out", "logits", "seg_logits", "masks", "pred")
+
+
+def adapt(
+    module: nn.Module,
+    *,
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    feature_layer: str,
+    output: str | int | None = None,
+    scale: float = 1.0,
+    bgr: bool = False,
+    divisor: int = 1,
+    probe: tuple[int, int] = (64, 64),
+) -> SegmenterAdapter:
+    """Make any network from images to logits a segmenter: for evaluation, prediction, test-time methods and training.
+
+    Args:
+        module: normalised images ``(N, 3, H, W)`` -> logits ``(N, C, h, w)`` of any resolution; a tensor, or a mapping
+            (``"out"`` as torchvision's, or ``output``), or a sequence (the first, or the one at ``output``).
+        num_classes: classes C of the logits.
+        mean: three numbers of the network's input normalisation.
+        std: likewise.
+        feature_layer: dotted path of the submodule whose output ``(N, D, h, w)`` are the bottleneck features; of a
+            sequence the last, of a mapping the last value.
+        output: key or index of the logits where the network gives several things.
+        scale: the largest grey value that mean and std belong to: 1 or 255.
+        bgr: the network wants blue first (mean and std in that order too).
+        divisor: pad both sides to multiples of this and cut the logits back.
+        probe: size of a blank image that is predicted once, to see that all fits and how many channels there are.
+
+    Raises:
+        ValueError: no such layer (the nearest are named), output that is no logits of C classes, or a feature layer
+            that gives no map.
+    """
+    return SegmenterAdapter(
+        module, num_classes, Normalise(mean, std, scale=scale, bgr=bgr), feature_layer, output, divisor, probe
+    )
+
+
+class SegmenterAdapter(nn.Module):
+    """See :func:`adapt`; images ``(N, 3, H, W)`` in [0, 1] -> :class:`~uda.types.SegOutput`.
+
+    A mapping's ``"aux"`` of C classes becomes the auxiliary logits.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        num_classes: int,
+        normalise: Normalise,
+        feature_layer: str,
+        output: str | int | None = None,
+        divisor: int = 1,
+        probe: tuple[int, int] = (64, 64),
+    ) -> None:
+        super().__init__()
+        names = [name for name, _ in module.named_modules() if name]
+        if feature_layer not in names:
+            nearest = difflib.get_close_matches(feature_layer, names, n=3, cutoff=0.3)
+            raise ValueError(f"the network has no layer {feature_layer!r}; nearest: {', '.join(nearest or names[:3])}")
+        self.module = module
+        self.normalise = normalise
+        self.num_classes = num_classes
+        self.feature_layer = feature_layer
+        self.output = output
+        self.divisor = divisor
+        self.has_aux = False
+        self.feature_channels, self.has_aux = self._probe(probe)
+
+    def _probe(self, size: tuple[int, int]) -> tuple[int, bool]:
+        """Feature channels, and whether there are auxiliary logits, from one blank image; the state stays as it was."""
+        training = self.module.training
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                found, features = self._run(self.normalise.mean.new_zeros(1, 3, *size))
+        finally:
+            self.module.train(training)
+        logits = self._logits(found)
+        if logits.ndim != 4 or logits.shape[1] != self.num_classes:
+            raise ValueError(f"the output has shape {tuple(logits.shape)}, no logits (N, {self.num_classes}, h, w)")
+        if features.ndim != 4:
+            raise ValueError(f"layer {self.feature_layer!r} gives shape {tuple(features.shape)}, no map (N, D, h, w)")
+        aux = found.get("aux") if isinstance(found, Mapping) else None
+        return features.shape[1], isinstance(aux, torch.Tensor) and aux.shape[1] == self.num_classes
+
+    def _run(self, images: Tensor) -> tuple[Any, Tensor]:
+        """The network's own output and its features, for images in [0, 1]."""
+        caught: list[Any] = []
+        layer = self.module.get_submodule(self.feature_layer)
+        # hooked for this pass only: a copy of the adapter (the teacher) must not write into the original
+        handle = layer.register_forward_hook(lambda _module, _inputs, result: caught.append(result))
+        try:
+            found = self.module(self.normalise(images))
+        finally:
+            handle.remove()
+        if not caught:
+            raise ValueError(f"layer {self.feature_layer!r} is not used in the network's forward pass")
+        features = caught[-1]
+        if isinstance(features, Mapping):
+            features = list(features.values())
+        while isinstance(features, (tuple, list)):
+            features = features[-1]
+        return found, features
+
+    def _logits(self, found: Any) -> Tensor:
+        """The logits among what the network gave."""
+        if isinstance(found, torch.Tensor):
+            return found
+        if isinstance(found, Mapping):
+            keys = _LOGITS_KEYS if self.output is None else (self.output,)
+            picked = next((found[key] for key in keys if key in found), None)
+            if picked is None:
+                raise ValueError(
+                    f"the output has no {' or '.join(map(repr, keys))}; there are: {', '.join(map(str, found))}"
+                )
+        else:
+            picked = found[self.output or 0]
+        if not isinstance(picked, torch.Tensor):
+            raise ValueError(f"output {self.output!r} is a {type(picked).__name__}, no tensor of logits")
+        return picked
+
+    def forward(self, images: Tensor) -> SegOutput:
+        """Predict images ``(N, 3, H, W)`` in [0, 1]; logits are resized to the image's size.
+
+        Raises:
+            ValueError: not float ``(N, 3, H, W)``.
+        """
+        check_images(images)
+        height, width = images.shape[-2:]
+        padded = pad_to(images, self.divisor, at_least=1)
+        found, features = self._run(padded)
+
+        def at_image_size(logits: Tensor) -> Tensor:
+            return resize(logits, padded.shape[-2:])[..., :height, :width]
+
+        aux = at_image_size(found["aux"]) if self.has_aux else None
+        return SegOutput(at_image_size(self._logits(found)), features, aux)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Bottleneck features ``(N, D, h, w)`` of images ``(N, 3, H, W)`` in [0, 1]; the whole network runs."""
+        return self.forward(images).features
+
+    def pretrained_encoder(self) -> nn.Module:
+        """Refused: what an adapted network was pretrained on is not known.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("an adapted network has no known pretrained encoder; methods that need one take a Segmenter")
+
+    def parameter_groups(
+        self, lr: float, head_multiplier: float = 1.0, weight_decay: float = 0.01
+    ) -> list[dict[str, Any]]:
+        """Groups for a torch optimiser, all at ``lr``: no part of an adapted network starts from random numbers."""
+        return split_decay(self, "model", lr, weight_decay)

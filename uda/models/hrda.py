@@ -1,0 +1,262 @@
+"""HRDA (Hoyer et al. 2022b): context at half resolution, detail crops at full resolution, learnt scale attention.
+
+Two scales, 0.5 and 1. The attention ``a = sigmoid(raw)`` comes from the low-resolution features; the fused logits are
+``up(a) * detail + up((1 - a) * context)``, with ``a`` zero outside the detail crop.
+
+Departures: the attention head sees the encoder levels of any network, concatenated at the logits' size; crop offsets
+are multiples of twice the network's divisor (HRDA: 8); without gradient the detail always covers the whole image by
+sliding windows (HRDA: in inference), so that a teacher in train mode labels all of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from uda.models.base import FrozenEncoder, SegmentationNetwork, check_images, encoder_and_head, pad_to, resize
+from uda.types import SegOutput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Box = tuple[int, int, int, int]
+"""Top, bottom, left and right of a crop in full-resolution pixels; bottom and right are outside."""
+
+
+def slide_boxes(height: int, width: int, crop: tuple[int, int], overlap: bool = True) -> list[Box]:
+    """Windows of ``crop`` (height, width) that cover an image, row by row.
+
+    They start every half crop (``overlap``) or every crop; the last of an axis are moved back to end at the border.
+    """
+
+    def starts(side: int, window: int) -> list[int]:
+        stride = window // 2 if overlap else window
+        count = max(side - window + stride - 1, 0) // stride + 1
+        return [max(min(k * stride, side - window), 0) for k in range(count)]
+
+    return [
+        (top, min(top + crop[0], height), left, min(left + crop[1], width))
+        for top in starts(height, crop[0])
+        for left in starts(width, crop[1])
+    ]
+
+
+def average_slides(crops: Sequence[Tensor], boxes: Sequence[Box], stride: int, size: tuple[int, int]) -> Tensor:
+    """The mean of overlapping crops' logits.
+
+    Args:
+        crops: ``(N, C, h, w)`` logits of each box.
+        boxes: the crops' boxes in full-resolution pixels, at ``stride`` pixels a logit (truncated).
+        size: height and width of the logits of the whole image.
+
+    Returns:
+        ``(N, C, *size)``; zero where no box lies.
+    """
+    total = crops[0].new_zeros(*crops[0].shape[:2], *size)
+    count = crops[0].new_zeros(1, 1, *size)
+    for crop, (top, bottom, left, right) in zip(crops, boxes, strict=True):
+        where = (..., slice(top // stride, bottom // stride), slice(left // stride, right // stride))
+        total[where] += crop
+        count[where] += 1
+    return total / count.clamp(min=1)
+
+
+def fuse_scales(
+    context: Tensor, attention: Tensor, detail: Tensor, box: Box | None = None, stride: int = 4
+) -> tuple[Tensor, Tensor]:
+    """Fuse logits of the half-resolution image with those of the full-resolution crop.
+
+    Args:
+        context: ``(N, C, h, w)`` logits of the image at half resolution.
+        attention: ``(N, C, h, w)`` or ``(N, 1, h, w)`` attention before the sigmoid.
+        detail: ``(N, C, h_c, w_c)`` logits of the crop, or ``(N, C, 2h, 2w)`` without a box.
+        box: the crop in full-resolution pixels; ``None`` for the whole image.
+        stride: full-resolution pixels to one logit of ``detail``.
+
+    Returns:
+        The fused logits ``(N, C, 2h, 2w)``, and the attenuated context ``(1 - a) * context``, ``(N, C, h, w)``.
+    """
+    size = (2 * context.shape[-2], 2 * context.shape[-1])
+    a = attention.sigmoid()
+    if box is not None:
+        low = [edge // (2 * stride) for edge in box]
+        mask = torch.zeros_like(a[:1, :1])
+        mask[..., low[0] : low[1], low[2] : low[3]] = 1
+        a = a * mask
+        high = [edge // stride for edge in box]
+        inserted = detail.new_zeros(*detail.shape[:2], *size)
+        inserted[..., high[0] : high[1], high[2] : high[3]] = detail
+        detail = inserted
+    attenuated = (1 - a) * context
+    return resize(a, size) * detail + resize(attenuated, size), attenuated
+
+
+class ScaleAttention(nn.Module):
+    """Encoder maps -> raw attention: each embedded by a 1x1 convolution, resized, concatenated and fused (SegFormer's).
+
+    Args:
+        in_channels: channels of the maps.
+        maps: attention maps that come out, C or 1.
+        embed_channels: channels of the embeddings and the fusion.
+    """
+
+    def __init__(self, in_channels: Sequence[int], maps: int, embed_channels: int = 256) -> None:
+        super().__init__()
+        self.embed = nn.ModuleList(nn.Conv2d(channels, embed_channels, 1) for channels in in_channels)
+        self.fuse = nn.Sequential(
+            nn.Conv2d(len(in_channels) * embed_channels, embed_channels, 1, bias=False),
+            nn.BatchNorm2d(embed_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(embed_channels, maps, 1),
+        )
+
+    def forward(self, stages: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Attention before the sigmoid, ``(N, maps, *size)``."""
+        embedded = [resize(embed(x), size) for embed, x in zip(self.embed, stages, strict=True)]
+        out: Tensor = self.fuse(torch.cat(embedded, dim=1))
+        return out
+
+
+class HrdaOutput(SegOutput):
+    """A :class:`~uda.types.SegOutput` of fused logits that also holds the detail crop, for HRDA's second loss term."""
+
+    detail: Tensor | None = None
+    """``(N, C, bottom - top, right - left)`` logits of the crop at image resolution; ``None`` without gradient."""
+    box: Box | None = None
+    """The crop in the pixels of the image that was given."""
+
+    def detach(self) -> HrdaOutput:
+        """The same numbers without their graph."""
+        out = HrdaOutput(*super().detach())
+        out.detail, out.box = None if self.detail is None else self.detail.detach(), self.box
+        return out
+
+
+class HrdaSegmenter(nn.Module):
+    """A network at two resolutions with learnt scale attention; images in, :class:`HrdaOutput` out, as a segmenter.
+
+    Where gradients are recorded in train mode, one random detail crop is seen for the batch (torch's global random
+    numbers); else the detail slides over the whole image. Bottleneck features and auxiliary logits are the context's.
+
+    Args:
+        base: the network; shared by both resolutions.
+        crop: height and width of the detail crop in pixels, rounded up to twice the base's divisor; ``None`` is half
+            of each side of the image.
+        class_attention: one attention map per class instead of one for all.
+        embed_channels: width of the attention head.
+
+    Raises:
+        ValueError: a crop side below 1.
+    """
+
+    def __init__(
+        self,
+        base: SegmentationNetwork,
+        crop: tuple[int, int] | None = None,
+        class_attention: bool = True,
+        embed_channels: int = 256,
+    ) -> None:
+        super().__init__()
+        if crop is not None and min(crop) < 1:
+            raise ValueError(f"crop must be at least 1 pixel on each side, got {crop}")
+        self.base = base
+        self.crop = crop
+        self.num_classes = base.num_classes
+        self.feature_channels = base.feature_channels
+        self.has_aux = base.has_aux
+        self.unit = 2 * max(base.divisor, 8)
+        self.smallest = base.at_least * base.divisor
+        self.levels = min(4, len(base.stage_channels) - 1)  # the first is the image itself in most encoders
+        maps = base.num_classes if class_attention else 1
+        self.attention = ScaleAttention(base.stage_channels[-self.levels :], maps, embed_channels)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The base's encoder."""
+        return self.base.encoder
+
+    def _pad(self, images: Tensor) -> Tensor:
+        check_images(images)
+        return pad_to(images, self.unit, -(-2 * self.smallest // self.unit))
+
+    def _crop_size(self, height: int, width: int) -> tuple[int, int]:
+        """The detail crop for a padded image."""
+        wanted = self.crop or (height // 2, width // 2)
+        high, wide = (-(-max(side, self.smallest) // self.unit) * self.unit for side in wanted)
+        return min(high, height), min(wide, width)
+
+    def _random_box(self, padded: Sequence[int], size: Sequence[int]) -> Box:
+        """A crop of the padded image that starts inside the image."""
+        edges: list[int] = []
+        for whole, side, crop in zip(padded, size, self._crop_size(*padded), strict=True):
+            steps = min((whole - crop) // self.unit, (side - 1) // self.unit)
+            start = int(torch.randint(steps + 1, ())) * self.unit
+            edges += [start, start + crop]
+        return edges[0], edges[1], edges[2], edges[3]
+
+    def _detail(self, images: Tensor, box: Box, stride: int) -> Tensor:
+        """Logits of a crop at ``stride`` pixels a logit."""
+        top, bottom, left, right = box
+        logits = self.base.scores(images[..., top:bottom, left:right]).logits
+        return resize(logits, ((bottom - top) // stride, (right - left) // stride))
+
+    def forward(self, images: Tensor) -> HrdaOutput:
+        """Predict images ``(N, 3, H, W)`` in [0, 1] of any size.
+
+        Raises:
+            ValueError: not float ``(N, 3, H, W)``.
+        """
+        padded = self._pad(images)
+        (height, width), (full_height, full_width) = images.shape[-2:], padded.shape[-2:]
+        half = (full_height // 2, full_width // 2)
+        stages, context, aux = self.base.scores(resize(padded, half))
+        stride = 2 ** round(math.log2(half[0] / context.shape[-2]))  # DeepLabV2's maps are a row larger
+        size = (half[0] // stride, half[1] // stride)
+        context = resize(context, size)
+        attention = self.attention(stages[-self.levels :], size)
+        crop, box = None, None
+        if self.training and torch.is_grad_enabled():
+            box = self._random_box((full_height, full_width), (height, width))
+            detail = crop = self._detail(padded, box, stride)
+        else:
+            boxes = slide_boxes(full_height, full_width, self._crop_size(full_height, full_width))
+            crops = [self._detail(padded, one, stride) for one in boxes]
+            detail = average_slides(crops, boxes, stride, (2 * size[0], 2 * size[1]))
+        fused, _ = fuse_scales(context, attention, detail, box, stride)
+        output = HrdaOutput(
+            resize(fused, (full_height, full_width))[..., :height, :width],
+            stages[-1],
+            None if aux is None else resize(aux, (full_height, full_width))[..., :height, :width],
+        )
+        if crop is not None and box is not None:
+            top, bottom, left, right = box
+            output.box = (top, min(bottom, height), left, min(right, width))
+            at_pixels = resize(crop, (bottom - top, right - left))
+            output.detail = at_pixels[..., : output.box[1] - top, : output.box[3] - left]
+        return output
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Bottleneck features ``(N, D, h, w)`` of the half-resolution image."""
+        padded = self._pad(images)
+        half = resize(padded, (padded.shape[-2] // 2, padded.shape[-1] // 2))
+        return self.base.encode(half)
+
+    def pretrained_encoder(self) -> FrozenEncoder:
+        """The base's frozen pretrained encoder, at half resolution: its features fit this network's.
+
+        Raises:
+            ValueError: the base was built without pretrained weights.
+        """
+        frozen = self.base.pretrained_encoder()
+        at_least = -(-2 * self.smallest // self.unit)
+        return FrozenEncoder(frozen.encoder, frozen.normalise, self.unit, at_least, shrink=2)
+
+    def parameter_groups(
+        self, lr: float, head_multiplier: float = 10.0, weight_decay: float = 0.01
+    ) -> list[dict[str, Any]]:
+        """Groups for a torch optimiser: encoder at ``lr``, decoder and attention at ``lr * head_multiplier``."""
+        return encoder_and_head(self, self.encoder, lr, head_multiplier, weight_decay)
