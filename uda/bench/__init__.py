@@ -1,0 +1,22 @@
+"""Fair comparisons: methods x seeds on a shift, resumable, with intervals.
+
+:func:`run` does what is missing of a benchmark and gives its :class:`Table`; :func:`write_tables` writes it down.
+"""
+
+from uda.bench.bootstrap import Comparison, Estimate, compare
+from uda.bench.record import record, write_tables
+from uda.bench.run import BenchResult, Event, run
+from uda.bench.table import Table, make_table
+
+__all__ = [
+    "BenchResult",
+    "Comparison",
+    "Estimate",
+    "Event",
+    "Table",
+    "compare",
+    "make_table",
+    "record",
+    "run",
+    "write_tables",
+]

@@ -1,0 +1,107 @@
+"""From a config's plain values to a label space, data sets and models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from uda.config import BenchConfig, ConfigError, DatasetSpec, StreetsSpec, streets_folder
+from uda.data import Mixture, dataset, label_space, streets
+from uda.data.label_spaces import LabelSpace, common
+from uda.models import build_model
+from uda.types import LabelledDataset
+
+
+def build_space(value: str | dict[str, Any]) -> LabelSpace:
+    """The label space of a config: a shipped one by name, or one made of shipped ones.
+
+    ``{common: [cityscapes19, camvid11]}``, ``{base: cityscapes19, merge: {vehicle: [car, truck]}}`` or
+    ``{base: cityscapes19, select: [road, car]}``, each with an optional ``name``.
+
+    Raises:
+        ConfigError: an unknown name or key.
+    """
+    try:
+        if isinstance(value, str):
+            return label_space(value)
+        unknown = set(value) - {"name", "base", "merge", "select", "common"}
+        if unknown or ("common" in value) == ("base" in value):
+            raise ValueError("{common: [..]} or {base: .., merge: {..}, select: [..]} is needed, with an optional name")
+        if "common" in value:
+            return common(*(label_space(one) for one in value["common"]), name=value.get("name"))
+        space = label_space(value["base"])
+        name = value.get("name", f"{space.name}-reduced")
+        space = space.merge(name, value["merge"]) if "merge" in value else space
+        return space.select(name, value["select"]) if "select" in value else space
+    except ValueError as error:
+        raise ConfigError(f"space: {error}") from error
+
+
+def open_dataset(spec: DatasetSpec, space: str | dict[str, Any]) -> LabelledDataset:
+    """One data set in the config's label space; opened once a process."""
+    return _opened(spec.model_dump_json(), json.dumps(space))
+
+
+def open_source(specs: Sequence[DatasetSpec], space: str | dict[str, Any]) -> LabelledDataset:
+    """The source: one data set, or a weighted mixture of several."""
+    opened = [open_dataset(spec, space) for spec in specs]
+    return (
+        opened[0]
+        if len(opened) == 1
+        else Mixture([(one, spec.weight) for one, spec in zip(opened, specs, strict=True)])
+    )
+
+
+@lru_cache(maxsize=32)
+def _opened(spec_json: str, space_json: str) -> LabelledDataset:
+    spec = DatasetSpec.model_validate_json(spec_json)
+    opened: Any = dataset(spec.kind, **spec.arguments)
+    found: LabelledDataset = opened.remap(build_space(json.loads(space_json)), spec.aliases or None)
+    return found
+
+
+def build_segmenter(arguments: dict[str, Any], num_classes: int, seed: int) -> nn.Module:
+    """A model from a config's ``model`` section; its new layers are a function of the seed."""
+    torch.manual_seed(seed)
+    options = {"name": "segmenter", **arguments}
+    return build_model(options.pop("name"), num_classes, **options)
+
+
+def make_streets(section: StreetsSpec, workers: int = 1) -> bool:
+    """Write the procedural data of a config unless it is there; whether it had to be written."""
+    folder = streets_folder(section)
+    marker = folder / "complete.json"
+    if marker.is_file():
+        return False
+    for domain in section.domains:
+        streets.generate(
+            folder / domain, domain=domain, splits=section.splits, size=section.size, seed=section.seed, workers=workers
+        )
+    marker.write_text(section.model_dump_json(indent=2) + "\n")
+    return True
+
+
+def check(config: BenchConfig) -> None:
+    """Open everything that a config names, so that a mistake ends the run before any training.
+
+    Raises:
+        ConfigError: the label space is wrong.
+        DataError: a data set is missing or damaged (the message names the file).
+    """
+    classes = build_space(config.space).num_classes
+    open_source(config.source, config.space)
+    for spec in (config.target, *config.domains.values()):
+        open_dataset(spec, config.space)
+    models = {
+        json.dumps(one): one for one in [config.model, *(row.model or config.model for row in config.methods.values())]
+    }
+    for path, model in models.items():
+        try:
+            build_segmenter(model, classes, seed=0)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"model: {path}: {error}") from error

@@ -1,0 +1,221 @@
+"""One cell of a benchmark: train (or continue), score what is not scored yet, leave pictures, write the result."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from torch import nn
+
+import uda
+from uda.bench import build
+from uda.bench.plan import ERROR, RESULT, Cell, missing_scores, read_result
+from uda.bench.restore import CHECKPOINT, attach, load_model
+from uda.config import BenchConfig, DatasetSpec, build_method
+from uda.data import FileDataset
+from uda.engine import Evaluation, Trainer, checkpoint, evaluate
+from uda.methods import TestTimeMethod
+from uda.types import LabelledDataset, SegOutput, UnlabelledDataset
+
+PICTURES = 3
+"""Images of each domain whose predictions are kept for the report."""
+PACKAGES = ("torch", "torchvision", "numpy", "timm", "segmentation-models-pytorch", "opencv-python")
+Progress = Callable[[Iterable[int]], Iterable[int]]
+
+
+def run_cell(config: BenchConfig, cell: Cell, root: Path, progress: Progress | None = None) -> str | None:
+    """Do what is missing of a cell; a cell that failed leaves its traceback and the others alone.
+
+    Args:
+        config: the benchmark.
+        cell: one of its plan, whose ``needs`` are done.
+        root: the benchmark's folder; the cell's is ``root/method/seedK``.
+        progress: wraps the training steps, for a progress bar.
+
+    Returns:
+        ``None``, or the failure in one line; ``error.txt`` in the cell's folder has the traceback.
+    """
+    folder = root / cell.name
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _describe(config, cell, folder)
+        _run(config, cell, root, folder, progress)
+    except Exception as error:
+        (folder / ERROR).write_text(traceback.format_exc())
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    (folder / ERROR).unlink(missing_ok=True)
+    return None
+
+
+def _describe(config: BenchConfig, cell: Cell, folder: Path) -> None:
+    """Write the resolved config before the first step, so that a folder always says what it holds."""
+    content = {
+        "key": cell.key, "kind": cell.kind, "method": cell.method, "seed": cell.seed, "needs": cell.needs,
+        "test_time": next(iter(cell.scoring.values()))["test_time"] if cell.scoring else None,
+        "training": cell.training,
+    }  # fmt: skip
+    _write(folder / "cell.json", json.dumps(content, indent=2))
+    _write(folder / "config.yaml", yaml.safe_dump(config.resolved(), sort_keys=False))
+
+
+def _run(config: BenchConfig, cell: Cell, root: Path, folder: Path, progress: Progress | None) -> None:
+    started, result = time.perf_counter(), read_result(folder)
+    missing = missing_scores(cell, result)
+    datasets = {domain: build.open_dataset(config.domains[domain], config.space) for domain in missing}
+    _reset_peak()
+    measured: dict[str, Any] = {}
+    if cell.kind == "test_time":
+        model = load_model(root / cell.needs[0]).to(_device(config))
+    else:
+        trainer = _train(config, cell, root, folder, datasets, progress)
+        model = trainer.model
+        measured = {"seconds_per_step": trainer.seconds_per_step, "device": str(trainer.device)}
+        if result is not None and not trainer.seconds_per_step > 0:
+            measured["seconds_per_step"] = result["seconds_per_step"]
+    # of training alone: the evaluations below may hold whole images
+    measured["peak_memory"] = _peak()
+    for domain, dataset in datasets.items():
+        found = _score(config, cell, model, domain, dataset, folder)
+        (folder / "evaluations").mkdir(exist_ok=True)
+        found.save(folder / "evaluations" / f"{domain}.npz")
+    steps = cell.settings.steps if cell.settings else 0
+    device = measured.pop("device", None) or str(next(model.parameters()).device)
+    maps = (result or {}).get("label_maps", {}) | {name: _label_map(one) for name, one in datasets.items()}
+    content = {
+        "key": cell.key, "method": cell.method, "seed": cell.seed, "kind": cell.kind, "steps": steps,
+        "seconds_per_step": None, **{k: v if v == v else None for k, v in measured.items()},
+        "seconds": time.perf_counter() - started, "device": device, "machine": machine(),
+        "threads": torch.get_num_threads(), "versions": versions(), "scores": cell.scores,
+        "label_maps": maps,
+    }  # fmt: skip
+    _write(folder / RESULT, json.dumps(content, indent=2))
+
+
+def _train(
+    config: BenchConfig,
+    cell: Cell,
+    root: Path,
+    folder: Path,
+    datasets: dict[str, LabelledDataset],
+    progress: Progress | None,
+) -> Trainer:
+    assert cell.settings is not None
+    space = build.build_space(config.space)
+    model = build.build_segmenter(cell.training["model"], space.num_classes, cell.seed)
+    if cell.needs:
+        model.load_state_dict(checkpoint.load(root / cell.needs[0] / CHECKPOINT)["model"])
+    source = build.open_source(config.source, config.space)
+    target = build.open_dataset(config.target, config.space)
+    if cell.training.get("labels") == "target":
+        source = target
+    methods: list[Any] = [build_method(spec) for spec in cell.training["methods"]]
+    # curves of every run need scores while it trains; without them, scoring is done once, after the last step
+    watched = datasets if cell.settings.eval_every else {}
+    trainer = Trainer(model, methods, cell.settings, out=folder, evaluate_on=watched, progress=progress)
+    trainer.fit(source, target.unlabelled())
+    return trainer
+
+
+def _label_map(dataset: LabelledDataset) -> list[str]:
+    """How the files' classes became the config's, where that is more than their names."""
+    lines: list[str] = dataset.mapping.lines() if isinstance(dataset, FileDataset) else []
+    return [line for line in lines if len({part.strip() for part in line.split("<-")}) > 1]
+
+
+def _device(config: BenchConfig) -> str:
+    return config.settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _score(
+    config: BenchConfig, cell: Cell, model: nn.Module, domain: str, dataset: LabelledDataset, folder: Path
+) -> Evaluation:
+    """Score one domain, with a fresh test-time method where the row has one, and keep some predictions."""
+    content, options = cell.scoring[domain], config.evaluate
+    source = build.open_source(config.source, config.space)
+    model.eval()
+    wrapped = attach(content["test_time"], model, source, _unlabelled(content, config, dataset))
+    try:
+        found = evaluate(wrapped, dataset, batch_size=options.batch_size, scale=options.scale)
+        _pictures(wrapped, dataset, folder / "pictures", domain)
+    finally:
+        if isinstance(wrapped, TestTimeMethod):
+            wrapped.detach_model()
+    return found
+
+
+def _unlabelled(content: dict[str, Any], config: BenchConfig, dataset: LabelledDataset) -> UnlabelledDataset:
+    """What a test-time method may see beforehand: the domain's training images, else the scored ones."""
+    if not content["adapt"]:
+        return dataset.unlabelled()
+    specs = content["adapt"] if isinstance(content["adapt"], list) else [content["adapt"]]
+    return build.open_source([DatasetSpec.model_validate(one) for one in specs], config.space).unlabelled()
+
+
+def _pictures(model: nn.Module, dataset: LabelledDataset, folder: Path, domain: str) -> None:
+    """Keep the predicted train ids of a few images, evenly spaced, as grey PNGs."""
+    folder.mkdir(exist_ok=True)
+    device = next(model.parameters()).device
+    for index in picture_indices(len(dataset)):
+        with torch.no_grad():
+            output = model(dataset[index].image[None].to(device).float() / 255)
+        logits = output.logits if isinstance(output, SegOutput) else output
+        cv2.imwrite(str(folder / f"{domain}_{index}.png"), logits[0].argmax(0).cpu().numpy().astype(np.uint8))
+
+
+def picture_indices(number: int) -> list[int]:
+    """Which images of a data set of this size are shown in the report."""
+    return sorted({int((at + 0.5) * number / PICTURES) for at in range(PICTURES)})
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text + "\n")
+    part.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"uda": uda.__version__, "python": platform.python_version()}
+    return found | {name: metadata.version(name) for name in PACKAGES}
+
+
+def machine() -> str:
+    """The processor count, and the accelerator where there is one."""
+    cores = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    return f"{torch.cuda.get_device_name()}, {cores}" if torch.cuda.is_available() else cores
+
+
+def _reset_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    # Linux: resets the peak of this process, which may have run other cells before; elsewhere it stays theirs
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int:
+    """Peak memory in bytes: allocated on the GPU, else resident in this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,187 @@
+"""What a benchmark has to do: one cell a method and seed, what each depends on, and which of them is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from uda.config import ORACLE, SOURCE_ONLY, BenchConfig, ConfigError, MethodEntry
+from uda.engine.settings import Settings
+
+WARM_START = "warm_start"
+"""Folder and name of the shared source-only checkpoints."""
+RESULT = "result.json"
+"""A cell's done marker: written last, whole or not at all."""
+ERROR = "error.txt"
+"""The traceback of a cell that failed."""
+WARM_SEED = 1_000_003
+"""Added to the seed of a warm start, so that source-only does not see its first batches a second time."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One unit of work, with everything that its result depends on."""
+
+    method: str
+    seed: int
+    kind: Literal["warm_start", "train", "test_time"]
+    training: dict[str, Any] = field(hash=False)
+    """Determines the weights (plain values); hashed into :attr:`key`."""
+    scoring: dict[str, dict[str, Any]] = field(hash=False)
+    """By domain: determines its evaluation, given the weights."""
+    settings: Settings | None = field(default=None, hash=False)
+    """Of the training run; ``None`` where there is none."""
+    needs: tuple[str, ...] = ()
+    """Names of the cells whose checkpoint this one starts from."""
+
+    @property
+    def name(self) -> str:
+        """``method/seedK``, also its folder inside the benchmark's."""
+        return f"{self.method}/seed{self.seed}"
+
+    @property
+    def key(self) -> str:
+        """Hash of what determines the weights."""
+        return digest({"kind": self.kind, **self.training})
+
+    @property
+    def scores(self) -> dict[str, str]:
+        """By domain: hash of what determines its evaluation."""
+        return {domain: digest(content) for domain, content in self.scoring.items()}
+
+
+def digest(content: Any) -> str:
+    """Sixteen hex digits of the hash of plain values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def make_plan(
+    config: BenchConfig, methods: Collection[str] | None = None, seeds: Collection[int] | None = None
+) -> list[Cell]:
+    """The cells of a benchmark, each after those it needs.
+
+    Args:
+        config: the benchmark.
+        methods: only these rows, and what they start from; all by default.
+        seeds: only these; need not be among the config's.
+
+    Raises:
+        ConfigError: a row that the config does not have.
+    """
+    rows = dict(config.methods)
+    if config.oracle:
+        # right after the baseline, so that an interrupted run soon has the two ends of the scale
+        others = {name: row for name, row in rows.items() if name != SOURCE_ONLY}
+        rows = {SOURCE_ONLY: rows[SOURCE_ONLY], ORACLE: MethodEntry(methods=rows[SOURCE_ONLY].methods), **others}
+    for name in methods or ():
+        if name not in rows:
+            raise ConfigError(f"{config.name} has no row {name!r}; known: {', '.join(rows)}")
+    cells: dict[str, Cell] = {}
+    for seed in config.seeds if seeds is None else seeds:
+        for name, row in rows.items():
+            if methods is None or name in methods:
+                _add(cells, config, rows, name, row, seed)
+    ordered = sorted(cells.values(), key=lambda cell: (cell.kind != "warm_start", cell.kind == "test_time"))
+    return ordered
+
+
+def _add(
+    cells: dict[str, Cell], config: BenchConfig, rows: dict[str, MethodEntry], name: str, row: MethodEntry, seed: int
+) -> Cell:
+    if (known := cells.get(f"{name}/seed{seed}")) is not None:
+        return known
+    scoring = _scoring(config, row)
+    if row.trains:
+        model = row.model if row.model is not None else config.model
+        settings = Settings.model_validate({**config.settings.model_dump(), **row.settings, "seed": seed})
+        warm = _warm_start(cells, config, model, seed)
+        training = {
+            **_common(config, model, settings),
+            "target": config.target.model_dump(mode="json"),
+            "methods": row.methods,
+            "labels": "source" if name != ORACLE or not config.oracle else "target",
+            "warm_start": warm.key if warm else None,
+        }
+        cell = Cell(name, seed, "train", training, scoring, settings, (warm.name,) if warm else ())
+    else:
+        base = _add(cells, config, rows, SOURCE_ONLY, rows[SOURCE_ONLY], seed)
+        cell = Cell(name, seed, "test_time", {"base": base.key}, scoring, None, (base.name,))
+    cells[cell.name] = cell
+    return cell
+
+
+def _warm_start(cells: dict[str, Cell], config: BenchConfig, model: dict[str, Any], seed: int) -> Cell | None:
+    if config.warm_start is None:
+        return None
+    settings = config.warm_start.model_copy(update={"seed": seed + WARM_SEED})
+    name = WARM_START if model == config.model else f"{WARM_START}-{digest(model)[:8]}"
+    source_only = config.methods[SOURCE_ONLY].methods
+    cell = Cell(name, seed, "warm_start", {**_common(config, model, settings), "methods": source_only}, {}, settings)
+    return cells.setdefault(cell.name, cell)
+
+
+def _common(config: BenchConfig, model: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    return {
+        "space": config.space,
+        "source": [one.model_dump(mode="json") for one in config.source],
+        "model": model,
+        # the loader's workers and the device do not belong to a run's identity (as in the trainer's checkpoints)
+        "settings": settings.model_dump(mode="json", exclude={"workers", "device"}),
+    }
+
+
+def _scoring(config: BenchConfig, row: MethodEntry) -> dict[str, dict[str, Any]]:
+    shared = {"space": config.space, "test_time": row.test_time, "evaluate": config.evaluate.model_dump(mode="json")}
+    adapt = {
+        "source": [one.model_dump(mode="json") for one in config.source],
+        "target": config.target.model_dump(mode="json"),
+    }
+    return {
+        domain: {**shared, "data": spec.model_dump(mode="json"), "adapt": adapt.get(domain) if row.test_time else None}
+        for domain, spec in config.domains.items()
+    }
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """A finished cell's result; ``None`` while there is none."""
+    path = folder / RESULT
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def missing_scores(cell: Cell, result: dict[str, Any] | None) -> list[str]:
+    """Domains whose evaluation is not there yet, or was made with another data set or test-time method."""
+    done = result["scores"] if result else {}
+    return [domain for domain, key in cell.scores.items() if done.get(domain) != key]
+
+
+def is_done(cell: Cell, root: Path) -> bool:
+    """Whether a cell of the benchmark in ``root`` needs no work at all."""
+    result = read_result(root / cell.name)
+    return result is not None and result["key"] == cell.key and not missing_scores(cell, result)
+
+
+def stale(cells: Iterable[Cell], root: Path) -> dict[str, str]:
+    """Cells of the benchmark in ``root`` that hold training of another config, with the first setting that differs."""
+    found: dict[str, str] = {}
+    for cell in cells:
+        path = root / cell.name / "cell.json"
+        if path.is_file():
+            old = json.loads(path.read_text())
+            if old["key"] != cell.key:
+                found[cell.name] = _difference(old["training"], json.loads(json.dumps(cell.training)))
+    return found
+
+
+def _difference(old: Any, new: Any, path: str = "") -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(set(old) | set(new), key=str):
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+    return f"{path} was {old!r}, is {new!r}"

@@ -1,0 +1,77 @@
+"""Results written down: the table in every form, and what is needed to measure it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from uda.bench import render, report
+from uda.bench.plan import make_plan, read_result
+from uda.bench.table import Table
+from uda.config import BenchConfig
+
+
+def write_tables(config: BenchConfig, folder: Path, table: Table) -> dict[str, Path]:
+    """Write ``results.md``, ``results.csv`` and ``report.html`` beside the runs; their paths by suffix."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "results.md": render.markdown(table),
+        "results.csv": render.to_csv(table),
+        "report.html": report.html(config, folder, table),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return {Path(name).suffix[1:]: folder / name for name in texts}
+
+
+def record(config: BenchConfig, folder: Path, table: Table, out: Path, command: str) -> None:
+    """Write a benchmark's result for keeping: ``results.md``, ``results.csv``, ``results.json``, no images.
+
+    Args:
+        config: the benchmark.
+        folder: its runs.
+        table: its results.
+        out: where to write, such as ``benchmarks/results/<name>``.
+        command: what was called; stands in the result.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    content = summary(config, folder, table, command)
+    time = f"{content['training_seconds'] / 60:.0f} minutes of cell time"
+    text = render.markdown(table) + f"\nCommand: `{command}` ({time}).\n"
+    (out / "results.md").write_text(text, encoding="utf-8")
+    (out / "results.csv").write_text(render.to_csv(table), encoding="utf-8")
+    (out / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def summary(config: BenchConfig, folder: Path, table: Table, command: str) -> dict[str, Any]:
+    """The result as plain values: command, config, versions, machine, seeds, time, and every row's scores."""
+    cells = make_plan(config)
+    results = [one for one in (read_result(folder / cell.name) for cell in cells) if one]
+    rows = []
+    for row in table.rows:
+        scores = {
+            name: {
+                "miou": vars(score.all.score), "delta": vars(score.all.delta), "gap_closed": vars(score.all.gap_closed),
+                "frequent_miou": vars(score.frequent.score), "verdict": score.verdict, "by_seed": score.by_seed,
+            }
+            for name, score in row.scores.items()
+        }  # fmt: skip
+        plain_keys = ("name", "methods", "seeds", "steps", "seconds_per_step", "peak_memory")
+        rows.append({**{key: getattr(row, key) for key in plain_keys}, "scores": scores})
+    content = {
+        "name": table.name, "command": command, "machine": table.machine, "versions": table.versions,
+        "seeds": config.seeds, "training_seconds": sum(one["seconds"] for one in results), "rows": rows,
+        "notes": table.notes, "config": config.resolved(),
+    }  # fmt: skip
+    plain: dict[str, Any] = _finite(content)
+    return plain
+
+
+def _finite(value: Any) -> Any:
+    """NaN -> ``None``: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,187 @@
+"""The table as text: for a terminal, as Markdown, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+import rich.box
+import rich.table
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from uda.bench.bootstrap import Estimate
+from uda.bench.table import Domain, Row, Score, Table
+from uda.config import ORACLE, SOURCE_ONLY
+
+DASH = "–"
+"""Stands for "no number"."""
+
+
+def number(estimate: Estimate, *, signed: bool = False) -> str:
+    """``41.2`` for 0.412, with a sign where it is a difference."""
+    return f"{100 * estimate.value:{'+' if signed else ''}.1f}" if estimate.known else DASH
+
+
+def interval(estimate: Estimate) -> str:
+    """``[39.8, 42.5]``, empty where there is none."""
+    return f"[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]" if estimate.low == estimate.low else ""
+
+
+def with_interval(estimate: Estimate, *, signed: bool = False) -> str:
+    """``41.2 [39.8, 42.5]``."""
+    return f"{number(estimate, signed=signed)} {interval(estimate)}".strip()
+
+
+def seconds(row: Row) -> str:
+    """Seconds per iteration, a dash for a row that does not train."""
+    return f"{row.seconds_per_step:.3g}" if row.seconds_per_step else DASH
+
+
+def memory(row: Row) -> str:
+    """Peak memory in GiB, a dash for a row that does not train."""
+    return f"{row.peak_memory / 2**30:.2f}" if row.peak_memory else DASH
+
+
+def sentences(table: Table) -> list[str]:
+    """For each row in words what it does on the target and on the source."""
+    found = []
+    for row in table.rows:
+        if row.name == SOURCE_ONLY:
+            continue
+        parts = []
+        for domain in table.domains:
+            score = row.scores[domain.name]
+            value = with_interval(score.all.delta, signed=True)
+            parts.append(f"{score.verdict} on {domain.name} ({value})" if score.all.delta.known else score.verdict)
+        found.append(f"{row.name}: {', '.join(dict.fromkeys(parts))}")
+    return found
+
+
+def columns(table: Table, row: Row, *, wide: bool = True) -> list[tuple[str, list[str]]]:
+    """One row's (title, [number, interval]) pairs, the method's name not among them.
+
+    Args:
+        table: whose domains give the columns.
+        row: one of its rows.
+        wide: with the number of seeds, the frequent mean of the source and the unseen domains' differences, for which
+            a terminal has no room.
+    """
+
+    def both(estimate: Estimate, signed: bool = False) -> list[str]:
+        return [part for part in (number(estimate, signed=signed), interval(estimate)) if part]
+
+    found = [("seeds", [str(len(row.seeds))])] if wide else []
+    for domain in table.domains:
+        score, name = row.scores[domain.name], domain.name
+        found.append((f"{name} mIoU", both(score.all.score)))
+        if wide or name in ("source", "target"):
+            found.append((f"{name} Δ", both(score.all.delta, signed=True)))
+        if name == "target":
+            found.append(("gap closed %", both(score.all.gap_closed)))
+        if name == "target" or (wide and name == "source"):
+            found.append((f"{name} frequent", both(score.frequent.score)))
+    return [*found, ("s/it", [seconds(row)]), ("GiB", [memory(row)])]
+
+
+def terminal(table: Table) -> RenderableType:
+    """For a rich console: the table, the sentences, the notes."""
+    grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, title=table.name, pad_edge=False)
+    grid.add_column("method", no_wrap=True)
+    for title, _ in columns(table, table.rows[0], wide=False) if table.rows else []:
+        grid.add_column(title.replace(" ", "\n"), justify="right", no_wrap=True)
+    for row in table.rows:
+        style = "bold" if row.name in (SOURCE_ONLY, ORACLE) else _style(row.scores.get("target"))
+        grid.add_row(row.name, *("\n".join(cell) for _, cell in columns(table, row, wide=False)), style=style)
+    words = [Text(line) for line in (*sentences(table), "", *(f"* {note}" for note in table.notes))]
+    return Group(grid, *words)
+
+
+def _style(score: Score | None) -> str:
+    verdict = score.verdict if score else ""
+    return {"helps": "green", "hurts": "red"}.get(verdict, "")
+
+
+def plain(table: Table, width: int = 140) -> str:
+    """What :func:`terminal` shows, without colours."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(terminal(table))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def markdown(table: Table) -> str:
+    """The whole result as GitHub Markdown."""
+    lines = [f"# {table.name}", "", *_results(table), ""]
+    lines += ["## In words", "", *(f"- {line}" for line in sentences(table)), ""]
+    lines += ["## Methods", "", *(f"- `{row.name}`: {row.methods}" for row in table.rows), ""]
+    lines += ["## How it was measured", "", *(f"- {note}" for note in table.notes), ""]
+    for domain in table.domains:
+        lines += [f"## Classes: {domain.name} ({domain.data}, {domain.images} images)", ""]
+        lines += [*_grid(["class", "pixels %", *(row.name for row in table.rows)], list(class_rows(table, domain))), ""]
+    versions = ", ".join(f"{name} {version}" for name, version in table.versions.items())
+    return "\n".join([*lines, f"Measured on {table.machine}; {versions}.", ""])
+
+
+def _results(table: Table) -> list[str]:
+    rows = [[("method", [row.name]), *columns(table, row)] for row in table.rows]
+    titles = [title for title, _ in rows[0]] if rows else ["method"]
+    return _grid(titles, [[" ".join(cell) for _, cell in row] for row in rows])
+
+
+def class_rows(table: Table, domain: Domain) -> Iterator[list[str]]:
+    """Per class: its name, its share of the labelled pixels, its IoU in % by row."""
+    total = max(1, int(domain.pixels.sum()))
+    for index, name in enumerate(domain.class_names):
+        share = f"{100 * domain.pixels[index] / total:.2f}"
+        scores = [float(row.scores[domain.name].iou[index]) for row in table.rows]
+        yield [name, share, *(f"{100 * score:.1f}" if score == score else DASH for score in scores)]
+
+
+def _grid(titles: list[str], rows: list[list[str]]) -> list[str]:
+    def line(items: list[str]) -> str:
+        return "| " + " | ".join(item.replace("|", "\\|") for item in items) + " |"
+
+    return [line(titles), "|" + "---|" + "---:|" * (len(titles) - 1), *(line(row) for row in rows)]
+
+
+COLUMNS = (
+    "method", "domain", "measure", "value", "low", "high", "seeds", "images", "classes", "steps", "seconds_per_step",
+    "peak_memory_bytes", "verdict",
+)  # fmt: skip
+"""Of :func:`to_csv`; scores, differences and gap closed are fractions, not percent."""
+
+
+def to_csv(table: Table) -> str:
+    """One line a row, domain and measure: scores, differences, gap closed, IoU of each class, mIoU of each seed."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in table.rows:
+        for domain in table.domains:
+            for measure, estimate, classes in _measures(row.scores[domain.name], domain):
+                verdict = row.scores[domain.name].verdict if measure == "delta" and row.name != SOURCE_ONLY else ""
+                numbers = [_plain(one) for one in (estimate.value, estimate.low, estimate.high)]
+                writer.writerow([
+                    row.name, domain.name, measure, *numbers, len(row.seeds), domain.images, classes, row.steps,
+                    _plain(row.seconds_per_step), row.peak_memory or "", verdict,
+                ])  # fmt: skip
+    return text.getvalue()
+
+
+def _measures(score: Score, domain: Domain) -> Iterator[tuple[str, Estimate, int]]:
+    every, frequent = int(domain.labelled.sum()), int(domain.frequent.sum())
+    yield "miou", score.all.score, every
+    yield "delta", score.all.delta, every
+    yield "gap_closed", score.all.gap_closed, every
+    yield "frequent_miou", score.frequent.score, frequent
+    yield "frequent_delta", score.frequent.delta, frequent
+    for name, value in zip(domain.class_names, score.iou, strict=True):
+        yield f"iou/{name}", Estimate(float(value)), 1
+    for seed, value in score.by_seed.items():
+        yield f"miou/seed{seed}", Estimate(value), every
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None or value != value else f"{value:.6g}"

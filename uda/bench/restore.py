@@ -1,0 +1,106 @@
+"""Trained models back from run folders, for evaluation and prediction."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from uda.bench.build import build_segmenter, build_space
+from uda.config import BenchConfig, ConfigError, Spec, build_method, load_config
+from uda.data.label_spaces import LabelSpace
+from uda.engine import checkpoint
+from uda.methods import TestTimeMethod
+from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset
+
+CHECKPOINT = "checkpoint.pt"
+"""Name of the trainer's checkpoint in a run folder."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A cell's folder: where its checkpoint lies and how it was made."""
+
+    path: Path
+    config: BenchConfig
+    method: str
+    seed: int
+    training: dict[str, Any]
+    """Of the run that made the checkpoint."""
+    checkpoint: Path
+    test_time: Spec | None
+
+    @property
+    def space(self) -> LabelSpace:
+        """The label space of the model's classes."""
+        return build_space(self.training["space"])
+
+
+def open_run(path: Path) -> RunFolder:
+    """Read a cell's folder (``<out>/<name>/<method>/seed<k>``); a test-time cell has its base's checkpoint.
+
+    Raises:
+        ConfigError: no run folder, or one without a checkpoint yet.
+    """
+    path = path.parent if path.name == CHECKPOINT else path
+    if not (path / "cell.json").is_file():
+        raise ConfigError(f"{path}: not a run folder (no cell.json); they are <out>/<benchmark>/<method>/seed<k>")
+    cell = json.loads((path / "cell.json").read_text())
+    base = path if cell["kind"] != "test_time" else path.parent.parent / cell["needs"][0]
+    if not (base / CHECKPOINT).is_file():
+        raise ConfigError(f"{base}: no {CHECKPOINT}; the run has not got that far")
+    training = cell["training"] if base == path else json.loads((base / "cell.json").read_text())["training"]
+    config = load_config(path / "config.yaml")
+    return RunFolder(path, config, cell["method"], cell["seed"], training, base / CHECKPOINT, cell["test_time"])
+
+
+def load_model(run: RunFolder | Path) -> nn.Module:
+    """The trained segmenter of a run folder, on the CPU, in evaluation mode.
+
+    Raises:
+        ConfigError: no run folder.
+        CheckpointError: a damaged checkpoint.
+    """
+    run = run if isinstance(run, RunFolder) else open_run(run)
+    state = checkpoint.load(run.checkpoint)["model"]
+    # the checkpoint has every weight: the pretrained ones need not be there
+    model = build_segmenter({**run.training["model"], "weights": None}, run.space.num_classes, run.seed)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def attach(
+    spec: Spec | None, model: nn.Module, source: LabelledDataset | None, images: UnlabelledDataset | None
+) -> nn.Module:
+    """A fresh test-time method around a model (the model itself without one).
+
+    Args:
+        spec: which method.
+        model: a trained segmenter; ``detach_model`` of the result gives it back as it was.
+        source: the source data, for methods that need its statistics.
+        images: unlabelled images of the domain, for methods that look at some beforehand.
+    """
+    if spec is None:
+        return model
+    method = build_method(spec)
+    if not isinstance(method, TestTimeMethod):
+        raise ConfigError(f"{next(iter(spec))} acts in training, not at test time")
+    shape: Any = model
+    names = tuple(source.space.names) if source is not None else ()
+    method.attach(
+        model,
+        TaskSpec(
+            num_classes=shape.num_classes,
+            class_names=names,
+            feature_channels=shape.feature_channels,
+            total_steps=0,
+            model=model,
+            source=source,
+            target=images,
+            device=next(model.parameters()).device,
+        ),
+    )
+    return method

@@ -1,0 +1,196 @@
+"""Run a benchmark: only what is missing, several cells side by side, one failure never stops the others."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from uda.bench import build
+from uda.bench.cell import Progress, run_cell
+from uda.bench.plan import Cell, is_done, make_plan, stale
+from uda.bench.table import Table, make_table
+from uda.config import BenchConfig, ConfigError, load_config, streets_folder
+
+DIED = (
+    "its process died: killed, out of memory, or started from a script without `if __name__ == '__main__':`; "
+    "the next call continues it"
+)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a cell, for whoever shows the progress."""
+
+    kind: Literal["note", "plan", "start", "done", "failed"]
+    cell: str = ""
+    message: str = ""
+    finished: int = 0
+    """Cells that need nothing more, failed ones included."""
+    total: int = 0
+
+
+@dataclass
+class BenchResult:
+    """What a call of :func:`run` did."""
+
+    config: BenchConfig
+    folder: Path
+    table: Table
+    """Of every finished cell in the folder, of this call or an earlier one."""
+    ran: list[str] = field(default_factory=list)
+    """Cells that this call finished."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Cells that failed, with the reason in one line."""
+
+
+def run(
+    config: BenchConfig | Path | str | Mapping[str, Any],
+    *,
+    out: Path | str = "runs",
+    roots: Mapping[str, str] | None = None,
+    workers: int = 1,
+    methods: Collection[str] | None = None,
+    seeds: Collection[int] | None = None,
+    fresh: bool = False,
+    report: Callable[[Event], None] = lambda event: None,
+    progress: Progress | None = None,
+) -> BenchResult:
+    """Run what is missing of a benchmark and tabulate it.
+
+    A finished cell is left as it is, a half-trained one continues from its last checkpoint, a failed one is tried
+    again. A cell whose folder holds training of *another* config is an error; ``fresh`` throws such cells away.
+
+    Args:
+        config: a config, or what :func:`uda.config.load_config` reads.
+        out: the runs go to ``out/<config name>/<method>/seed<k>``.
+        roots: values of the config's ``${name}`` variables.
+        workers: cells side by side, each in a process of its own with an equal share of the cores; 1 runs them here.
+        methods: only these rows (and what they start from).
+        seeds: only these.
+        fresh: delete the cells whose training was configured differently, instead of refusing.
+        report: told what happens.
+        progress: wraps the training steps; used with one worker.
+
+    Raises:
+        ConfigError: the config is wrong, or cells of another config are in the way.
+        DataError: a data set is missing or damaged.
+        KeyboardInterrupt: passed on; finished cells and checkpoints stay.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
+    config = config if isinstance(config, BenchConfig) else load_config(config, roots)
+    folder = Path(out) / config.name
+    cells = make_plan(config, methods, seeds)
+    _clear_stale(cells, folder, fresh)
+    if config.streets is not None:
+        report(Event("note", message=f"street scenes in {streets_folder(config.streets)}"))
+        build.make_streets(config.streets, workers=workers)
+    todo = [cell for cell in cells if not is_done(cell, folder)]
+    report(Event("plan", message=f"{len(todo)} of {len(cells)} cells to do in {folder}", total=len(todo)))
+    if todo:
+        build.check(config)
+    work = _Work(config, folder, todo, report)
+    if workers == 1:
+        work.here(progress)
+    else:
+        work.side_by_side(workers)
+    return BenchResult(config, folder, make_table(config, folder, seeds), work.ran, work.failed)
+
+
+def _clear_stale(cells: list[Cell], folder: Path, fresh: bool) -> None:
+    found = stale(cells, folder)
+    if found and not fresh:
+        name, difference = next(iter(found.items()))
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise ConfigError(
+            f"{folder / name}{more}: trained with another config ({difference}). "
+            "Use --fresh to delete these cells, or another name or --out"
+        )
+    for name in found:
+        shutil.rmtree(folder / name)
+
+
+class _Work:
+    """The cells that are left, and how far they are."""
+
+    def __init__(self, config: BenchConfig, folder: Path, todo: list[Cell], report: Callable[[Event], None]) -> None:
+        self.config, self.folder, self.report = config, folder, report
+        self.waiting = list(todo)
+        self.running: list[Cell] = []
+        self.total = len(todo)
+        self.ran: list[str] = []
+        self.failed: dict[str, str] = {}
+
+    def start(self) -> Cell | None:
+        """The next cell whose needs are done, if any; those whose needs failed fail too."""
+        for cell in list(self.waiting):
+            lost = [need for need in cell.needs if need in self.failed]
+            if lost:
+                self.waiting.remove(cell)
+                self.finish(cell, f"not run, because {lost[0]} failed")
+            elif not {other.name for other in self.waiting + self.running} & set(cell.needs):
+                self.waiting.remove(cell)
+                self.running.append(cell)
+                self.tell("start", cell)
+                return cell
+        return None
+
+    def finish(self, cell: Cell, error: str | None) -> None:
+        self.running = [other for other in self.running if other != cell]
+        if error is None:
+            self.ran.append(cell.name)
+            self.tell("done", cell)
+        else:
+            self.failed[cell.name] = error
+            self.tell("failed", cell, error)
+
+    def tell(self, kind: Literal["start", "done", "failed"], cell: Cell, message: str = "") -> None:
+        finished = len(self.ran) + len(self.failed)
+        self.report(Event(kind, cell.name, message, finished=finished, total=self.total))
+
+    def here(self, progress: Progress | None) -> None:
+        while (cell := self.start()) is not None:
+            self.finish(cell, run_cell(self.config, cell, self.folder, progress))
+
+    def side_by_side(self, workers: int) -> None:
+        while self.waiting:
+            self.pool(workers)
+
+    def pool(self, workers: int) -> None:
+        """Work until nothing is left or a process died; a dead one takes only the cells that were running with it."""
+        context = multiprocessing.get_context("spawn")
+        threads = max(1, _cores() // workers)
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,))
+        futures: dict[Future[str | None], Cell] = {}
+        try:
+            while True:
+                while len(futures) < workers and (cell := self.start()) is not None:
+                    futures[pool.submit(run_cell, self.config, cell, self.folder)] = cell
+                if not futures:
+                    return
+                for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                    self.finish(futures[future], future.result())
+                    del futures[future]
+        except BrokenProcessPool:
+            for cell in self.running:
+                self.finish(cell, DIED)
+        except KeyboardInterrupt:
+            # a public way to do this comes with Python 3.14
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

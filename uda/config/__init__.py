@@ -1,0 +1,34 @@
+"""Benchmark configs: YAML to typed, closed records, every mistake named before anything runs.
+
+A config is checked as a whole when it is loaded: unknown keys, wrong types and values, ``${root}`` variables without a
+value, data set options, and every method's arguments (each method is built once, which costs nothing before
+``setup``). Errors are one line: the file, the path of the key, what is wrong and what would be right.
+"""
+
+from uda.config.reader import load_config, streets_folder
+from uda.config.records import (
+    ORACLE,
+    SOURCE_ONLY,
+    BenchConfig,
+    DatasetSpec,
+    EvaluateSpec,
+    MethodEntry,
+    StreetsSpec,
+)
+from uda.config.specs import ConfigError, Spec, build_method, parse_spec
+
+__all__ = [
+    "ORACLE",
+    "SOURCE_ONLY",
+    "BenchConfig",
+    "ConfigError",
+    "DatasetSpec",
+    "EvaluateSpec",
+    "MethodEntry",
+    "Spec",
+    "StreetsSpec",
+    "build_method",
+    "load_config",
+    "parse_spec",
+    "streets_folder",
+]

@@ -1,0 +1,236 @@
+"""YAML to checked configs: every mistake is named before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from uda.config.records import ORACLE, SOURCE_ONLY, BenchConfig, MethodEntry, StreetsSpec
+from uda.config.specs import ConfigError, Spec, build_method, nearest, parse_spec
+from uda.data import DATASETS, dataset_options
+from uda.engine.settings import Settings
+from uda.methods.base import Method, TestTimeMethod
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def load_config(source: Path | str | Mapping[str, Any], roots: Mapping[str, str] | None = None) -> BenchConfig:
+    """Read and check a benchmark config.
+
+    Args:
+        source: a YAML file, or its content.
+        roots: values of ``${name}`` variables. ``${streets}`` is set by the ``streets`` section.
+
+    Raises:
+        ConfigError: anything is wrong with it, in one line.
+    """
+    if isinstance(source, Mapping):
+        return _Reader("config").read(dict(source), roots or {})
+    path = Path(source)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such config file")
+    try:
+        # a SafeLoader that also refuses repeated keys; it builds plain values only
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a config is a mapping of keys, got {type(content).__name__}")
+    return _Reader(str(path)).read(content, roots or {})
+
+
+def streets_folder(section: StreetsSpec) -> Path:
+    """Where the images of a ``streets`` section lie: its ``out`` and the hash of everything else in it."""
+    content = json.dumps(section.model_dump(mode="json", exclude={"out"}), sort_keys=True)
+    return Path(section.out) / hashlib.sha256(content.encode()).hexdigest()[:10]
+
+
+class _Reader:
+    """Turns the content of one file into a config; every error begins with the file's name."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def fail(self, path: str, message: str) -> ConfigError:
+        return ConfigError(f"{self.file}: {path}: {message}" if path else f"{self.file}: {message}")
+
+    def read(self, raw: dict[str, Any], roots: Mapping[str, str]) -> BenchConfig:
+        values = dict(roots)
+        if raw.get("streets") is not None:
+            section = self.validate(StreetsSpec, self.substitute(raw["streets"], values, "streets"), "streets")
+            values.setdefault("streets", str(streets_folder(section)))
+        content = self.substitute(raw, values, "")
+        if isinstance(content.get("source"), dict):
+            content["source"] = [content["source"]]
+        self.known_keys(BenchConfig, content, "")
+        content["methods"] = self.methods(content.get("methods"))
+        settings, warm = content.get("settings"), content.get("warm_start")
+        content["settings"] = self.settings(settings, {}, "settings")
+        if warm is not None:
+            content["warm_start"] = self.settings(warm, settings, "warm_start")
+        config = self.validate(BenchConfig, content, "")
+        self.check_methods(config, settings)
+        self.check_data(config)
+        return config
+
+    def substitute(self, value: Any, values: Mapping[str, str], path: str) -> Any:
+        """Fill ``${name}`` in every string."""
+        if isinstance(value, dict):
+            return {key: self.substitute(one, values, f"{path}.{key}".lstrip(".")) for key, one in value.items()}
+        if isinstance(value, list):
+            return [self.substitute(one, values, f"{path}.{at}") for at, one in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+        for name in re.findall(r"\$\{(\w+)\}", value):
+            if name not in values:
+                raise self.fail(path, f"{value!r} needs a folder for {name!r}; give --root {name}=PATH")
+        return re.sub(r"\$\{(\w+)\}", lambda match: values[match[1]], value)
+
+    def known_keys(self, model: type[BaseModel], content: Any, path: str) -> None:
+        if not isinstance(content, dict):
+            raise self.fail(path, f"a mapping of {', '.join(model.model_fields)} is needed, got {content!r}")
+        for key in content:
+            if key not in model.model_fields:
+                raise self.fail(f"{path}.{key}".lstrip("."), f"unknown key; {nearest(str(key), model.model_fields)}")
+
+    def settings(self, own: Any, base: Any, path: str) -> Settings:
+        self.known_keys(Settings, own, path)
+        if "seed" in own:
+            raise self.fail(f"{path}.seed", "seeds are a list of the config, not a setting")
+        if path == "warm_start" and "steps" not in own:
+            raise self.fail(path, "steps is missing: how long to train before the methods start")
+        return self.validate(Settings, {**base, **own}, path)
+
+    def methods(self, raw: Any) -> dict[str, Any]:
+        """Every row in its full form, with arguments checked against the methods' constructors."""
+        if not isinstance(raw, dict) or SOURCE_ONLY not in raw:
+            raise self.fail("methods", f"{SOURCE_ONLY}: [Supervised] is missing; every other row is compared to it")
+        rows: dict[str, Any] = {}
+        for name, row in raw.items():
+            path = f"methods.{name}"
+            if not re.fullmatch(r"[\w.+-]+", str(name)):
+                raise self.fail(path, "a row's name is also a folder's: letters, digits and . _ + - only")
+            if isinstance(row, list):
+                row = {"methods": row}
+            self.known_keys(MethodEntry, row, path)
+            row = dict(row)
+            if row.get("methods") is not None:
+                listed = row["methods"]
+                if not isinstance(listed, list) or not listed:
+                    raise self.fail(f"{path}.methods", f"a list of at least one method is needed, got {listed!r}")
+                row["methods"] = [self.spec(one, f"{path}.{at}", Method) for at, one in enumerate(listed)]
+            if row.get("test_time") is not None:
+                row["test_time"] = self.spec(row["test_time"], f"{path}.test_time", TestTimeMethod)
+            if row.get("methods") is None and row.get("test_time") is None:
+                raise self.fail(path, "methods or test_time is needed")
+            rows[str(name)] = row
+        return rows
+
+    def spec(self, value: Any, path: str, kind: type[Method] | type[TestTimeMethod]) -> Spec:
+        try:
+            spec = parse_spec(value)
+            method = build_method(spec)
+        except ConfigError as error:
+            raise self.fail(path, str(error)) from error
+        if not isinstance(method, kind):
+            hint = "at test time; write it under test_time:" if kind is Method else "in training, not at test time"
+            raise self.fail(path, f"{next(iter(spec))} acts {hint}")
+        return spec
+
+    def check_methods(self, config: BenchConfig, settings: Any) -> None:
+        row = config.methods[SOURCE_ONLY]
+        if not row.methods or row.test_time or any(self.needs_target(spec) for spec in row.methods):
+            raise self.fail(f"methods.{SOURCE_ONLY}", "must train without target images; write [Supervised]")
+        if config.oracle and ORACLE in config.methods:
+            raise self.fail(f"methods.{ORACLE}", "is built in; leave the row out, or set oracle: false")
+        for name, entry in config.methods.items():
+            path = f"methods.{name}.settings"
+            if entry.settings and not entry.trains:
+                raise self.fail(path, "this row does not train")
+            if "steps" in entry.settings:
+                raise self.fail(f"{path}.steps", "all rows of a table train for the same number of steps")
+            if entry.settings:
+                self.settings(entry.settings, settings, path)
+
+    def needs_target(self, spec: Spec) -> bool:
+        method = build_method(spec)
+        return isinstance(method, Method) and method.needs_target
+
+    def check_data(self, config: BenchConfig) -> None:
+        specs = {"source_val": config.source_val, "target": config.target, "target_val": config.target_val}
+        specs |= {f"source.{at}" if len(config.source) > 1 else "source": one for at, one in enumerate(config.source)}
+        specs |= {f"unseen.{name}": one for name, one in config.unseen.items()}
+        for path, spec in specs.items():
+            if spec.kind not in DATASETS:
+                raise self.fail(f"{path}.kind", f"no data set kind {spec.kind!r}; {nearest(spec.kind, DATASETS)}")
+            # the space is the config's, so that all data sets have the same
+            names = [*(key for key in dataset_options(spec.kind) if key != "space"), "kind", "weight"]
+            if "root" not in spec.arguments:
+                raise self.fail(f"{path}.root", "is missing: the folder of the data set")
+            for key in spec.arguments:
+                if key not in names:
+                    raise self.fail(f"{path}.{key}", f"unknown key; {nearest(key, names)}")
+
+    def validate(self, model: type[T], content: Any, path: str) -> T:
+        try:
+            return model.model_validate(content)
+        except ValidationError as error:
+            raise self.explain(model, error, path) from None
+
+    def explain(self, model: type[BaseModel], error: ValidationError, path: str) -> ConfigError:
+        """The first of pydantic's errors as one line, with the keys that are known at its place."""
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in (*([path] if path else []), *first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = f"unknown key; {nearest(str(first['loc'][-1]), _fields_at(model, first['loc'][:-1]))}"
+        elif first["type"] == "missing":
+            message = "is missing"
+        elif not isinstance(first["input"], dict):
+            message = f"{message}, got {first['input']!r}"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        return self.fail(where, message + more)
+
+
+def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Field names of the record at a place inside ``model``; keys of mappings and lists are skipped."""
+    record: Any = model
+    for part in path:
+        if part in record.model_fields:
+            found = list(_records_in(record.model_fields[part].annotation))
+            record = found[0] if found else record
+    return list(record.model_fields)
+
+
+def _records_in(annotation: Any) -> typing.Iterator[type[BaseModel]]:
+    plain = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
+    if plain and issubclass(annotation, BaseModel):
+        yield annotation
+    for one in typing.get_args(annotation):
+        yield from _records_in(one)
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only; a key that occurs twice is an error, and ``1e-4`` is a number (YAML 1.2)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for at, key in enumerate(keys):
+            if key in keys[:at]:
+                where = node.value[at][0].start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} occurs twice", where)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
