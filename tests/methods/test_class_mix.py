@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import torch
+
+from tests.methods.contract import MethodContract, Recorder
+from uda.methods import ClassMix, Supervised
+
+
+class TestClassMix(MethodContract):
+    make = lambda self: ClassMix()  # noqa: E731
+    invalid = (
+        {"weight": -1.0}, {"threshold": 1.5}, {"weighting": "image"}, {"jitter": -0.1}, {"jitter_probability": 2.0},
+        {"blur_probability": -1.0},
+    )  # fmt: skip
+
+    def test_mixed_pixels_come_from_source_or_target_with_their_labels(self) -> None:
+        one = ClassMix(jitter_probability=0.0, blur_probability=0.0, threshold=0.3)
+        run = self.train([one], steps=1)
+        step = self._step(run)
+        source, target = step.view("source"), step.view("target")
+        taught = step.teach("target").logits.softmax(1).max(1)
+        one.prepare(step)
+        mixed = step.view("mixed")
+        pasted = (mixed.images == source.images).all(1)
+        kept = (mixed.images == target.images).all(1)
+        assert (pasted | kept).all()
+        assert pasted.any()
+        assert (~pasted).any()
+        assert torch.equal(mixed.labels[pasted & ~kept], source.labels[pasted & ~kept])
+        assert torch.equal(mixed.labels[~pasted], taught.indices[~pasted])
+        share = (taught.values >= 0.3).float().mean()
+        assert (mixed.weight[pasted & ~kept] == 1).all()
+        torch.testing.assert_close(mixed.weight[~pasted], share.expand_as(mixed.weight[~pasted]))
+        for image in range(2):
+            classes, chosen = source.labels[image].unique(), source.labels[image][pasted[image] & ~kept[image]].unique()
+            assert len(chosen) == (len(classes) + 1) // 2
+
+    def test_pixel_weighting(self) -> None:
+        one = ClassMix(weighting="pixel", threshold=0.3)
+        step = self._step(self.train([one], steps=1))
+        one.prepare(step)
+        assert set(step.view("mixed").weight.unique().tolist()) <= {0.0, 1.0}
+
+    def test_augmentation_leaves_labels_and_weights(self) -> None:
+        """The same draws of classes with and without augmentation: only the images differ."""
+        run = self.train([self.make()], steps=1)
+        views = []
+        for strength in (0.0, 1.0):
+            run.generator.manual_seed(5)
+            step = self._step(run)
+            one = run.methods[0]
+            one.jitter_probability = one.blur_probability = strength
+            one.prepare(step)
+            views.append(step.view("mixed"))
+        plain, strong = views
+        assert torch.equal(plain.labels, strong.labels)
+        assert torch.equal(plain.weight, strong.weight)
+        assert not torch.allclose(plain.images, strong.images)
+
+    def test_logs_coverage_and_shares_under_the_common_tags(self) -> None:
+        run = self.train([Supervised(), ClassMix(threshold=0.2)], trainer=Recorder)
+        for logs in run.logs:
+            assert 0 < logs["pseudo_label/coverage"] <= 1
+            assert abs(sum(logs[f"pseudo_label/share/class{index}"] for index in range(5)) - 1) < 1e-5
+
+    def test_unsure_teacher_gives_target_pixels_no_weight(self) -> None:
+        one = ClassMix(threshold=1.0)
+        step = self._step(self.train([one], steps=1))
+        one.prepare(step)
+        assert set(step.view("mixed").weight.unique().tolist()) == {0.0, 1.0}

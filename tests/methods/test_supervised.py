@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests.methods.contract import MethodContract, settings, train
+from tests.methods.tiny import TinyDataset, TinySegmenter, TinyUnlabelled, tiny_target
+from uda.engine import Trainer
+from uda.methods import Supervised
+from uda.methods.supervised import labelled_loss
+from uda.types import IGNORE, View
+
+
+class TestSupervised(MethodContract):
+    make = lambda self: Supervised()  # noqa: E731
+    invalid = ({"weight": -1.0}, {"aux_weight": float("inf")}, {"class_weights": [1.0, -2.0]})
+
+
+class TestSupervisedWithAux(MethodContract):
+    make = lambda self: Supervised(aux_weight=0.4)  # noqa: E731
+    aux = True
+
+    def test_auxiliary_term(self) -> None:
+        run = self.train([self.make()], steps=1)
+        terms = self._terms(run, run.methods[0])
+        assert set(terms) == {"segmentation", "auxiliary"}
+
+
+def view(weight: torch.Tensor | None = None) -> tuple[torch.Tensor, View]:
+    logits = torch.randn(2, 5, 6, 7)
+    labels = torch.randint(0, 5, (2, 6, 7))
+    labels[:, 0] = IGNORE
+    return logits, View(torch.zeros(2, 3, 6, 7), labels, weight)
+
+
+@pytest.mark.parametrize("class_weight", [None, torch.tensor([1.0, 2.0, 0.0, 0.5, 3.0])])
+def test_loss_is_torchs_cross_entropy(class_weight: torch.Tensor | None) -> None:
+    logits, plain = view()
+    expected = F.cross_entropy(logits, plain.labels, weight=class_weight, ignore_index=IGNORE)
+    torch.testing.assert_close(labelled_loss(logits, plain, class_weight), expected)
+    ones = View(plain.images, plain.labels, torch.ones(2, 6, 7))
+    torch.testing.assert_close(labelled_loss(logits, ones, class_weight), expected)
+
+
+def test_sample_weight_scales_the_sample_and_not_the_divisor() -> None:
+    logits, plain = view()
+    weight = torch.tensor([1.0, 0.1]).view(2, 1, 1).expand(2, 6, 7)
+    halves = [labelled_loss(logits[i : i + 1], View(plain.images[:1], plain.labels[i : i + 1])) for i in range(2)]
+    loss = labelled_loss(logits, View(plain.images, plain.labels, weight))
+    torch.testing.assert_close(loss, (halves[0] + 0.1 * halves[1]) / 2)
+
+
+def test_class_weights_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="class_weights has 3 values, must be one for each of the 5 classes"):
+        train([Supervised(class_weights=[1.0, 1.0, 1.0])], steps=1)
+
+
+class Untouchable(TinyUnlabelled):
+    def __getitem__(self, index: int):
+        raise AssertionError("a target image was touched")
+
+
+def test_source_only_never_touches_a_target_image() -> None:
+    run = train([Supervised()], target=Untouchable("untouchable", 6, (1, 1, 1), 0))
+    assert run.step_index == 3
+
+
+class Unreadable(TinyDataset):
+    """A labelled target whose labels raise."""
+
+    def label(self, index: int):
+        raise AssertionError("a target label was read")
+
+
+def test_target_labels_are_out_of_reach() -> None:
+    from uda.methods import CBST, FDA, AdvEnt, ClassMix
+
+    target = Unreadable("tiny/target", tint=(0.3, 0.5, 0.4), seed=2)
+    run = train([Supervised(), FDA(), AdvEnt(width=4), CBST(), ClassMix()], target=target)
+    assert run.step_index == 3
+    with pytest.raises(AssertionError, match="label was read"):
+        target[0]
+
+
+def test_source_only_equals_a_plain_loop_batch_norm_included() -> None:
+    """The whole trainer against twelve lines of PyTorch, to the last bit."""
+    run = train([Supervised()], steps=4)
+    s = settings(steps=4)
+    torch.manual_seed(0)
+    model = TinySegmenter().train()
+    pairs = Trainer(TinySegmenter(), [Supervised()], s)._pairs(TinyDataset(), tiny_target().unlabelled())
+    optimizer = torch.optim.SGD(
+        [
+            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": s.weight_decay},
+            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=s.lr,
+        momentum=s.momentum,
+    )
+    torch.manual_seed(s.seed)
+    for index in range(s.steps):
+        batch = pairs[index]["source"]
+        for group in optimizer.param_groups:
+            group["lr"] = s.lr * (1 - index / s.steps) ** s.power
+        optimizer.zero_grad()
+        F.cross_entropy(model(batch.images).logits, batch.labels, ignore_index=IGNORE).backward()
+        optimizer.step()
+    for (name, mine), plain in zip(run.model.state_dict().items(), model.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, plain, rtol=0, atol=1e-7, msg=name)

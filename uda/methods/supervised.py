@@ -1,0 +1,88 @@
+"""Training on labelled source images alone: the baseline that every adaptation is measured against.
+
+Cross-entropy averaged over the labelled pixels of the batch, plus a tenth of the same on the auxiliary classifier
+where the model has one (the segmentation losses of AdaptSegNet, Tsai et al., CVPR 2018, equation 3, and of ADVENT).
+Departure: pixels and samples may carry weights (``View.weight``), which scale their loss and not the divisor, so that a
+sample of weight 0.1 counts a tenth whatever it shares its batch with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from uda.functional.losses import cross_entropy_2d
+from uda.methods.base import Method
+from uda.methods.checks import not_negative
+from uda.types import IGNORE, TaskSpec, View
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from uda.step import Step
+
+
+def labelled_loss(logits: Tensor, view: View, class_weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy of ``(N, C, H, W)`` logits over a view's labelled pixels, with its pixel weights where it has any.
+
+    Args:
+        logits: at the size of the labels.
+        view: with labels.
+        class_weight: ``(C,)``; the mean is divided by the class weights of the labelled pixels.
+
+    Returns:
+        A scalar; 0 where no pixel is labelled.
+    """
+    if view.labels is None:
+        raise ValueError("supervised training needs labels; this view has none")
+    if view.weight is None:
+        return cross_entropy_2d(logits, view.labels, class_weight=class_weight)
+    loss = F.cross_entropy(logits, view.labels, weight=class_weight, ignore_index=IGNORE, reduction="none")
+    known = view.labels != IGNORE
+    share = known.to(loss) if class_weight is None else class_weight.to(loss)[view.labels * known] * known
+    count = share.sum()
+    return (loss * view.weight).sum() / torch.where(count > 0, count, torch.ones_like(count))
+
+
+class Supervised(Method):
+    """Cross-entropy on the source; ``[Supervised()]`` is source-only training.
+
+    Args:
+        class_weights: weight of each class, at least 0; ``None`` weighs all the same.
+        weight: of the whole loss, at least 0.
+        aux_weight: of the auxiliary classifier's loss, at least 0; without effect on a model that has none.
+
+    Raises:
+        ValueError: a negative weight.
+    """
+
+    reads = frozenset({"source"})
+    needs_target = False
+    class_weight: Tensor | None
+
+    def __init__(
+        self, *, class_weights: Sequence[float] | None = None, weight: float = 1.0, aux_weight: float = 0.1
+    ) -> None:
+        super().__init__()
+        for index, value in enumerate(class_weights or ()):
+            not_negative(f"class_weights[{index}]", value)
+        self.weight = not_negative("weight", weight)
+        self.aux_weight = not_negative("aux_weight", aux_weight)
+        self.register_buffer("class_weight", None if class_weights is None else torch.tensor(class_weights).float())
+
+    def setup(self, spec: TaskSpec) -> None:
+        if self.class_weight is not None and len(self.class_weight) != spec.num_classes:
+            raise ValueError(
+                f"class_weights has {len(self.class_weight)} values, "
+                f"must be one for each of the {spec.num_classes} classes"
+            )
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        view, output = step.view("source"), step.predict("source")
+        terms = {"segmentation": self.weight * labelled_loss(output.logits, view, self.class_weight)}
+        if output.aux is not None and self.aux_weight:
+            terms["auxiliary"] = self.weight * self.aux_weight * labelled_loss(output.aux, view, self.class_weight)
+        return terms
