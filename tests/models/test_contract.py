@@ -34,7 +34,7 @@ def foreign(num_classes: int):
 
 
 NETWORKS = {
-    "segmenter": lambda classes: Segmenter(classes, weights=None),
+    "segmenter": lambda classes: Segmenter(classes, SMALL, weights=None),
     "segmenter+aux": lambda classes: Segmenter(classes, SMALL, weights=None, aux=True, dropout=0.2, output_stride=8),
     "deeplabv2": lambda classes: DeepLabV2(classes, None, blocks=(1, 1, 1, 1), width=4),
     "daformer": lambda classes: build_model(
@@ -137,7 +137,8 @@ def test_refuses_what_is_no_image(build):
     ],
 )
 def test_other_decoders(encoder, decoder):
-    model = Segmenter(3, encoder, decoder, weights=None)
+    options = {"embed_dim": 24} if decoder == "DPT" else None
+    model = Segmenter(3, encoder, decoder, weights=None, options=options)
     output = model(torch.rand(1, 3, *KITTI_TINY))
     assert output.logits.shape == (1, 3, *KITTI_TINY)
     assert output.features.shape[1] == model.feature_channels
@@ -145,7 +146,7 @@ def test_other_decoders(encoder, decoder):
 
 
 def test_padding_changes_nothing_where_none_is_needed():
-    model = Segmenter(3, weights=None).eval()
+    model = Segmenter(3, SMALL, weights=None).eval()
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         scores = model.scores(images)

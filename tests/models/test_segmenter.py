@@ -81,7 +81,10 @@ def test_stochastic_depth_reaches_timm():
         ({"drop_path": -0.1}, r"drop_path must be in \[0, 1\), got -0.1"),
         ({"encoder": "tf_efficient_lite0"}, "nearest: tf_efficientnet_lite0"),
         ({"decoder": "DeepLabV3+"}, "did you mean DeepLabV3"),
-        ({"encoder": "vit_small_patch14_dinov2", "decoder": "DPT"}, "power of two"),
+        (
+            {"encoder": "vit_tiny_patch16_224", "decoder": "DPT", "options": {"patch_size": 14, "embed_dim": 24}},
+            "power of two",
+        ),
     ],
 )
 def test_wrong_arguments(arguments, message):
