@@ -39,9 +39,10 @@ class Gta5(FileDataset):
         path = self.root / "split.mat"
         if not path.is_file():
             raise DataError(f"{path}: not found; it defines GTA5's {self.split!r} split (split='all' needs none)")
-        from scipy.io import loadmat  # not at the top: only this one split needs it
+        from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError  # not at the top: only this one split needs it
 
         try:
             return set(loadmat(path)[f"{self.split}Ids"].ravel().tolist())
-        except (KeyError, ValueError, NotImplementedError, OSError) as error:
+        except (KeyError, ValueError, NotImplementedError, OSError, MatReadError) as error:
             raise DataError(f"{path}: cannot be read as GTA5's split file ({error})") from error

@@ -186,14 +186,14 @@ class _RareTable:
     def __init__(self, source: LabelledDataset, config: RareClassSampling) -> None:
         self.config = config
         counts = image_class_counts(source)
+        if not counts.any():
+            raise ValueError(f"data set {source.name} has no labelled pixel to draw rare classes from")
         self.classes, self.probabilities = rcs_probs(counts.sum(0), config.temperature)
         pixels = counts.sum(1).clamp(min=1)
         self.images: dict[int, Tensor] = {}
         for index in self.classes.tolist():
             enough = torch.nonzero(counts[:, index] > config.min_share * pixels).flatten()
             self.images[index] = enough if len(enough) else torch.nonzero(counts[:, index]).flatten()
-        if not self.images:
-            raise ValueError(f"data set {source.name} has no labelled pixel to draw rare classes from")
 
     def draw(self, seed: int) -> tuple[int, int]:
         """(class, image index)."""
