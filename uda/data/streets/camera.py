@@ -1,7 +1,7 @@
 """The pinhole camera of the street scenes and the canvas it paints on.
 
 World: metres, x right of the road's centre line, y up from the road, z along the road. The camera stands at
-``(eye_x, eye_y, 0)``. A pitch is drawn as a shifted horizon, so that vertical edges stay vertical, as in rectified images.
+``(eye_x, eye_y, 0)``. A pitch is drawn as a shifted horizon: vertical edges stay vertical.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Point = tuple[float, float, float]
+"""World: right, up, forward; or camera axes: right, up, depth. Metres."""
 Colour = tuple[float, float, float]
 """RGB, 0 to 255."""
 
@@ -83,39 +85,56 @@ class Camera:
         return top, across, forward
 
 
-def _clip(axes: Floats) -> Floats:
-    """The part of a polygon in camera axes ``(n, 3)`` that lies beyond ``NEAR`` (Sutherland-Hodgman, one plane)."""
-    kept: list[Floats] = []
-    for a, b in zip(axes, np.roll(axes, -1, axis=0), strict=True):
+def _clip(axes: Sequence[Point]) -> list[Point]:
+    """The part of a polygon in camera axes that lies beyond ``NEAR`` (Sutherland-Hodgman, one plane)."""
+    kept: list[Point] = []
+    for a, b in zip(axes, [*axes[1:], axes[0]], strict=True):
         if a[2] >= NEAR:
             kept.append(a)
         if (a[2] >= NEAR) != (b[2] >= NEAR):
-            kept.append(a + (b - a) * ((NEAR - a[2]) / (b[2] - a[2])))
-    return np.array(kept).reshape(-1, 3)
+            t = (NEAR - a[2]) / (b[2] - a[2])
+            kept.append((a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t, NEAR))
+    return kept
 
 
 class Canvas:
-    """Colour and label in one ``(height, width, 4)`` uint8 buffer: each fill writes both, so that they cannot disagree."""
+    """Colour and label in one ``(height, width, 4)`` uint8 buffer: a fill writes both, so they cannot disagree."""
 
     def __init__(self, camera: Camera, haze: Colour, visibility: float) -> None:
         self.camera = camera
         self.haze = haze
         self.visibility = visibility
         self.buffer = np.zeros((camera.height, camera.width, 4), np.uint8)
+        self._turn = (math.cos(camera.yaw), math.sin(camera.yaw))
 
     def value(self, colour: Colour, label: int, depth: float) -> tuple[int, int, int, int]:
         """What is written for a colour at a depth (metres): air light added, then the label."""
         r, g, b = mix(colour, self.haze, 1.0 - math.exp(-max(depth, 0.0) / self.visibility))
         return (min(255, int(r)), min(255, int(g)), min(255, int(b)), label)
 
-    def poly(self, points: Floats | Sequence[tuple[float, float, float]], colour: Colour, label: int) -> None:
-        """Fills a convex polygon of world points ``(n, 3)``."""
-        axes = self.camera.to_camera(np.asarray(points, np.float64))
-        if axes[:, 2].min() < NEAR:
+    def axes(self, x: float, y: float, z: float) -> Point:
+        """Camera axes of one world point, as :meth:`Camera.to_camera`."""
+        camera, (cos, sin) = self.camera, self._turn
+        side = x + camera.bend * z * abs(z) - camera.eye[0]
+        return side * cos - z * sin, y - camera.eye[1], side * sin + z * cos
+
+    def poly(self, points: Sequence[Point], colour: Colour, label: int) -> None:
+        """Fills a convex polygon of world points."""
+        # plain floats: for a few corners NumPy's overhead is ten times the work
+        axes = [self.axes(*point) for point in points]
+        if min(point[2] for point in axes) < NEAR:
             axes = _clip(axes)
             if len(axes) < 3:
                 return
-        self.fill([self.camera.to_pixels(axes)], self.value(colour, label, float(axes[:, 2].mean())))
+        camera = self.camera
+        centre, one = camera.centre, 1 << _SHIFT
+        corners, depth = [], 0.0
+        for side, up, ahead in axes:
+            gain = camera.focal / ahead
+            corners.append((int((centre[0] + side * gain) * one), int((centre[1] - up * gain) * one)))
+            depth += ahead
+        pixels = np.array(corners, np.int32)
+        cv2.fillConvexPoly(self.buffer, pixels, self.value(colour, label, depth / len(axes)), cv2.LINE_8, _SHIFT)
 
     def polys(self, points: Floats, colour: Colour, label: int) -> None:
         """Fills many separate polygons ``(k, n, 3)`` of one colour; those that reach behind the camera are left out."""
@@ -123,16 +142,16 @@ class Canvas:
         axes = axes[axes[..., 2].min(axis=1) > NEAR]
         if len(axes):
             pixels = self.camera.to_pixels(axes)
-            self.fill(list(pixels), self.value(colour, label, float(axes[..., 2].mean())))
+            self.fill(pixels, self.value(colour, label, float(axes[..., 2].mean())))
 
-    def fill(self, polygons: Sequence[Floats], value: tuple[int, int, int, int]) -> None:
-        """Fills polygons given in pixels ``(n, 2)``, without antialiasing."""
-        corners = [np.clip(p * (1 << _SHIFT), -(2**24), 2**24).astype(np.int32) for p in polygons]
-        cv2.fillPoly(self.buffer, corners, value, cv2.LINE_8, _SHIFT)
+    def fill(self, polygons: Floats, value: tuple[int, int, int, int]) -> None:
+        """Fills polygons that do not overlap, given in pixels ``(k, n, 2)``, without antialiasing."""
+        corners = np.clip(polygons * (1 << _SHIFT), -(2**24), 2**24).astype(np.int32)
+        cv2.fillPoly(self.buffer, list(corners), value, cv2.LINE_8, _SHIFT)
 
     def board(self, x: float, y: float, z: float) -> Board | None:
-        """An upright plane at a world point that faces the camera; None where it is behind the camera or far outside."""
-        side, up, depth = (float(v) for v in self.camera.to_camera(np.array([x, y, z], np.float64)))
+        """An upright plane at a world point that faces the camera; None where it is out of view."""
+        side, up, depth = self.axes(x, y, z)
         if depth < 2 * NEAR:
             return None
         gain = self.camera.focal / depth
@@ -155,14 +174,18 @@ class Board:
 
     def poly(self, points: Sequence[tuple[float, float]], colour: Colour, label: int) -> None:
         """Fills a polygon of (right, up) metres."""
-        pixels = np.array(points, np.float64) * (self.gain, -self.gain) + (self.column, self.row)
-        self.canvas.fill([pixels], self.canvas.value(colour, label, self.depth))
+        gain, one = self.gain, 1 << _SHIFT
+        corners = [(int((self.column + x * gain) * one), int((self.row - y * gain) * one)) for x, y in points]
+        value = self.canvas.value(colour, label, self.depth)
+        cv2.fillPoly(self.canvas.buffer, [np.array(corners, np.int32)], value, cv2.LINE_8, _SHIFT)
 
     def box(self, left: float, bottom: float, right: float, top: float, colour: Colour, label: int) -> None:
         """Fills an upright rectangle."""
         self.poly([(left, bottom), (left, top), (right, top), (right, bottom)], colour, label)
 
-    def limb(self, start: tuple[float, float], end: tuple[float, float], width: float, colour: Colour, label: int) -> None:
+    def limb(
+        self, start: tuple[float, float], end: tuple[float, float], width: float, colour: Colour, label: int
+    ) -> None:
         """Fills a straight bar of a width in metres."""
         dx, dy = end[0] - start[0], end[1] - start[1]
         gain = 0.5 * width / max(math.hypot(dx, dy), 1e-6)
@@ -174,9 +197,14 @@ class Board:
         self, right: float, up: float, radii: tuple[float, float], colour: Colour, label: int, *, ring: float = 0.0
     ) -> None:
         """Fills an ellipse, or draws its outline of ``ring`` metres."""
-        one = 1 << _SHIFT
-        centre = (round((self.column + right * self.gain) * one), round((self.row - up * self.gain) * one))
-        axes = (max(1, round(radii[0] * self.gain * one)), max(1, round(radii[1] * self.gain * one)))
-        thick = max(1, round(ring * self.gain)) if ring else -1
         value = self.canvas.value(colour, label, self.depth)
+        self.ellipse(right, up, radii, value, max(1, round(ring * self.gain)) if ring else -1)
+
+    def ellipse(
+        self, right: float, up: float, radii: tuple[float, float], value: tuple[int, int, int, int], thick: int = -1
+    ) -> None:
+        """An ellipse whose colour the canvas has given already (:meth:`Canvas.value`)."""
+        gain, one = self.gain, 1 << _SHIFT
+        centre = (int((self.column + right * gain) * one), int((self.row - up * gain) * one))
+        axes = (max(one // 2, int(radii[0] * gain * one)), max(one // 2, int(radii[1] * gain * one)))
         cv2.ellipse(self.canvas.buffer, centre, axes, 0, 0, 360, value, thick, cv2.LINE_8, _SHIFT)

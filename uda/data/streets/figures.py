@@ -30,7 +30,14 @@ def paint_person(board: Board, rng: np.random.Generator, domain: Domain, lit: tu
     bag = rng.random() < 0.3
     if bag:
         board.box(wide, hip - 0.12, wide + 0.2, hip + 0.2, vary(rng, pick(rng, domain.palette.cloth)), PERSON)
-    torso = [(-wide * 0.85, hip - 0.1), (-wide, neck - 0.05), (-0.06, neck), (0.06, neck), (wide, neck - 0.05), (wide * 0.85, hip - 0.1)]
+    torso = [
+        (-wide * 0.85, hip - 0.1),
+        (-wide, neck - 0.05),
+        (-0.06, neck),
+        (0.06, neck),
+        (wide, neck - 0.05),
+        (wide * 0.85, hip - 0.1),
+    ]
     board.poly(torso, scale(coat, lit[1]), PERSON)
     board.poly([*torso[:3], (0.0, neck), (0.0, hip - 0.1)], scale(coat, lit[0]), PERSON)
     board.disc(0, tall * 0.925, (tall * 0.058, tall * 0.075), scale(pick(rng, _HAIR), 0.5 + lit[0] / 2), PERSON)
@@ -43,7 +50,14 @@ def _wheel(board: Board, at: float, radius: float, thick: float, label: int) -> 
 
 
 def paint_two_wheeler(
-    board: Board, rng: np.random.Generator, domain: Domain, *, motor: bool, ridden: bool, broadside: bool, lit: tuple[float, float]
+    board: Board,
+    rng: np.random.Generator,
+    domain: Domain,
+    *,
+    motor: bool,
+    ridden: bool,
+    broadside: bool,
+    lit: tuple[float, float],
 ) -> None:
     """Paints a bicycle or motorcycle, seen from the side or from an end, with or without its rider."""
     frame = vary(rng, pick(rng, domain.palette.paint), 0.2)
@@ -95,7 +109,13 @@ def _end_on(board: Board, frame: Colour, motor: bool) -> None:
 
 
 def _rider(
-    board: Board, rng: np.random.Generator, domain: Domain, flip: int, broadside: bool, motor: bool, lit: tuple[float, float]
+    board: Board,
+    rng: np.random.Generator,
+    domain: Domain,
+    flip: int,
+    broadside: bool,
+    motor: bool,
+    lit: tuple[float, float],
 ) -> None:
     coat, trousers = (vary(rng, pick(rng, domain.palette.cloth), 0.15) for _ in range(2))
     skin = pick(rng, _SKIN)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from uda.data.streets.camera import Canvas, Colour, Floats
 from uda.data.streets.domains import Domain
 
+Singles = NDArray[np.float32]
 ROAD, SIDEWALK, TERRAIN, SKY = 7, 8, 22, 23
 FAR = 170.0
 """Metres to which a street is laid out."""
@@ -71,20 +72,22 @@ def noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> NDAr
 def paint_sky(canvas: Canvas, domain: Domain, rng: np.random.Generator, sun: int) -> None:
     """Fills everything with sky: brighter towards the horizon and the sun, with clouds."""
     height, width = canvas.buffer.shape[:2]
-    light = domain.light
-    rows = np.clip(np.arange(height) / max(canvas.camera.centre[1], 1.0), 0, 1)[:, None, None]
-    sky = np.array(light.zenith) * (1 - rows) + np.array(light.low) * rows
-    across = np.linspace(-1, 1, width)[None, :, None] * sun
-    clouds = (noise(rng, (height, width), height / 5) + noise(rng, (height, width), height / 12) * 0.5)[..., None]
-    sky = sky * (1 + 0.05 * across) * (1 + light.clouds * np.tanh(clouds))
-    canvas.buffer[..., :3] = np.clip(sky, 0, 255).astype(np.uint8)
+    light, horizon = domain.light, max(canvas.camera.centre[1], 1.0)
+    rows = min(height, int(horizon) + 4)
+    down = np.clip(np.arange(rows, dtype=np.float32) / horizon, 0, 1)[:, None, None]
+    sky = np.array(light.zenith, np.float32) * (1 - down) + np.array(light.low, np.float32) * down
+    across = np.linspace(-1, 1, width, dtype=np.float32)[None] * sun
+    clouds = noise(rng, (rows, width), height / 5) + noise(rng, (rows, width), height / 12) * 0.5
+    gain = (1 + 0.05 * across) * (1 + light.clouds * np.clip(clouds, -1.2, 1.2))
+    canvas.buffer[:rows, :, :3] = np.clip(sky * gain[..., None], 0, 255).astype(np.uint8)
+    canvas.buffer[rows:, :, :3] = np.array(light.low, np.uint8)
     canvas.buffer[..., 3] = SKY
 
 
-def _surfaces(street: Street, across: Floats, forward: Floats) -> tuple[Floats, NDArray[np.uint8]]:
-    """Colour ``(rows, width, 3)`` and label of the ground without light."""
+def _surfaces(street: Street, across: Singles, forward: Singles) -> tuple[Singles, NDArray[np.uint8], Singles]:
+    """Colour ``(rows, width, 3)``, label and brightness of the ground without light."""
     label = np.full(across.shape, TERRAIN, np.uint8)
-    table = np.zeros((256, 3))
+    table = np.zeros((256, 3), np.float32)
     table[TERRAIN], table[ROAD], table[SIDEWALK] = street.terrain, street.road, street.sidewalk
     for sign, side in street.sides.items():
         out = across * sign
@@ -94,16 +97,17 @@ def _surfaces(street: Street, across: Floats, forward: Floats) -> tuple[Floats, 
         label[(across * sign >= street.sides[sign].front) & (forward >= start) & (forward < end)] = SIDEWALK
     if street.crossing:
         label[(forward > street.crossing[0]) & (forward < street.crossing[1])] = ROAD
-    colour = table[label]
+    gain = np.ones(label.shape, np.float32)
+    road, walk = label == ROAD, label == SIDEWALK
     for sign, side in street.sides.items():  # kerb, gutter and the darker parking lane
         out = across * sign - side.edge
-        colour[(label == SIDEWALK) & (np.abs(out - side.verge) < 0.18)] *= 1.22
-        colour[(label == ROAD) & (np.abs(out + 0.12) < 0.12)] *= 0.8
-        colour[(label == ROAD) & (out > -side.parking) & (out < 0)] *= 0.92
-    return colour, label
+        gain[walk & (np.abs(out - side.verge) < 0.18)] = 1.22
+        gain[road & (np.abs(out + 0.12) < 0.12)] = 0.8
+        gain[road & (out > -side.parking) & (out < 0)] *= 0.92
+    return table[label], label, gain
 
 
-def _markings(street: Street, across: Floats, forward: Floats, label: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def _markings(street: Street, across: Singles, forward: Singles, label: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Where the road is painted."""
     road = label == ROAD
     inside = np.ones_like(road)
@@ -117,23 +121,25 @@ def _markings(street: Street, across: Floats, forward: Floats, label: NDArray[np
             paint |= (np.abs(out - lane * street.lane) < 0.07) & dash
         if side.parking or side.verge:
             paint |= np.abs(out - (side.edge - side.parking - 0.25)) < 0.07
-    paint &= inside
+    paint = paint & inside
     if street.crossing and street.zebra:
         band = (forward > street.crossing[0] - 4.5) & (forward < street.crossing[0] - 1.5)
         paint |= band & (np.mod(across, 1.1) < 0.55)
-    return paint & road
+    return np.asarray(paint & road)
 
 
-def _texture(domain: Domain, rng: np.random.Generator, across: Floats, forward: Floats) -> dict[int, NDArray[np.float32]]:
+def _texture(
+    domain: Domain, rng: np.random.Generator, across: Singles, forward: Singles
+) -> dict[int, NDArray[np.float32]]:
     """Brightness noise of the ground's materials, laid on the plane so that it follows the perspective."""
     grain = rng.standard_normal((256, 256), np.float32)
-    tile = cv2.GaussianBlur(grain, (0, 0), 1.0, borderType=cv2.BORDER_REFLECT) * 2.5
-    coarse = cv2.GaussianBlur(grain, (0, 0), 6.0, borderType=cv2.BORDER_REFLECT) * 12
-    x, z = across.astype(np.float32), forward.astype(np.float32)
+    tile = np.asarray(cv2.GaussianBlur(grain, (0, 0), 1.0, borderType=cv2.BORDER_REFLECT), np.float32) * 2.5
+    coarse = np.asarray(cv2.GaussianBlur(grain, (0, 0), 6.0, borderType=cv2.BORDER_REFLECT), np.float32) * 12
+    x, z = across, forward
 
     def look(image: NDArray[np.float32], per_metre: tuple[float, float]) -> NDArray[np.float32]:
-        wrap = (np.mod(x * per_metre[0], 255.0), np.mod(z * per_metre[1], 255.0))
-        return np.asarray(cv2.remap(image, wrap[0], wrap[1], cv2.INTER_LINEAR), np.float32)
+        wrapped = cv2.remap(image, x * per_metre[0], z * per_metre[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        return np.asarray(wrapped, np.float32)
 
     fade = np.exp(-z / 30).astype(np.float32)  # far grain is finer than a pixel
     fine, patches = look(tile, (14.0, 8.0)) * fade, look(coarse, (7.0, 2.2))
@@ -149,31 +155,35 @@ def _texture(domain: Domain, rng: np.random.Generator, across: Floats, forward: 
 
 
 def paint_ground(
-    canvas: Canvas, domain: Domain, street: Street, rng: np.random.Generator, sun: int, shade: float,
+    canvas: Canvas,
+    domain: Domain,
+    street: Street,
+    rng: np.random.Generator,
+    sun: int,
+    shade: float,
     shadow: tuple[NDArray[np.uint8], NDArray[np.uint8]],
 ) -> None:
     """Paints road, sidewalks and terrain below the horizon with markings, texture and shadows.
 
     ``shadow`` are canvas-sized masks (0 to 255) of cast and of contact shadows; ``sun`` is the side the sun is on.
     """
-    top, across, forward = canvas.camera.ground()
+    top, *plane = canvas.camera.ground()
+    across, forward = plane[0].astype(np.float32), plane[1].astype(np.float32)
     if top >= canvas.buffer.shape[0]:
         return
-    colour, label = _surfaces(street, across, forward)
+    colour, label, gain = _surfaces(street, across, forward)
     paint = _markings(street, across, forward, label)
-    worn = 0.75 + 0.25 * np.clip(noise(rng, label.shape, 9), -1, 1)
-    share = (paint * worn)[..., None]
-    colour = colour * (1 - share) + np.array(street.marking) * share
-    texture = _texture(domain, rng, across, forward)
-    gain = np.ones(label.shape, np.float32)
-    for code, field_ in texture.items():
-        gain = np.where(label == code, field_, gain)
-    reach = street.shadows[np.clip((forward / _BIN).astype(np.intp), 0, len(street.shadows) - 1)]
+    worn = (0.75 + 0.25 * np.clip(noise(rng, label.shape, 9), -1, 1))[paint][:, None]
+    colour[paint] = colour[paint] * (1 - worn) + np.array(street.marking, np.float32) * worn
+    for code, field_ in _texture(domain, rng, across, forward).items():
+        here = label == code
+        gain[here] *= field_[here]
+    reach = street.shadows.astype(np.float32)[np.clip((forward / _BIN).astype(np.intp), 0, len(street.shadows) - 1)]
     near_sun = street.sides[sun].front - across * sun  # metres from the frontage on the sun's side
     cast = np.clip((reach - near_sun) / 0.5, 0, 1)
-    dark = np.maximum(cast, shadow[0][top:] / 255.0)
-    gain = gain * (1 - (1 - shade) * dark) * (1 - 0.65 / 255 * shadow[1][top:])
-    air = (1 - np.exp(-np.abs(forward) / canvas.visibility))[..., None]
-    colour = colour * gain[..., None] * (1 - air) + np.array(canvas.haze) * air
+    dark = np.maximum(cast, shadow[0][top:] * np.float32(1 / 255))
+    gain = gain * (1 - np.float32(1 - shade) * dark) * (1 - np.float32(0.65 / 255) * shadow[1][top:])
+    air = (1 - np.exp(-np.abs(forward) / np.float32(canvas.visibility)))[..., None]
+    colour = colour * gain[..., None] * (1 - air) + np.array(canvas.haze, np.float32) * air
     canvas.buffer[top:, :, :3] = np.clip(colour, 0, 255).astype(np.uint8)
     canvas.buffer[top:, :, 3] = label

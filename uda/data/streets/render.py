@@ -12,8 +12,9 @@ from uda.data.streets.buildings import BUILDING, WALL
 from uda.data.streets.camera import Camera, Canvas, Floats
 from uda.data.streets.domains import DOMAINS, Domain, Sensor
 from uda.data.streets.ground import noise, paint_ground, paint_sky
+from uda.data.streets.layout import make_scene
 from uda.data.streets.roadside import VEGETATION, paint_skyline
-from uda.data.streets.scene import Scene, make_scene
+from uda.data.streets.scene import Scene
 
 Image = NDArray[np.uint8]
 _SCALE = 2  # supersampling
@@ -109,7 +110,7 @@ def _paint_bonnet(canvas: Canvas, domain: Domain) -> None:
     for share, colour in ((1.0, (62, 66, 68, 0)), (0.72, (92, 98, 100, 0)), (0.45, (50, 54, 56, 0))):
         rows = height * (1 - domain.view.bonnet * share * (1 - 0.55 * across**2))
         outline = np.stack([(across + 1) / 2 * width, rows], -1)
-        canvas.fill([np.concatenate([outline, [[width + 2.0, height + 2.0], [-2.0, height + 2.0]]])], colour)
+        canvas.fill(np.concatenate([outline, [[width + 2.0, height + 2.0], [-2.0, height + 2.0]]])[None], colour)
 
 
 def _grain(canvas: Canvas, domain: Domain, rng: np.random.Generator) -> None:
@@ -119,7 +120,7 @@ def _grain(canvas: Canvas, domain: Domain, rng: np.random.Generator) -> None:
     amount = np.zeros(256, np.float32)
     amount[VEGETATION] = domain.texture.leaves
     amount[[BUILDING, WALL]] = domain.texture.masonry
-    fine = rng.standard_normal(shape, np.float32) + noise(rng, shape, shape[0] / 50)
+    fine = rng.standard_normal(shape, np.float32) + noise(rng, shape, shape[0] / 90)
     gain = 1 + cv2.LUT(label, amount) * np.clip(fine * 0.5, -1.2, 1.6)
     np.clip(canvas.buffer[..., :3] * gain[..., None], 0, 255, out=canvas.buffer[..., :3], casting="unsafe")
 

@@ -13,39 +13,55 @@ _WHITE: Colour = (236, 236, 232)
 _RED: Colour = (196, 28, 34)
 
 
-def paint_tree(board: Board, rng: np.random.Generator, domain: Domain, tall: float, spread: float, sun: int, shade: float) -> None:
-    """Paints a tree: trunk, boughs and a crown of leaf clumps, dark below and away from the sun, bright above and towards it."""
+def paint_tree(
+    board: Board, rng: np.random.Generator, domain: Domain, tall: float, spread: float, sun: int, shade: float
+) -> None:
+    """Paints a trunk and a crown of leaf clumps: dark below and inside, bright above and towards the sun."""
     leaf, bark = vary(rng, pick(rng, domain.palette.leaf), 0.14), vary(rng, domain.palette.bark)
     thick, base = 0.05 * tall * rng.uniform(0.6, 1.1), tall * rng.uniform(0.22, 0.36)
     trunk = [(-thick * 0.7, 0.0), (-thick * 0.4, base * 1.6), (thick * 0.4, base * 1.6), (thick * 0.7, 0.0)]
     board.poly(trunk, scale(bark, 0.8), VEGETATION)
     half = sun * thick * 0.1
-    board.poly([(half, 0.0), (half, base), (sun * thick * 0.4, base), (sun * thick * 0.7, 0.0)], scale(bark, 1.1), VEGETATION)
+    board.poly(
+        [(half, 0.0), (half, base), (sun * thick * 0.4, base), (sun * thick * 0.7, 0.0)], scale(bark, 1.1), VEGETATION
+    )
     paint_foliage(board, rng, domain, leaf, (0.0, (base + tall) / 2, spread, (tall - base) / 2), sun, shade)
 
 
 def paint_foliage(
-    board: Board, rng: np.random.Generator, domain: Domain, leaf: Colour, crown: tuple[float, float, float, float], sun: int, shade: float
+    board: Board,
+    rng: np.random.Generator,
+    domain: Domain,
+    leaf: Colour,
+    crown: tuple[float, float, float, float],
+    sun: int,
+    shade: float,
 ) -> None:
     """Paints a crown ``(right, up, half width, half height)`` of clumps, from the dark inside to the bright outside."""
     right, up, wide, high = crown
-    clump = max(domain.texture.leaf_size, 2.2 / board.gain, wide / 7)
-    count = int(np.clip(3.2 * wide * high / clump**2, 6, 130))
+    clump = max(domain.texture.leaf_size, 2.2 / board.gain, wide / 6)
+    count = int(np.clip(2.6 * wide * high / clump**2, 6, 80))
     if board.gain * wide > 3:
         board.disc(right, up, (wide * 0.8, high * 0.82), scale(leaf, 0.5 + 0.2 * shade), VEGETATION)
     angle, far = rng.uniform(0, 2 * np.pi, count), np.sqrt(rng.uniform(0.05, 1, count))
     x, y = far * np.cos(angle), far * np.sin(angle)
     glow = np.clip(0.5 + 0.32 * y + 0.22 * sun * x + rng.normal(0, 0.14, count), 0, 1)
-    sizes = clump * rng.uniform(0.6, 1.25, count)
     dark = 0.45 + 0.35 * shade
-    for i in np.argsort(glow, kind="stable").tolist():
-        tint = scale(leaf, dark + (1.3 - dark) * float(glow[i]))
-        radius = float(sizes[i])
-        place = (right + float(x[i]) * wide, up + float(y[i]) * high)
-        board.disc(place[0], place[1], (radius, radius * 0.8), tint, VEGETATION)
+    tints = [board.canvas.value(scale(leaf, dark + (1.3 - dark) * k / 8), VEGETATION, board.depth) for k in range(9)]
+    order = np.argsort(glow, kind="stable")
+    columns = (
+        (right + x * wide)[order],
+        (up + y * high)[order],
+        (clump * rng.uniform(0.6, 1.25, count))[order],
+        (glow * 8)[order],
+    )
+    for across, height, radius, tint in zip(*(values.tolist() for values in columns), strict=True):
+        board.ellipse(across, height, (radius, radius * 0.8), tints[int(tint)])
 
 
-def paint_bush(board: Board, rng: np.random.Generator, domain: Domain, wide: float, tall: float, sun: int, shade: float) -> None:
+def paint_bush(
+    board: Board, rng: np.random.Generator, domain: Domain, wide: float, tall: float, sun: int, shade: float
+) -> None:
     """Paints a bush or a piece of hedge."""
     leaf = vary(rng, pick(rng, domain.palette.leaf), 0.14)
     board.box(-wide * 0.85, 0.0, wide * 0.85, tall * 0.6, scale(leaf, 0.45 + 0.25 * shade), VEGETATION)
@@ -55,7 +71,9 @@ def paint_bush(board: Board, rng: np.random.Generator, domain: Domain, wide: flo
 def _post(board: Board, tall: float, thick: float, colour: Colour, sun: int) -> None:
     board.box(-thick / 2, 0.0, thick / 2, tall, colour, POLE)
     edge = -sun * thick / 2
-    board.box(min(edge, edge + sun * thick * 0.4), 0.0, max(edge, edge + sun * thick * 0.4), tall, scale(colour, 0.6), POLE)
+    board.box(
+        min(edge, edge + sun * thick * 0.4), 0.0, max(edge, edge + sun * thick * 0.4), tall, scale(colour, 0.6), POLE
+    )
 
 
 def paint_lamp(board: Board, rng: np.random.Generator, domain: Domain, towards: int, sun: int) -> None:
@@ -63,7 +81,14 @@ def paint_lamp(board: Board, rng: np.random.Generator, domain: Domain, towards: 
     colour, tall = vary(rng, domain.palette.pole), rng.uniform(6.0, 9.0)
     _post(board, tall, 0.17, colour, sun)
     board.limb((0, tall), (towards * 1.6, tall + 0.3), 0.1, colour, POLE)
-    board.box(min(towards * 1.2, towards * 2.0), tall + 0.2, max(towards * 1.2, towards * 2.0), tall + 0.38, scale(colour, 0.8), POLE)
+    board.box(
+        min(towards * 1.2, towards * 2.0),
+        tall + 0.2,
+        max(towards * 1.2, towards * 2.0),
+        tall + 0.38,
+        scale(colour, 0.8),
+        POLE,
+    )
 
 
 def paint_bollard(board: Board, rng: np.random.Generator, domain: Domain, sun: int) -> None:
@@ -99,7 +124,14 @@ def paint_sign(board: Board, rng: np.random.Generator, domain: Domain, sun: int,
         board.box(-wide, tall - 0.1, wide, tall + 0.75, white, SIGN)
         board.box(-wide + 0.06, tall - 0.04, wide - 0.06, tall + 0.69, colour, SIGN)
         for up in (0.12, 0.4):
-            board.box(-wide * 0.7, tall + up, wide * rng.uniform(0.1, 0.7), tall + up + 0.12, scale(_WHITE, 0.4 + 0.5 * (colour[2] > 100)), SIGN)
+            board.box(
+                -wide * 0.7,
+                tall + up,
+                wide * rng.uniform(0.1, 0.7),
+                tall + up + 0.12,
+                scale(_WHITE, 0.4 + 0.5 * (colour[2] > 100)),
+                SIGN,
+            )
 
 
 def paint_light(board: Board, rng: np.random.Generator, domain: Domain, sun: int) -> None:
@@ -122,8 +154,14 @@ def paint_skyline(canvas: Canvas, domain: Domain, rng: np.random.Generator, urba
         high = (9 - 4 * layer) * gain * (1 + 0.35 * np.convolve(rng.standard_normal(42), np.ones(3) / 2, "valid"))
         top = np.stack([columns, horizon - np.maximum(high, gain)], -1)
         outline = np.concatenate([top, [[width, horizon + 2], [0, horizon + 2]]])
-        canvas.fill([outline], canvas.value(vary(rng, scale(domain.palette.leaf[0], 0.8 + 0.1 * layer), 0.05), VEGETATION, 150.0))
+        canvas.fill(
+            outline[None],
+            canvas.value(vary(rng, scale(domain.palette.leaf[0], 0.8 + 0.1 * layer), 0.05), VEGETATION, 150.0),
+        )
     for _ in range(int(14 * urban)):
-        left, wide, high = rng.uniform(0, width), rng.uniform(8, 22) * gain, rng.uniform(6, 14) * gain
-        block = np.array([[left, horizon + 2], [left, horizon - high], [left + wide, horizon - high], [left + wide, horizon + 2]])
-        canvas.fill([block], canvas.value(scale(vary(rng, pick(rng, domain.palette.plaster)), 0.8), BUILDING, 140.0))
+        left, roof = rng.uniform(0, width), horizon - rng.uniform(6, 14) * gain
+        right, foot = left + rng.uniform(8, 22) * gain, horizon + 2
+        block = np.array([[left, foot], [left, roof], [right, roof], [right, foot]])
+        canvas.fill(
+            block[None], canvas.value(scale(vary(rng, pick(rng, domain.palette.plaster)), 0.8), BUILDING, 140.0)
+        )

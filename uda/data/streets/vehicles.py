@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from uda.data.streets.buildings import pick, vary
-from uda.data.streets.camera import Canvas, Colour, Floats, mix, scale
+from uda.data.streets.camera import Canvas, Colour, Point, mix, scale
 from uda.data.streets.domains import Domain
 
 CAR, TRUCK, BUS = 26, 27, 28
@@ -25,6 +26,8 @@ _UNDER: Profile = ((0.04, 0.10), (0.04, 0.26), (0.96, 0.26), (0.96, 0.10))
 _BOX: Profile = ((0.0, 0.14), (0.0, 1.0), (1.0, 1.0), (1.0, 0.14))
 _CAB: Profile = ((0.0, 0.12), (0.0, 1.0), (0.75, 1.0), (1.0, 0.55), (1.0, 0.12))
 _BLACK: Colour = (20, 20, 22)
+_WHEEL: tuple[tuple[float, Colour], ...] = ((1.0, _BLACK), (0.58, (128, 128, 130)), (0.2, (60, 60, 62)))
+_CIRCLE = tuple((math.cos(k * math.pi / 6), math.sin(k * math.pi / 6)) for k in range(12))
 
 
 @dataclass(frozen=True)
@@ -40,21 +43,20 @@ class Vehicle:
     width: float
     height: float
 
-    def world(self, along: Floats, side: Floats, up: Floats) -> Floats:
+    def world(self, corners: Iterable[Point]) -> list[Point]:
         """World points of local metres: forward, right, up."""
         cos, sin = math.cos(self.heading), math.sin(self.heading)
-        return np.stack([self.x + along * sin + side * cos, up, self.z + along * cos - side * sin], -1)
+        return [(self.x + a * sin + r * cos, up, self.z + a * cos - r * sin) for a, r, up in corners]
 
     def local(self, x: float, z: float) -> tuple[float, float]:
         """Forward and right of a world point, metres."""
         cos, sin = math.cos(self.heading), math.sin(self.heading)
         return (x - self.x) * sin + (z - self.z) * cos, (x - self.x) * cos - (z - self.z) * sin
 
-    def footprint(self, margin: float) -> Floats:
+    def footprint(self, margin: float) -> list[Point]:
         """Corners on the ground, grown by a margin."""
-        half, m = self.width / 2, margin
-        along = np.array([-m, self.length + m, self.length + m, -m])
-        return self.world(along, np.array([-half - m, -half - m, half + m, half + m]), np.full(4, 0.02))
+        right, front, rear = self.width / 2 + margin, self.length + margin, -margin
+        return self.world([(rear, -right, 0.02), (front, -right, 0.02), (front, right, 0.02), (rear, right, 0.02)])
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,12 @@ class _Painter:
     vehicle: Vehicle
     lit: tuple[float, float]
     """Light on the sides left and right in the world."""
+
+    @property
+    def large(self) -> bool:
+        """Whether small parts can be seen: the vehicle is at least 14 canvas pixels high."""
+        v = self.vehicle
+        return self.canvas.camera.focal * v.height > 14 * max(v.z, 1.0)
 
     def eye(self) -> tuple[float, float, float]:
         camera, v = self.canvas.camera, self.vehicle
@@ -81,58 +89,62 @@ class _Painter:
         world_right = math.cos(self.vehicle.heading) * self.side()
         return self.lit[1] if world_right > 0.3 else self.lit[0] if world_right < -0.3 else sum(self.lit) / 2
 
-    def extrude(self, profile: Profile, colour: Colour, *, taper: float = 1.0, start: float = 0.0, share: float = 1.0) -> list[int]:
-        """Paints the visible faces of a profile laid over ``share`` of the length from ``start``; ``taper`` is the width of
-        its top relative to its bottom. Gives the indices of the edges whose faces were painted."""
+    def extrude(
+        self, profile: Profile, colour: Colour, *, taper: float = 1.0, start: float = 0.0, share: float = 1.0
+    ) -> list[int]:
+        """Paints the visible faces of a profile laid over ``share`` of the length from ``start``.
+
+        ``taper`` is the width of its top relative to its bottom. Gives the indices of the painted edges.
+        """
         v, label = self.vehicle, self.vehicle.kind
-        pts = np.array(profile) * (v.length * share, v.height) + (v.length * start, 0)
-        low, high = pts[:, 1].min(), pts[:, 1].max()
-        half = v.width / 2 * (1 - (1 - taper) * (pts[:, 1] - low) / max(high - low, 1e-6))
+        pts = [(v.length * (start + share * a), v.height * u) for a, u in profile]
+        low, high = min(p[1] for p in pts), max(p[1] for p in pts)
+        half = [v.width / 2 * (1 - (1 - taper) * (u - low) / (high - low)) for _, u in pts]
         e_along, _, e_up = self.eye()
         seen = []
-        for i in range(len(pts)):
+        for i, (a0, u0) in enumerate(pts):
             j = (i + 1) % len(pts)
-            da, du = pts[j] - pts[i]
-            if -du * (e_along - pts[i, 0]) + da * (e_up - pts[i, 1]) <= 0:
+            a1, u1 = pts[j]
+            if (u0 - u1) * (e_along - a0) + (a1 - a0) * (e_up - u0) <= 0:
                 continue
             seen.append(i)
-            flat = abs(da) / math.hypot(da, du)
-            light = (0.80 + 0.32 * flat) if da >= 0 else 0.5
-            idx = [i, j, j, i]
-            face = v.world(pts[idx, 0], half[idx] * (-1, -1, 1, 1), pts[idx, 1])
+            flat = abs(a1 - a0) / math.hypot(a1 - a0, u1 - u0)
+            light = (0.80 + 0.32 * flat) if a1 >= a0 else 0.5
+            face = v.world([(a0, -half[i], u0), (a1, -half[j], u1), (a1, half[j], u1), (a0, half[i], u0)])
             self.canvas.poly(face, scale(colour, light), label)
         if side := self.side():
-            self.canvas.poly(v.world(pts[:, 0], half * side, pts[:, 1]), scale(colour, self.flank()), label)
+            face = v.world([(a, h * side, u) for (a, u), h in zip(pts, half, strict=True)])
+            self.canvas.poly(face, scale(colour, self.flank()), label)
         return seen
 
-    def end(self, front: bool, right: tuple[float, float], up: tuple[float, float], colour: Colour, *, at: float = 0.0) -> None:
+    def end(
+        self, front: bool, right: tuple[float, float], up: tuple[float, float], colour: Colour, *, at: float = 0.0
+    ) -> None:
         """Paints a rectangle on the rear (or front) end, ``right`` and ``up`` in shares of width and height."""
         v = self.vehicle
-        along = np.full(4, v.length * (1 - at) + 0.01 if front else v.length * at - 0.01)
-        side = (np.array([right[0], right[0], right[1], right[1]]) - 0.5) * v.width
-        self.canvas.poly(v.world(along, side, np.array([up[0], up[1], up[1], up[0]]) * v.height), colour, v.kind)
+        along = v.length * (1 - at) + 0.01 if front else v.length * at - 0.01
+        left, far = (right[0] - 0.5) * v.width, (right[1] - 0.5) * v.width
+        low, high = up[0] * v.height, up[1] * v.height
+        corners = [(along, left, low), (along, left, high), (along, far, high), (along, far, low)]
+        self.canvas.poly(v.world(corners), colour, v.kind)
 
     def panel(self, corners: Profile, colour: Colour, inset: float = 1.0) -> None:
         """Paints a polygon on the seen long side, in shares of length and height."""
         if side := self.side():
             v = self.vehicle
-            pts = np.array(corners) * (v.length, v.height)
-            face = v.world(pts[:, 0], np.full(len(pts), side * v.width / 2 * inset), pts[:, 1])
-            self.canvas.poly(face, colour, v.kind)
+            right = side * v.width / 2 * inset
+            self.canvas.poly(v.world([(a * v.length, right, u * v.height) for a, u in corners]), colour, v.kind)
 
     def wheels(self, shares: tuple[float, ...], radius: float) -> None:
         """Paints wheels on the seen long side, at shares of the length."""
-        side = self.side()
-        v = self.vehicle
-        angle = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+        side, v = self.side(), self.vehicle
+        if not side:
+            return
+        right = side * (v.width / 2 + 0.01)
         for share in shares:
-            for size, colour in ((1.0, _BLACK), (0.58, (128, 128, 130)), (0.2, (60, 60, 62))):
-                if side:
-                    along = v.length * share + radius * size * np.cos(angle)
-                    self.canvas.poly(
-                        v.world(along, np.full(12, side * (v.width / 2 + 0.01)), radius + radius * size * np.sin(angle)),
-                        colour, v.kind,
-                    )  # fmt: skip
+            for size, colour in _WHEEL[: 3 if self.large else 2]:
+                ring = [(v.length * share + radius * size * c, right, radius * (1 + size * s)) for c, s in _CIRCLE]
+                self.canvas.poly(v.world(ring), colour, v.kind)
 
     def tyres(self, radius: float) -> None:
         """Paints the tyres as seen below the near end."""
@@ -151,7 +163,9 @@ def make_vehicle(rng: np.random.Generator, kind: int, x: float, z: float, headin
     return Vehicle(kind, x, z, heading, rng.uniform(9.0, 12.0), 2.5, rng.uniform(3.0, 3.3))
 
 
-def paint_vehicle(canvas: Canvas, rng: np.random.Generator, domain: Domain, vehicle: Vehicle, lit: tuple[float, float]) -> None:
+def paint_vehicle(
+    canvas: Canvas, rng: np.random.Generator, domain: Domain, vehicle: Vehicle, lit: tuple[float, float]
+) -> None:
     """Paints a vehicle; the part of one that stands beside the camera is cut at the image's edge."""
     painter = _Painter(canvas, vehicle, lit)
     colour = vary(rng, pick(rng, domain.palette.paint), 0.12)
@@ -182,12 +196,14 @@ def _paint_car(painter: _Painter, rng: np.random.Generator, colour: Colour, glas
     v = painter.vehicle
     for edge in (0, 2):  # rear window, windscreen
         if edge in seen:
-            a, b = np.array(cabin[edge]), np.array(cabin[edge + 1])
-            ends = np.array([a + (b - a) * t for t in (0.12, 0.85)]) * (v.length, v.height)
-            half = v.width / 2 * (1 - 0.2 * (ends[:, 1] / v.height - 0.65) / 0.35) * 0.88
-            idx = [0, 1, 1, 0]
-            canvas_pts = v.world(ends[idx, 0], half[idx] * (-1, -1, 1, 1), ends[idx, 1])
-            painter.canvas.poly(canvas_pts, scale(glass, 1.25 if edge == 2 else 1.0), v.kind)
+            (a0, u0), (a1, u1) = cabin[edge], cabin[edge + 1]
+            ends = [(a0 + (a1 - a0) * t, u0 + (u1 - u0) * t) for t in (0.12, 0.85)]
+            half = [v.width / 2 * (1 - 0.2 * (u - 0.65) / 0.35) * 0.88 for _, u in ends]
+            left, right = (
+                [(a * v.length, sign * h, u * v.height) for (a, u), h in zip(ends, half, strict=True)]
+                for sign in (-1, 1)
+            )
+            painter.canvas.poly(v.world([*left, *right[::-1]]), scale(glass, 1.25 if edge == 2 else 1.0), v.kind)
     (r0, low), (r1, high), (f1, _), (f0, _) = cabin
     middle = (r1 + f1) / 2
     low, high = low + 0.03, high - 0.06
@@ -199,6 +215,9 @@ def _paint_car(painter: _Painter, rng: np.random.Generator, colour: Colour, glas
     painter.panel(((0.0, 0.20), (0.0, 0.27), (1.0, 0.27), (1.0, 0.20)), scale(colour, 0.45), 1.005)
     painter.panel(((0.46, 0.3), (0.46, 0.64), (0.47, 0.64), (0.47, 0.3)), scale(colour, 0.5), 1.005)
     painter.wheels((0.18, 0.81), 0.32)
+    if not painter.large:
+        _lamps(painter, front, (0.40, 0.55))
+        return
     painter.end(front, (0.0, 1.0), (0.20, 0.29), scale(colour, 0.4))
     _lamps(painter, front, (0.36, 0.45) if front else (0.44, 0.58))
     if front:
@@ -211,7 +230,10 @@ def _paint_truck(painter: _Painter, rng: np.random.Generator, colour: Colour, gl
     cargo = vary(rng, pick(rng, ((214, 212, 206), (60, 84, 130), (170, 150, 110), (150, 50, 46), (90, 110, 96))))
     painter.extrude(((0.02, 0.1), (0.02, 0.2), (0.98, 0.2), (0.98, 0.1)), _BLACK)
     painter.tyres(0.48)
-    parts = [lambda: painter.extrude(_BOX, cargo, share=0.74), lambda: painter.extrude(_low(_CAB, 0.82), colour, start=0.76, share=0.24)]
+    parts = [
+        lambda: painter.extrude(_BOX, cargo, share=0.74),
+        lambda: painter.extrude(_low(_CAB, 0.82), colour, start=0.76, share=0.24),
+    ]
     for part in reversed(parts) if not front else parts:
         part()
     painter.panel(((0.80, 0.46), (0.80, 0.70), (0.93, 0.70), (0.96, 0.46)), glass, 1.005)

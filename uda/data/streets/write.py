@@ -49,14 +49,14 @@ def generate(
     """Writes a data set of street scenes.
 
     Args:
-        out: folder to write in; other files in it stay, those of the same name are replaced. Each file appears at once
-            or not at all.
+        out: folder to write in; other files in it stay, those of the same name are replaced. Each file is there
+            whole or not at all.
         domain: ``"cityscapes"`` (``leftImg8bit``, ``gtFine``), ``"kitti"`` (``training/image_2``, ``semantic`` and
-            ``semantic_rgb``; ``val`` takes the first of the 30 fixed numbers, ``train`` the first of the other 170; sizes
-            vary slightly, as the real ones do) or ``"ika"`` (``input``, ``label``, ``rgb_to_class_id.py``; in a folder for
-            each split, or in ``out`` itself for ``{"all": n}``).
-        splits: number of images for each split; ``SPLITS`` if None. A split's images do not depend on the other splits,
-            nor on how many there are.
+            ``semantic_rgb``; ``val`` takes the first of the 30 fixed numbers, ``train`` the first of the other 170;
+            sizes vary slightly, as the real ones do) or ``"ika"`` (``input``, ``label``, ``rgb_to_class_id.py``; in a
+            folder for each split, or in ``out`` itself for ``{"all": n}``).
+        splits: number of images for each split; ``SPLITS`` if None. A split's images do not depend on the other
+            splits, nor on how many there are.
         size: height and width in pixels; the domain's default if None.
         seed: any integer from 0. The same arguments give the same bytes, whatever ``workers`` is.
         workers: processes.
@@ -95,7 +95,10 @@ def ika_table() -> str:
 
 
 def _check_splits(domain: str, splits: Mapping[str, int]) -> dict[str, int]:
-    room = {"cityscapes": dict.fromkeys(_CITY, 1_000_000), "kitti": {"train": len(_KITTI_TRAIN), "val": len(VAL_NUMBERS)}}
+    room = {
+        "cityscapes": dict.fromkeys(_CITY, 1_000_000),
+        "kitti": {"train": len(_KITTI_TRAIN), "val": len(VAL_NUMBERS)},
+    }
     allowed = room.get(domain, dict.fromkeys(_SPLIT_OFFSET, 1_000_000))
     for split, count in splits.items():
         if split not in allowed:
@@ -119,9 +122,15 @@ def _cityscapes(root: Path, split: str, count: int, size: tuple[int, int], seed:
 def _kitti(root: Path, split: str, count: int, size: tuple[int, int], seed: int) -> Iterator[_Job]:
     base = root / "training"
     for number in (VAL_NUMBERS if split == "val" else _KITTI_TRAIN)[:count]:
-        high, wide = _KITTI_SHAPES[int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) % len(_KITTI_SHAPES)]
+        high, wide = _KITTI_SHAPES[
+            int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) % len(_KITTI_SHAPES)
+        ]
         name = f"{number:06d}_10.png"
-        files = ((base / "image_2" / name, "image"), (base / "semantic" / name, "ids"), (base / "semantic_rgb" / name, "colours"))
+        files = (
+            (base / "image_2" / name, "image"),
+            (base / "semantic" / name, "ids"),
+            (base / "semantic_rgb" / name, "colours"),
+        )
         yield _Job("kitti", seed, number, (round(size[0] * high), round(size[1] * wide)), files)
 
 
@@ -129,7 +138,10 @@ def _ika(root: Path, split: str, count: int, size: tuple[int, int], seed: int) -
     base = root if split == "all" else root / split
     for i in range(count):
         stem = f"{split}_{i:06d}"
-        files = ((base / "input" / f"{stem}.png", "image"), (base / "label" / f"{stem}_gtFine_labelColor.png", "colours"))
+        files = (
+            (base / "input" / f"{stem}.png", "image"),
+            (base / "label" / f"{stem}_gtFine_labelColor.png", "colours"),
+        )
         yield _Job("ika", seed, _SPLIT_OFFSET[split] + i, size, files)
 
 
