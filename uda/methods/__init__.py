@@ -15,11 +15,22 @@ from uda.methods.adaptsegnet import AdaptSegNet
 from uda.methods.advent import AdvEnt
 from uda.methods.base import Method, TestTimeMethod
 from uda.methods.cbst import CBST
+from uda.methods.clan import CLAN
 from uda.methods.class_mix import ClassMix
-from uda.methods.colour import ColourTransport, HistogramMatching, MeanStd, Reinhard
+from uda.methods.colour import HistogramMatching, MeanStd, Reinhard
 from uda.methods.colour_at_test import ColourAtTest
+from uda.methods.colour_transport import ColourTransport
+from uda.methods.coral import Coral
+from uda.methods.crst import CRST
 from uda.methods.fda import FDA
+from uda.methods.fda_multiband import FDAMultiBand
+from uda.methods.max_square import MaxSquare
+from uda.methods.mcc import MCC
 from uda.methods.minent import MinEnt
+from uda.methods.mmd import MMD
+from uda.methods.mrnet import MRNet
+from uda.methods.proda import ProDA
+from uda.methods.sliced_wasserstein import SlicedWasserstein
 from uda.methods.supervised import Supervised
 
 _METHODS: tuple[type[Method], ...] = (
@@ -34,6 +45,16 @@ _METHODS: tuple[type[Method], ...] = (
     MinEnt,
     CBST,
     ClassMix,
+    MaxSquare,
+    CLAN,
+    Coral,
+    MMD,
+    SlicedWasserstein,
+    MCC,
+    CRST,
+    MRNet,
+    ProDA,
+    FDAMultiBand,
 )
 _TEST_TIME_METHODS: tuple[type[TestTimeMethod], ...] = (AdaBN, ColourAtTest)
 
@@ -90,8 +111,12 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 __all__ = [
     "CBST",
+    "CLAN",
+    "CRST",
     "FDA",
+    "MCC",
     "METHODS",
+    "MMD",
     "TEST_TIME_METHODS",
     "AdaBN",
     "AdaptSegNet",
@@ -99,11 +124,17 @@ __all__ = [
     "ClassMix",
     "ColourAtTest",
     "ColourTransport",
+    "Coral",
+    "FDAMultiBand",
     "HistogramMatching",
+    "MRNet",
+    "MaxSquare",
     "MeanStd",
     "Method",
     "MinEnt",
+    "ProDA",
     "Reinhard",
+    "SlicedWasserstein",
     "Supervised",
     "TestTimeMethod",
     "method",

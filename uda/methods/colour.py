@@ -3,7 +3,7 @@
 * ``MeanStd``: mean and standard deviation of each RGB channel.
 * ``Reinhard``: the same in a decorrelated space (Reinhard et al., "Color transfer between images", IEEE CG&A 2001).
 * ``HistogramMatching``: the histogram of each channel (Gonzalez and Woods; scikit-image's result).
-* ``ColourTransport``: optimal transport of the colours (POT; Ferradans et al., SIIMS 2014).
+* ``ColourTransport``: optimal transport, in :mod:`uda.methods.colour_transport`.
 
 The labels stay, as no pixel moves. A style image is drawn at random from the step's target images, as in FDA. The same
 transfers serve from target to source at prediction: :mod:`uda.methods.colour_at_test`.
@@ -19,16 +19,14 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast, get_args
 
-import torch
-
 from uda.functional.colour import Space, image_stats, match_histograms, match_mean_std, reinhard
-from uda.functional.transport import Kind, fit_colour_map, sample_pixels
 from uda.methods.base import Method
-from uda.methods.checks import one_of, whole
+from uda.methods.checks import one_of
 from uda.methods.fda import pairing
 from uda.methods.statistics import Statistics, check_statistics, resolve_statistics
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from uda.step import Step
@@ -124,33 +122,3 @@ class HistogramMatching(ColourMethod):
 
     def restyle(self, images: Tensor, style: Tensor, generator: torch.Generator) -> Tensor:
         return match_histograms(images, style, quantise=self.quantise)
-
-
-class ColourTransport(ColourMethod):
-    """Optimal transport of the colours of each source image onto those of its target image; not clipped.
-
-    Args:
-        kind: ``"linear"`` (between the two Gaussians), ``"emd"`` (exact plan) or ``"sinkhorn"`` (entropic plan).
-        pixels: colours drawn from each image to fit the map, at least 4; the exact plan's cost grows with its square.
-
-    Raises:
-        ValueError: a value out of its range.
-    """
-
-    def __init__(self, *, kind: Kind = "linear", pixels: int = 1000) -> None:
-        super().__init__()
-        self.kind = cast("Kind", one_of("kind", kind, get_args(Kind)))
-        self.pixels = whole("pixels", pixels, 4)
-
-    def restyle(self, images: Tensor, style: Tensor, generator: torch.Generator) -> Tensor:
-        return transport(images, style, self.kind, self.pixels, generator)
-
-
-def transport(images: Tensor, style: Tensor, kind: Kind, pixels: int, generator: torch.Generator) -> Tensor:
-    """Each of the ``(N, 3, H, W)`` images with a map of its own, fitted to its style image or to the only one."""
-    pairs = zip(images.float(), style.float().expand(len(images), -1, -1, -1), strict=True)
-    moved = []
-    for image, other in pairs:
-        cloud, wanted = (sample_pixels(one[None], pixels, generator) for one in (image, other))
-        moved.append(fit_colour_map(cloud, wanted, kind)(image[None]))
-    return torch.cat(moved).to(images.dtype)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from uda.functional.colour import image_stats, match_histograms, match_mean_std, reinhard
 from uda.methods.base import TestTimeMethod
 from uda.methods.checks import one_of, whole
-from uda.methods.colour import transport
+from uda.methods.colour_transport import transport
 from uda.methods.statistics import Statistics, check_statistics, resolve_statistics, spread
 
 if TYPE_CHECKING:
