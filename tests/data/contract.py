@@ -45,6 +45,7 @@ def reachable(start: object) -> Iterator[object]:
         seen.add(id(item))
         yield item
         waiting += gc.get_referents(item)
+        waiting += list(item) if isinstance(item, dict) else []  # the collector passes over keys that are strings
 
 
 class DatasetContract:
@@ -114,7 +115,8 @@ class DatasetContract:
         labels = {str(label) for _, label in files}
         for item in reachable(view):
             assert not isinstance(item, FileDataset)
-            assert not isinstance(item, str | Path) or str(item) not in labels, "the view holds a label's path"
+            text = str(item) if isinstance(item, str | Path) else ""
+            assert not any(label in text for label in labels), "the view holds a label's path"
 
     def test_unlabelled_view_works_without_label_files(self, tmp_path: Path, files: list[tuple[Path, Path]]) -> None:
         view = self.open(tmp_path).unlabelled()
@@ -213,6 +215,7 @@ class DatasetContract:
         assert str(files[0][1]) in str(error.value)
         assert f"{shown} (3 pixels)" in str(error.value)
         assert f"{shown} (3 pixels)" in check(self.open(tmp_path)).problems[0]
+        assert check(self.open(tmp_path, unknown="ignore")).ok
         ignored = self.open(tmp_path, unknown="ignore")[0].label
         assert (ignored[0, :3] == IGNORE).all()
         assert np.array_equal(ignored[1:].numpy(), self.expected[1:])

@@ -12,7 +12,7 @@ import scipy.io
 from PIL import Image
 
 from tests.data.contract import SIZE, DatasetContract, picture, write
-from uda.data import CITYSCAPES19, CITYSCAPES34, IKA, DataError, dataset
+from uda.data import CITYSCAPES19, CITYSCAPES34, IKA, DataError, Options, dataset, dataset_options
 from uda.data.kitti import VAL_NUMBERS
 from uda.types import IGNORE
 
@@ -319,6 +319,8 @@ class TestFolder(DatasetContract):
 def test_dataset_by_name_reports_what_is_known(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"did you mean 'cityscapes'.*known: acdc, camvid"):
         dataset("cityscape", root=tmp_path)
+    assert set(dataset_options("acdc")) >= {"root", "split", "condition", "space", "cache", "limit", "strict"}
+    assert set(Options.__annotations__) < set(dataset_options("folder"))
     with pytest.raises(ValueError, match="needs a root"):
         dataset("kitti")
     with pytest.raises(ValueError, match="did you mean 'condition'"):

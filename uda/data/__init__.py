@@ -80,8 +80,7 @@ def dataset_options(kind: str) -> tuple[str, ...]:
     """The keyword arguments that a reader takes; ``ValueError`` with the nearest known name for an unknown one."""
     if kind.lower() not in DATASETS:
         raise ValueError(f"no data set kind {kind!r}; {nearest(kind.lower(), DATASETS)}")
-    own = inspect.signature(DATASETS[kind.lower()].__init__).parameters
-    return (*(name for name in own if name not in ("self", "options")), *Options.__annotations__)
+    return tuple(inspect.signature(DATASETS[kind.lower()]).parameters)
 
 
 def dataset(kind: str, **kwargs: Any) -> FileDataset:

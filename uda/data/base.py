@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,14 @@ class Options(TypedDict, total=False):
     unknown: Unknown
     strict: bool
     labelled: bool
+
+
+_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(("space", "aliases", "cache", "limit")),
+    "unknown": "error",
+    "strict": True,
+    "labelled": True,
+}
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,7 @@ class FileDataset(ABC):
         self.split = split
         self.name = f"{self.kind}/{split}"
         self.problems: list[str] = []
-        self._unknown: Unknown = options.get("unknown", "error")
+        self.unknown: Unknown = options.get("unknown", "error")
         self._cache = open_cache(options.get("cache"))
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder ({self.kind} data set)")
@@ -150,6 +159,13 @@ class FileDataset(ABC):
             found = self._with_labels(found, strict=options.get("strict", True))
         self._items = found[: _limit(options.get("limit"))]
         self._aim(label_space(options.get("space") or self.default_space), options.get("aliases"))
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        # written out, so that configs, help and inspect see every option instead of **options
+        own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD][1:]
+        shared = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d) for n, d in _DEFAULTS.items()]
+        cls.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
 
     @abstractmethod
     def find(self) -> list[Item]:
@@ -204,12 +220,12 @@ class FileDataset(ABC):
         def decode() -> npt.NDArray[np.uint8]:
             raw = read_label(path, self.label_format)
             encoded = self._encode(raw)
-            if self._unknown == "error":
+            if self.unknown == "error":
                 raise_unknown(self.raw_space, raw, encoded, path)
             encoded[encoded == UNKNOWN] = IGNORE
             return encoded
 
-        return self._cache.get(path, f"label|{self.label_format}|{hash_space(self.raw_space)}|{self._unknown}", decode)
+        return self._cache.get(path, f"label|{self.label_format}|{hash_space(self.raw_space)}|{self.unknown}", decode)
 
     def _encode(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         return self.raw_space.encode_colours(raw) if raw.ndim == 3 else self.raw_space.encode(raw)

@@ -137,6 +137,8 @@ def _look(
     sums.add(sample.image)
     for value, pixels in unknown:
         report.unknown[value] += pixels
+        if isinstance(part, FileDataset) and part.unknown == "ignore":
+            continue
         what = "colour" if isinstance(value, tuple) else "id"
         report.problems.append(f"{sample.name}: unknown {what} {value} ({pixels} pixels)")
     if sample.label is not None:
