@@ -21,7 +21,9 @@ class Augment(Closed):
     flip: float = Field(0.5, ge=0, le=1)
     """Probability of a horizontal flip."""
     jitter: float = Field(0.0, ge=0, le=1)
-    """Strength of brightness, contrast and saturation jitter; hue gets a quarter of it."""
+    """Strength of brightness, contrast and saturation jitter."""
+    hue: float = Field(0.0, ge=0, le=0.5)
+    """Largest shift of the hue, in turns; apart from ``jitter`` because it costs more than all else together."""
     blur: float = Field(0.0, ge=0, le=1)
     """Probability of a Gaussian blur."""
 
