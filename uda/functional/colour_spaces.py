@@ -63,7 +63,7 @@ def lalphabeta_to_rgb(lalphabeta: Tensor) -> Tensor:
     """l-alpha-beta back to RGB with the paper's printed matrices (equations 7 and 8), not clipped.
 
     ``(N, 3, H, W)`` floating point. The printed LMS to RGB matrix is only nearly the inverse of the printed RGB to LMS
-    one, so a round trip moves colours by up to about 1e-3.
+    one, so a round trip moves colours by up to about a hundredth.
     """
     _check("lalphabeta", lalphabeta)
     return _mix(torch.pow(10.0, _mix(lalphabeta, _LAB_TO_LMS)), _LMS_TO_RGB)

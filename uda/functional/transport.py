@@ -137,8 +137,8 @@ def fit_colour_map(
             ``"sinkhorn"``: entropic plan. ``"linear"``: map between the two Gaussians with biased covariances.
         reg: for ``"sinkhorn"`` the entropic regularisation on the cost as it is, > 0 (default 0.05); for ``"linear"``
             what is added to the covariances' diagonal, > 0 (default 1e-8).
-        out_of_sample: ``"nearest"`` moves new colours by their nearest training colour under ``"sinkhorn"`` too, instead
-            of by the continuous entropic map (POT's older rule).
+        out_of_sample: ``"nearest"`` moves new colours by their nearest training colour under ``"sinkhorn"`` too, not
+            by the continuous entropic map (POT's older rule).
 
     Returns:
         The map, fitted in float64 on the CPU; it may be called with images on any device.
