@@ -1,0 +1,78 @@
+"""Maximum squares: a loss whose gradient grows linearly with confidence (Chen et al., ICCV 2019).
+
+Entropy's gradient explodes for pixels that are easy already; minus half the sum of squared probabilities treats them
+alike. The image-wise weighted loss divides each pixel's share by the frequency of its predicted class in its own image.
+``level="multi"`` is the paper's self-produced guidance: the auxiliary classifier learns the confident labels of both
+classifiers' mean prediction.
+
+Departures: any batch size (the authors' weighted loss holds for one image; here the mean over the images). The two
+classifiers' mean gives the guidance's labels, the paper's ensemble of the two in its plainest form.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from uda.functional.entropy import iw_max_squares_loss, max_squares_loss
+from uda.functional.losses import cross_entropy_2d
+from uda.methods.base import Method
+from uda.methods.checks import in_range, not_negative, one_of
+from uda.methods.levels import LEVELS, Level, level_logits, require_aux
+from uda.types import IGNORE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from uda.step import Step
+    from uda.types import TaskSpec
+
+
+class MaxSquare(Method):
+    """Maximum squares of the target prediction.
+
+    Args:
+        weighting: ``"plain"``, or ``"image"`` for the image-wise class weights.
+        ratio: of the class weights, in [0, 1]; 0 weighs all classes the same, 1 by the inverse of their frequency.
+        weight: of the main output's loss, at least 0.
+        level: ``"single"``, or ``"multi"`` for guidance of the auxiliary classifier, which the model must have.
+        aux_weight: of the guidance, at least 0; used with ``level="multi"``.
+        threshold: confidence above which a pixel guides, in [0, 1].
+
+    Raises:
+        ValueError: a value out of its range; from ``setup``: ``"multi"`` on a model without auxiliary classifier.
+    """
+
+    reads = frozenset({"target"})
+
+    def __init__(
+        self,
+        *,
+        weighting: str = "plain",
+        ratio: float = 0.2,
+        weight: float = 0.1,
+        level: Level = "single",
+        aux_weight: float = 0.01,
+        threshold: float = 0.95,
+    ) -> None:
+        super().__init__()
+        self.weighting = one_of("weighting", weighting, ("plain", "image"))
+        self.ratio = in_range("ratio", ratio, 0.0, 1.0)
+        self.weight = not_negative("weight", weight)
+        self.level = one_of("level", level, LEVELS)
+        self.aux_weight = not_negative("aux_weight", aux_weight)
+        self.threshold = in_range("threshold", threshold, 0.0, 1.0)
+
+    def setup(self, spec: TaskSpec) -> None:
+        require_aux(self, spec)
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        logits = level_logits(step.predict("target"), self.level)
+        prob = logits["main"].float().softmax(1)
+        loss = max_squares_loss(prob) if self.weighting == "plain" else iw_max_squares_loss(prob, ratio=self.ratio)
+        terms = {"squares": self.weight * loss}
+        if "aux" in logits:
+            mean = (prob.detach() + logits["aux"].detach().float().softmax(1)) / 2
+            confidence, labels = mean.max(1)
+            labels = labels.masked_fill(confidence <= self.threshold, IGNORE)
+            terms["guidance"] = self.aux_weight * cross_entropy_2d(logits["aux"], labels)
+        return terms
