@@ -93,14 +93,14 @@ def resampled(confusions: npt.NDArray[np.int64], draws: Draws, classes: npt.NDAr
     if weights.shape[1] == 1:
         # every seed once over the shared images, then the drawn ones are picked
         per_seed = np.stack([_scores(weights[:, 0] @ one, classes) for one in counts], axis=1)
-        picked: Floats = np.take_along_axis(per_seed, draws.seeds, axis=1).mean(axis=1)
-        return picked
-    total = np.zeros(resamples)
+        return np.asarray(np.take_along_axis(per_seed, draws.seeds, axis=1).mean(axis=1), dtype=np.float64)
+    total: Floats = np.zeros(resamples)
     for slot in range(slots):
         for at, one in enumerate(counts):
             rows = draws.seeds[:, slot] == at
             total[rows] += _scores(weights[rows, slot] @ one, classes)
-    return total / slots
+    total /= slots
+    return total
 
 
 def interval(value: float, samples: Floats) -> Estimate:

@@ -78,9 +78,9 @@ def make_streets(section: StreetsSpec, workers: int = 1) -> bool:
     marker = folder / "complete.json"
     if marker.is_file():
         return False
-    for domain in section.domains:
+    for name, domain in section.domains.items():
         streets.generate(
-            folder / domain, domain=domain, splits=section.splits, size=section.size, seed=section.seed, workers=workers
+            folder / name, domain=name, splits=domain.splits, size=domain.size, seed=section.seed, workers=workers
         )
     marker.write_text(section.model_dump_json(indent=2) + "\n")
     return True

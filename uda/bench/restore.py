@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,37 @@ def load_model(run: RunFolder | Path) -> nn.Module:
     model = build_segmenter({**run.training["model"], "weights": None}, run.space.num_classes, run.seed)
     model.load_state_dict(state)
     return model.eval()
+
+
+def open_model(text: str, space: str | None = None) -> tuple[nn.Module, LabelSpace, RunFolder | None]:
+    """A trained model as the command line names it, with the label space of its classes.
+
+    Args:
+        text: a run folder, or ``FILE.py:FUNCTION``: a function without arguments that gives a model from images
+            ``(N, 3, H, W)`` in [0, 1] to :class:`~uda.types.SegOutput` (see :func:`uda.models.adapt`). The file is
+            executed: it is the user's own code.
+        space: label space of the model's classes; needed for a function, a run folder has its own.
+
+    Raises:
+        ConfigError: no such folder, file or function, or no label space.
+    """
+    file, colon, function = text.rpartition(":")
+    if not (colon and file.endswith(".py")):
+        if space is not None:
+            raise ConfigError(f"{text}: a run folder has its own label space; leave --space out")
+        run = open_run(Path(text))
+        return load_model(run), run.space, run
+    if space is None:
+        raise ConfigError(f"{text}: --space must say which classes the model predicts")
+    if not Path(file).is_file():
+        raise ConfigError(f"{file}: no such file")
+    found = runpy.run_path(file).get(function)
+    if not callable(found):
+        raise ConfigError(f"{file}: no function {function!r}")
+    model = found()
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{text}: gave {type(model).__name__}, not a torch module")
+    return model.eval(), build_space(space), None
 
 
 def attach(

@@ -13,6 +13,7 @@ from uda.config.records import (
     DatasetSpec,
     EvaluateSpec,
     MethodEntry,
+    StreetsDomain,
     StreetsSpec,
 )
 from uda.config.specs import ConfigError, Spec, build_method, parse_spec
@@ -26,6 +27,7 @@ __all__ = [
     "EvaluateSpec",
     "MethodEntry",
     "Spec",
+    "StreetsDomain",
     "StreetsSpec",
     "build_method",
     "load_config",

@@ -32,16 +32,21 @@ class DatasetSpec(BaseModel):
         return dict(self.model_extra or {})
 
 
+class StreetsDomain(Closed):
+    """How much of one procedural domain is written."""
+
+    splits: dict[str, int] = Field(default={"train": 100, "val": 30}, min_length=1)
+    """Images of each split."""
+    size: tuple[int, int] | None = None
+    """(height, width) in pixels; the domain's own by default."""
+
+
 class StreetsSpec(Closed):
     """Procedural data, written before the first run; ``${streets}`` is the folder that holds the domains."""
 
     out: str = "data/streets"
     """Folder; the content's hash is appended, so another section never reads this one's images."""
-    domains: list[Literal["cityscapes", "kitti", "ika"]] = Field(default=["cityscapes", "kitti", "ika"], min_length=1)
-    splits: dict[str, int] = Field(default={"train": 120, "val": 30}, min_length=1)
-    """Images of each split."""
-    size: tuple[int, int] | None = None
-    """(height, width) in pixels; each domain's own by default."""
+    domains: dict[Literal["cityscapes", "kitti", "ika"], StreetsDomain] = Field(min_length=1)
     seed: int = Field(default=0, ge=0)
 
 

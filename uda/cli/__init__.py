@@ -1,0 +1,55 @@
+"""The command line: ``uda data|train|eval|bench|predict|methods``.
+
+Nothing here imports torch before a command runs, so that help is quick. Exit codes: 0 all went well, 1 something failed
+in the work (a cell, an unreadable image, a problem in a data set), 2 the input is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from uda.cli import bench, common, data, evaluate, methods, predict
+
+app = typer.Typer(
+    name="uda",
+    help="Unsupervised domain adaptation of semantic segmentation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data.app, name="data")
+app.command("train")(bench.train)
+app.command("eval")(evaluate.evaluate)
+app.command("bench")(bench.bench)
+app.command("predict")(predict.predict)
+app.command("methods")(methods.methods)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from uda import __version__
+
+        print(f"uda {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: bool = typer.Option(False, "--debug", help="Show the whole traceback of an error (may stand anywhere)."),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    common.set_debug(debug)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; the entry point of the ``uda`` script."""
+    given = sys.argv[1:] if arguments is None else arguments
+    # accepted after the command too, where people write it
+    rest = [one for one in given if one != "--debug"]
+    app(["--debug", *rest] if len(rest) < len(given) else rest, prog_name="uda")
+
+
+__all__ = ["app", "main"]

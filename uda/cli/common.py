@@ -1,0 +1,167 @@
+"""What the commands share: errors in one or two lines, key=value options, progress that suits the terminal."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+FAILED = 1
+"""Exit code: something failed in the work."""
+WRONG_INPUT = 2
+"""Exit code: the input is wrong."""
+INTERRUPTED = 130
+"""Exit code: Ctrl-C."""
+PLAIN_WIDTH = 140
+"""Columns of tables where the output is no terminal."""
+QUIET_SECONDS = 10.0
+"""At least so long between two plain lines of progress."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_debug = False
+
+
+def set_debug(on: bool) -> None:
+    """Whether :func:`guarded` shows tracebacks."""
+    global _debug
+    _debug = on
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console as wide as the terminal, or wide enough for a table where there is none."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False)
+
+
+def say(message: str) -> None:
+    """A line for the reader, not for a pipe: to stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn exceptions of a command into one or two lines and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            say("interrupted; what is finished is kept, and the same command goes on from there")
+            raise typer.Exit(INTERRUPTED) from None
+        except (typer.Exit, typer.BadParameter):
+            raise
+        except BrokenPipeError:
+            raise typer.Exit(FAILED) from None
+        except Exception as error:
+            wrong = isinstance(error, (ValueError, FileNotFoundError, NotADirectoryError))
+            if _debug:
+                traceback.print_exc()
+            else:
+                plain = str(error).strip().splitlines() or [type(error).__name__]
+                hint = "" if wrong else f" ({type(error).__name__}; --debug shows the traceback)"
+                say("error: " + "\n".join(plain[:2]) + hint)
+            raise typer.Exit(WRONG_INPUT if wrong else FAILED) from None
+
+    return run
+
+
+def key_values(items: Sequence[str], option: str) -> dict[str, str]:
+    """``["a=b"]`` -> ``{"a": "b"}``.
+
+    Raises:
+        ValueError: an item without ``=``, or a name that is given twice.
+    """
+    found: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name or not value:
+            raise ValueError(f"{option} takes NAME=VALUE, got {item!r}")
+        if name in found:
+            raise ValueError(f"{option} {name} is given twice")
+        found[name] = value
+    return found
+
+
+def integers(text: str | None, option: str) -> list[int] | None:
+    """``"0,1,2"`` -> ``[0, 1, 2]``; ``None`` stays.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} takes whole numbers with commas between, got {text!r}") from None
+
+
+def size(text: str | None, option: str) -> tuple[int, int] | None:
+    """``"96x192"`` -> ``(96, 192)``, height first; ``None`` stays.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if text is None:
+        return None
+    height, times, width = text.lower().partition("x")
+    if not times or not height.isdigit() or not width.isdigit():
+        raise ValueError(f"{option} is HEIGHTxWIDTH, such as 96x192, got {text!r}")
+    return int(height), int(width)
+
+
+@contextmanager
+def bars() -> Iterator[Progress | None]:
+    """A live display on a terminal; ``None`` elsewhere, where :func:`track` writes plain lines."""
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=out) as progress:
+        yield progress
+
+
+@contextmanager
+def counter(label: str, total: int, progress: Progress | None) -> Iterator[Callable[[], None]]:
+    """A function to call after each item; moves a bar, or writes a plain line now and then."""
+    if progress is not None:
+        task = progress.add_task(label, total=total)
+        try:
+            yield lambda: progress.advance(task)
+        finally:
+            progress.remove_task(task)
+        return
+    done, last = 0, time.monotonic()
+
+    def tick() -> None:
+        nonlocal done, last
+        done += 1
+        if time.monotonic() - last > QUIET_SECONDS:
+            last = time.monotonic()
+            say(f"{label}: {done}/{total}")
+
+    yield tick
+
+
+def track(items: Iterable[T], label: str, total: int, progress: Progress | None) -> Iterator[T]:
+    """Go through ``items`` with :func:`counter`."""
+    with counter(label, total, progress) as tick:
+        for item in items:
+            yield item
+            tick()

@@ -1,0 +1,142 @@
+"""``uda data``: write procedural scenes, check and show data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from uda.cli.common import FAILED, bars, counter, guarded, key_values, say, size
+
+if TYPE_CHECKING:
+    from uda.types import UnlabelledDataset
+
+app = typer.Typer(help="Write procedural street scenes; check and show data sets.", no_args_is_help=True)
+
+WHAT = typer.Argument(
+    ...,
+    help="A kind (cityscapes, kitti, ika, camvid, gta5, synthia, acdc, folder) or a YAML config.",
+    show_default=False,
+)
+FOLDER = typer.Argument(None, help="The data set's folder; not with a config.", show_default=False)
+SPLIT = typer.Option(None, "--split", help="Split of the data set; the reader's default if left out.")
+SPACE = typer.Option(None, "--space", help="Label space to map to; the reader's own if left out.")
+OPTION = typer.Option([], "--option", help="NAME=VALUE, a further argument of the reader; repeatable.")
+ROOT = typer.Option([], "--root", help="NAME=PATH for ${NAME} in a config; repeatable.")
+
+
+@app.command("streets")
+@guarded
+def streets(
+    out: Path = typer.Option(
+        ..., "--out", "-o", help="Folder; each domain gets one of its name inside.", show_default=False
+    ),
+    domain: list[str] = typer.Option([], "--domain", help="cityscapes, kitti or ika; repeatable; all if left out."),
+    split: list[str] = typer.Option([], "--split", help="NAME=NUMBER of images, such as train=100; repeatable."),
+    image_size: str = typer.Option(None, "--size", help="HEIGHTxWIDTH in pixels; the domain's own if left out."),
+    seed: int = typer.Option(0, "--seed", min=0, help="The same seed gives the same bytes."),
+    workers: int = typer.Option(1, "--workers", "-j", min=1, help="Processes."),
+) -> None:
+    """Write procedural street scenes in the layouts of the real data sets."""
+    from uda.data.streets import DOMAINS, generate
+
+    counts = {}
+    for name, value in key_values(split, "--split").items():
+        if not value.isdigit():
+            raise ValueError(f"--split {name}={value}: a number of images is needed")
+        counts[name] = int(value)
+    for name in domain or list(DOMAINS):
+        say(f"{name}: writing ...")
+        where = generate(
+            out / name, domain=name, splits=counts or None, size=size(image_size, "--size"), seed=seed, workers=workers
+        )
+        print(where)
+
+
+@app.command("check")
+@guarded
+def check(
+    what: str = WHAT,
+    folder: Path = FOLDER,
+    split: str = SPLIT,
+    space: str = SPACE,
+    option: list[str] = OPTION,
+    root: list[str] = ROOT,
+) -> None:
+    """Decode every image and label: sizes, classes, statistics, and everything that would stop a training run.
+
+    Exit code 1 if there is a problem.
+    """
+    from uda.data.check import check as look
+
+    problems = False
+    with bars() as progress:
+        for dataset in _open(what, folder, split, space, option, root, strict=False):
+            with counter(dataset.name, len(dataset), progress) as tick:
+                report = look(dataset, tick)
+            print("\n".join([*report.lines(), ""]))
+            problems |= not report.ok
+    if problems:
+        raise typer.Exit(FAILED)
+
+
+@app.command("show")
+@guarded
+def show(
+    what: str = WHAT,
+    folder: Path = FOLDER,
+    out: Path = typer.Option(
+        Path("sheet.png"), "--out", "-o", help="The PNG to write; numbered for several data sets."
+    ),
+    count: int = typer.Option(8, "--count", "-n", min=1, help="Images, evenly spaced."),
+    split: str = SPLIT,
+    space: str = SPACE,
+    option: list[str] = OPTION,
+    root: list[str] = ROOT,
+) -> None:
+    """Write a contact sheet: images, and the images under their label colours."""
+    from uda.data.check import show as draw
+
+    found = _open(what, folder, split, space, option, root)
+    for number, dataset in enumerate(found):
+        path = out if len(found) == 1 else out.with_stem(f"{out.stem}_{number}")
+        print(draw(dataset, path, count))
+
+
+def _open(
+    what: str,
+    folder: Path | None,
+    split: str | None,
+    space: str | None,
+    option: list[str],
+    root: list[str],
+    **more: Any,
+) -> list[UnlabelledDataset]:
+    import yaml
+
+    from uda.data import dataset
+
+    if what.endswith((".yaml", ".yml")):
+        return _of_config(Path(what), space, root, more)
+    if folder is None:
+        raise ValueError(f"the folder of the {what} data set is missing")
+    options = {name: yaml.safe_load(value) for name, value in key_values(option, "--option").items()}
+    given = {"split": split, "space": space}
+    options |= {name: value for name, value in given.items() if value is not None}
+    return [dataset(what, root=folder, **{**more, **options})]
+
+
+def _of_config(path: Path, space: str | None, root: list[str], more: dict[str, Any]) -> list[UnlabelledDataset]:
+    from uda.bench.build import build_space, make_streets
+    from uda.config import load_config
+    from uda.data import dataset
+
+    config = load_config(path, key_values(root, "--root"))
+    if config.streets is not None:
+        make_streets(config.streets)
+    wanted = build_space(space or config.space)
+    specs = [*config.source, config.source_val, config.target, config.target_val, *config.unseen.values()]
+    return [
+        dataset(one.kind, **{**more, **one.arguments, "space": wanted, "aliases": one.aliases or None}) for one in specs
+    ]

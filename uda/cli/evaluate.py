@@ -1,0 +1,180 @@
+"""``uda eval``."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from uda.cli.common import bars, console, guarded, key_values, track
+
+if TYPE_CHECKING:
+    from uda.bench.restore import RunFolder
+    from uda.data.label_spaces import LabelSpace
+    from uda.engine import Evaluation
+    from uda.types import LabelledDataset
+
+MODEL = typer.Argument(
+    ..., help="A run folder, or FILE.py:FUNCTION that gives a model (then --space).", show_default=False
+)
+SPACE = typer.Option(None, "--space", help="Label space of the model's classes, for FILE.py:FUNCTION.")
+TEST_TIME = typer.Option(None, "--test-time", help="A test-time method: AdaBN, or '{AdaBN: {prior: 0.5}}'.")
+DEVICE = typer.Option(None, "--device", help="cpu, cuda, cuda:1; the best there is if left out.")
+
+
+@guarded
+def evaluate(
+    model: str = MODEL,
+    on: list[str] = typer.Option(
+        [], "--on", help="source, target or an unseen domain of the run's config; repeatable."
+    ),
+    kind: str = typer.Option(None, "--kind", help="Another data set: cityscapes, kitti, ... (with --root)."),
+    root: Path = typer.Option(None, "--root", help="Its folder."),
+    split: str = typer.Option(None, "--split", help="Its split."),
+    option: list[str] = typer.Option([], "--option", help="NAME=VALUE, a further argument of its reader; repeatable."),
+    test_time: str = TEST_TIME,
+    space: str = SPACE,
+    batch_size: int = typer.Option(None, "--batch-size", min=1, help="Images of equal size that go through together."),
+    scale: float = typer.Option(None, "--scale", min=0.01, help="Resize of the model's input."),
+    device: str = DEVICE,
+    json_file: Path = typer.Option(None, "--json", help="Write the scores there."),
+    csv_file: Path = typer.Option(None, "--csv", help="Write the scores there, one line a data set and class."),
+) -> None:
+    """Score a trained model on labelled data sets, with a test-time method if asked for.
+
+    Without --on and --kind: on every domain of the run's config. Its test-time method, data sets, batch size and scale
+    hold where nothing else is said.
+    """
+    import torch
+    import yaml
+
+    from uda.bench.restore import attach, open_model
+    from uda.config import EvaluateSpec, parse_spec
+    from uda.engine import evaluate as score
+
+    found, classes, run = open_model(model, space)
+    found.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    datasets = _datasets(run, classes, on, kind, root, split, option)
+    default = run.config.evaluate if run is not None else EvaluateSpec()
+    spec = parse_spec(yaml.safe_load(test_time)) if test_time else (run.test_time if run is not None else None)
+    results: dict[str, Evaluation] = {}
+    with bars() as progress:
+        for name, dataset in datasets.items():
+            wrapped = attach(spec, found, source_of(run), dataset.unlabelled())
+            results[name] = score(
+                wrapped,
+                dataset,
+                batch_size=batch_size or default.batch_size,
+                scale=scale or default.scale,
+                progress=functools.partial(track, label=name, total=len(dataset), progress=progress),
+            )
+            if wrapped is not found:
+                wrapped.detach_model()  # type: ignore[operator]
+    _show(results, spec)
+    content = _content(results, model, spec)
+    if json_file is not None:
+        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if csv_file is not None:
+        _write_csv(content, csv_file)
+
+
+def source_of(run: RunFolder | None) -> LabelledDataset | None:
+    """The data that a run was trained on, for test-time methods that want its statistics; ``None`` if it is gone."""
+    from uda.bench.build import open_source
+
+    if run is None:
+        return None
+    try:
+        return open_source(run.config.source, run.config.space)
+    except ValueError:
+        return None
+
+
+def _datasets(
+    run: RunFolder | None,
+    space: LabelSpace,
+    on: list[str],
+    kind: str | None,
+    root: Path | None,
+    split: str | None,
+    option: list[str],
+) -> dict[str, LabelledDataset]:
+    import yaml
+
+    from uda.bench.build import open_dataset
+    from uda.data import dataset
+
+    found: dict[str, Any] = {}
+    if kind is not None:
+        if root is None:
+            raise ValueError(f"--kind {kind} needs --root, its folder")
+        options = {name: yaml.safe_load(value) for name, value in key_values(option, "--option").items()}
+        if split is not None:
+            options["split"] = split
+        one = dataset(kind, root=root, **{"space": space, **options})
+        found[one.name] = one
+    elif run is None:
+        raise ValueError("a model from a file needs a data set: --kind and --root")
+    domains = run.config.domains if run is not None else {}
+    for name in on or ([] if kind is not None else domains):
+        if name not in domains:
+            raise ValueError(f"--on {name}: no such domain; there are: {', '.join(domains) or 'none'}")
+        assert run is not None
+        found[name] = open_dataset(domains[name], run.config.space)
+    return found
+
+
+def _show(results: dict[str, Evaluation], spec: Any) -> None:
+    from rich.table import Table
+
+    title = f"IoU in %{', ' + next(iter(spec)) + ' at test time' if spec else ''}"
+    grid = Table("class", title=title)
+    for name in results:
+        grid.add_column(name, justify="right")
+    first = next(iter(results.values()))
+    ious = [one.iou() for one in results.values()]
+    for index, name in enumerate(first.class_names):
+        grid.add_row(name, *(_percent(iou[index]) for iou in ious))
+    grid.add_section()
+    grid.add_row("mean", *(_percent(one.miou()) for one in results.values()), style="bold")
+    grid.add_row("loss", *(f"{one.loss():.3f}" for one in results.values()))
+    grid.add_row("images", *(str(len(one.names)) for one in results.values()))
+    console().print(grid)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}" if value == value else "–"
+
+
+def _content(results: dict[str, Evaluation], model: str, spec: Any) -> dict[str, Any]:
+    def number(value: float) -> float | None:
+        return float(value) if value == value else None
+
+    return {
+        "model": model,
+        "test_time": spec,
+        "results": {
+            name: {
+                "miou": number(one.miou()),
+                "loss": number(one.loss()),
+                "images": len(one.names),
+                "iou": {cls: number(value) for cls, value in zip(one.class_names, one.iou(), strict=True)},
+            }
+            for name, one in results.items()
+        },
+    }
+
+
+def _write_csv(content: dict[str, Any], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["dataset", "measure", "value"])
+        for name, scores in content["results"].items():
+            for measure in ("miou", "loss", "images"):
+                writer.writerow([name, measure, scores[measure]])
+            for cls, value in scores["iou"].items():
+                writer.writerow([name, f"iou/{cls}", "" if value is None else value])

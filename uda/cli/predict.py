@@ -1,0 +1,66 @@
+"""``uda predict``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+import typer
+
+from uda.cli.common import FAILED, bars, guarded, say, track
+from uda.cli.evaluate import DEVICE, MODEL, SPACE, TEST_TIME, source_of
+
+
+class Ids(StrEnum):
+    """Which label maps to write."""
+
+    train = "train"
+    raw = "raw"
+    both = "both"
+    none = "none"
+
+
+@guarded
+def predict(
+    model: str = MODEL,
+    images: Path = typer.Argument(..., help="A folder of images (searched deeply), or one image.", show_default=False),
+    out: Path = typer.Option(..., "--out", "-o", help="Folder for train_ids/, raw_ids/, overlay/.", show_default=False),
+    ids: Ids = typer.Option(
+        Ids.train, "--ids", help="Label maps as train ids, as raw ids of the label space, or both."
+    ),
+    overlay: float = typer.Option(0.5, "--overlay", min=0, max=1, help="Opacity of the colours over the image."),
+    no_overlay: bool = typer.Option(False, "--no-overlay", help="Write no overlays."),
+    test_time: str = TEST_TIME,
+    space: str = SPACE,
+    device: str = DEVICE,
+) -> None:
+    """Predict label maps and overlays for images of any size; no labels needed.
+
+    Files that cannot be read are listed at the end, with exit code 1; the others are predicted all the same.
+    """
+    import torch
+    import yaml
+
+    from uda.bench.restore import attach, open_model
+    from uda.config import parse_spec
+    from uda.data import Unlabelled
+    from uda.engine.predict import find_images
+    from uda.engine.predict import predict as work
+
+    files = find_images(images)
+    found, classes, run = open_model(model, space)
+    found.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    spec = parse_spec(yaml.safe_load(test_time)) if test_time else (run.test_time if run is not None else None)
+    root = images if images.is_dir() else images.parent
+    wrapped = attach(spec, found, source_of(run) if spec else None, Unlabelled(root.name, root, files))
+    maps = {Ids.both: ("train", "raw"), Ids.none: ()}.get(ids, (ids.value,))
+    with bars() as progress:
+        report = work(
+            wrapped, files, out, classes, root=root, ids=maps, overlay=None if no_overlay else overlay,
+            progress=lambda items: track(items, "images", len(files), progress),
+        )  # fmt: skip
+    print(f"{len(files) - len(report.failed)} of {len(files)} images predicted into {out}")
+    for file, message in report.failed.items():
+        say(f"failed: {message if str(file) in message else f'{file}: {message}'}")
+    if report.failed:
+        raise typer.Exit(FAILED)
