@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from tests.methods.tiny import TinyDataset, TinySegmenter, tiny_target
-from uda.engine import Settings, Trainer
+from uda.engine import Settings, Trainer, evaluate
 from uda.engine.checkpoint import load
 from uda.methods import Supervised, method, parameters
-from uda.methods.base import Method
+from uda.methods.base import Method, TestTimeMethod
 from uda.step import Step
-from uda.types import IGNORE, View
+from uda.types import IGNORE, TaskSpec, View
 
 
 def settings(**changes: Any) -> Settings:
@@ -242,6 +242,12 @@ class MethodContract:
         assert all(value == value for logs in run.logs for value in logs.values())
         assert all(value.isfinite().all() for value in run.model.state_dict().values())
 
+    def test_half_precision_and_channels_last(self) -> None:
+        run = self.train(with_supervised(self.make()), precision="bf16", channels_last=True, steps=2, trainer=Recorder)
+        assert all(value == value for logs in run.logs for value in logs.values())
+        assert all(value.dtype != torch.bfloat16 for value in run.state_dict()["model"].values())
+        assert all(value.dtype != torch.bfloat16 for value in run.methods[-1].state_dict().values())
+
     def test_random_numbers_come_from_the_step(self) -> None:
         """The global generator may serve layers and loaders, never a method: ``prepare`` leaves it as it was."""
         one = self.make()
@@ -250,3 +256,79 @@ class MethodContract:
         before = torch.get_rng_state()
         one.prepare(step)
         assert torch.equal(before, torch.get_rng_state())
+
+
+class TestTimeContract:
+    """The same for test-time methods."""
+
+    __test__ = False
+
+    make: Callable[[Any], TestTimeMethod]
+    """``make = lambda self: Method(...)``; ``self`` is the test."""
+    invalid: Sequence[Mapping[str, Any]] = ()
+    """Constructor arguments that must be refused, one a mapping."""
+
+    def attached(self) -> tuple[TestTimeMethod, TinySegmenter]:
+        """The method on a network with statistics of the source, and that network."""
+        torch.manual_seed(1)
+        model = TinySegmenter().train()
+        source, target = TinyDataset(), tiny_target().unlabelled()
+        with torch.no_grad():
+            for _ in range(10):
+                model(torch.stack([source[index].image for index in range(4)]) / 255)
+        one, names = self.make(), tuple(source.space.names)
+        one.attach(model, TaskSpec(5, names, model.feature_channels, 1, source=source, target=target))
+        return one, model
+
+    def images(self, count: int = 2) -> Tensor:
+        """Images of the target."""
+        return torch.stack([tiny_target()[index].image for index in range(count)]) / 255
+
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_predicts_at_image_size_and_leaves_the_images_alone(self, count: int) -> None:
+        one, _ = self.attached()
+        images = self.images(count)
+        before = images.clone()
+        output = one(images)
+        assert output.logits.shape == (count, 5, *images.shape[-2:])
+        assert output.logits.isfinite().all()
+        assert not output.logits.requires_grad
+        assert torch.equal(images, before)
+
+    def test_reset_repeats_the_same_numbers(self) -> None:
+        one, _ = self.attached()
+        first = [one(self.images()).logits for _ in range(2)]
+        one.reset()
+        again = [one(self.images()).logits for _ in range(2)]
+        assert_same(first, again)
+
+    def test_detach_brings_the_model_back(self) -> None:
+        torch.manual_seed(1)
+        one, model = self.attached()
+        one(self.images())
+        one.detach_model()
+        adapted = {name: value.clone() for name, value in model.state_dict().items()}
+        other, untouched = self.attached()
+        other.detach_model()
+        assert_same(adapted, dict(untouched.state_dict()))
+        assert model.training
+        assert all(p.requires_grad for p in model.parameters())
+        with pytest.raises(RuntimeError, match="call attach"):
+            one(self.images())
+
+    def test_evaluates_like_a_model(self) -> None:
+        one, _ = self.attached()
+        scores = evaluate(one, tiny_target())
+        assert scores.confusions.shape == (6, 5, 5)
+
+    def test_wrong_arguments_name_value_and_range(self) -> None:
+        kind = type(self.make())
+        for arguments in self.invalid:
+            (name, value) = next(iter(arguments.items()))
+            with pytest.raises(ValueError, match=f"{name} is") as caught:
+                kind(**arguments)
+            assert str(value) in str(caught.value), caught.value
+        for name, parameter in parameters(kind).items():
+            if isinstance(parameter.default, (int, float)) and not isinstance(parameter.default, bool):
+                with pytest.raises(ValueError, match=name):
+                    kind(**{name: float("nan")})

@@ -53,7 +53,7 @@ class TestCBST(MethodContract):
 
     def test_memory_is_bounded(self, monkeypatch) -> None:
         """No more than the set number of images and pixels, and the target is touched at the boundary only."""
-        monkeypatch.setattr("uda.methods.cbst.PIXELS", 100)
+        monkeypatch.setattr("uda.methods.target_pass.PIXELS", 100)
         seen: list[int] = []
         original = torch.cat
         run = self.train([CBST(images=2)], steps=1)

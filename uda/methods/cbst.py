@@ -18,19 +18,16 @@ import torch
 
 from uda.functional.class_balance import class_balanced_labels, class_balanced_thresholds
 from uda.functional.losses import cross_entropy_2d
-from uda.functional.pseudo_labels import confident_labels
 from uda.methods.base import Method
 from uda.methods.checks import in_range, not_negative, whole
 from uda.methods.logging import log_pseudo_labels
+from uda.methods.target_pass import target_confidences
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from uda.step import Step
     from uda.types import TaskSpec, UnlabelledDataset
-
-PIXELS = 16384
-"""Confidences kept of each image; 64 MB in float32 for a thousand images."""
 
 
 class CBST(Method):
@@ -102,14 +99,11 @@ class CBST(Method):
     def _measure(self, step: Step, portion: float) -> Tensor:
         """``(C,)`` thresholds from a pass over the target images."""
         assert self._target is not None  # needs_target: the trainer has refused a run without
-        chosen = torch.randperm(len(self._target), generator=step.generator)[: self.images]
-        labels, confidences = [], []
-        for index in chosen.sort().values.tolist():
-            image = self._target[index].image.to(self.thresholds.device)
-            logits = step.infer(image[None].float() / 255).logits
-            label, confidence = (one.flatten() for one in confident_labels(logits))
-            # an odd stride does not fall in step with image widths
-            stride = max(len(label) // PIXELS, 1) | 1
-            labels.append(label[::stride])
-            confidences.append(confidence[::stride].float())
+        labels, confidences = target_confidences(
+            self._target,
+            lambda image: step.infer(image).logits.float().softmax(1),
+            self.images,
+            step.generator,
+            self.thresholds.device,
+        )
         return class_balanced_thresholds(labels, confidences, len(self.thresholds), portion=portion, stride=1)[0]

@@ -1,9 +1,12 @@
-"""ClassMix with a mean teacher: DACS (Tranheden et al., WACV 2021, algorithm 1).
+"""ClassMix with a mean teacher: DACS (Tranheden et al., WACV 2021, algorithm 1); DAFormer's variant by its options.
 
 The EMA teacher labels the target; half of a source image's classes are pasted onto a target image, labels and weights
 alike (ClassMix, Olsson et al., WACV 2021); the student learns the mixed image after colour jitter and blur. Pasted
 pixels weigh 1, target pixels the share of the batch's target pixels of which the teacher is sure (confidence at least
 0.968).
+
+DAFormer (Hoyer et al., CVPR 2022, section 3.3), HRDA and MIC: ``classes="batch"``, ``jitter=0.2``, and no weight for the
+target's top 15 and bottom 120 rows, where Cityscapes has rectification seams and the car's own bonnet.
 
 Departures: every image draws its own jitter and blur, where the published code decides once for the whole batch.
 The source is as the methods before this one left it, so that a restyled source is mixed restyled; its pixel weights,
@@ -21,7 +24,7 @@ from uda.functional.losses import weighted_cross_entropy
 from uda.functional.masks import class_mix_masks, mix
 from uda.functional.pseudo_labels import confidence_weight, confident_labels, confident_share
 from uda.methods.base import Method
-from uda.methods.checks import in_range, not_negative, one_of
+from uda.methods.checks import in_range, not_negative, one_of, whole
 from uda.methods.logging import log_pseudo_labels
 from uda.types import View
 
@@ -39,6 +42,10 @@ class ClassMix(Method):
         weight: of the loss, at least 0.
         threshold: confidence from which a pixel counts as sure, in [0, 1].
         weighting: ``"uniform"``: every target pixel has the share of sure pixels; ``"pixel"``: 1 where sure, else 0.
+        classes: ``"image"``: half of the image's own classes are pasted (DACS); ``"batch"``: half of those of all the
+            batch's source images (DAFormer's code), some of which the image may lack.
+        ignore_top: target rows without weight at the top of the crop, in pixels; they count in the share.
+        ignore_bottom: the same at the bottom.
         jitter: strength of the colour jitter, in [0, 0.5].
         jitter_probability: in [0, 1].
         blur_probability: in [0, 1].
@@ -56,6 +63,9 @@ class ClassMix(Method):
         weight: float = 1.0,
         threshold: float = 0.968,
         weighting: str = "uniform",
+        classes: str = "image",
+        ignore_top: int = 0,
+        ignore_bottom: int = 0,
         jitter: float = 0.25,
         jitter_probability: float = 0.8,
         blur_probability: float = 0.5,
@@ -64,6 +74,9 @@ class ClassMix(Method):
         self.weight = not_negative("weight", weight)
         self.threshold = in_range("threshold", threshold, 0.0, 1.0)
         self.weighting = one_of("weighting", weighting, ("uniform", "pixel"))
+        self.classes = one_of("classes", classes, ("image", "batch"))
+        self.ignore_top = whole("ignore_top", ignore_top, 0)
+        self.ignore_bottom = whole("ignore_bottom", ignore_bottom, 0)
         self.jitter = in_range("jitter", jitter, 0.0, 0.5)
         self.jitter_probability = in_range("jitter_probability", jitter_probability, 0.0, 1.0)
         self.blur_probability = in_range("blur_probability", blur_probability, 0.0, 1.0)
@@ -79,8 +92,10 @@ class ClassMix(Method):
         labels, confidence = confident_labels(step.teach("target").logits.float())
         log_pseudo_labels(step, labels, self._class_names, confident_share(confidence, self.threshold))
         weight = confidence_weight(confidence, threshold=self.threshold, mode=self.weighting)
+        weight[:, : self.ignore_top] = 0
+        weight[:, max(weight.shape[1] - self.ignore_bottom, 0) :] = 0
         source_weight = torch.ones_like(weight) if source.weight is None else source.weight
-        mask = class_mix_masks(source.labels, step.generator)
+        mask = class_mix_masks(source.labels, step.generator, batch_classes=self.classes == "batch")
         images = mix(mask, source.images, target.images)
         view = View(
             self._augment(images, step.generator),
