@@ -93,7 +93,7 @@ def test_domains_differ_in_colour_contrast_and_camera(scenes: dict[str, tuple[np
     mean, std = ({name: f(p) for name, p in pixels.items()} for f in (lambda p: p.mean(0), lambda p: p.std(0)))
     green = {name: m[1] - (m[0] + m[2]) / 2 for name, m in mean.items()}
     assert green["cityscapes"] > 0.02
-    assert mean["ika"][0] - mean["ika"][2] > 0.1, "not warm"
+    assert mean["ika"][0] - mean["ika"][2] > 0.07, "not warm"
     assert (std["kitti"] > 1.4 * std["cityscapes"]).all()
     sky = {name: images[labels == 23].mean() / 255 for name, (images, labels) in scenes.items()}
     assert sky["kitti"] > 0.85
