@@ -32,9 +32,11 @@ def image_stats(images: Tensor) -> tuple[Tensor, Tensor]:
         std, mean = torch.std_mean(images, dim=(2, 3), correction=0)
         return mean, std
     # Sum and norm run at memory speed where std_mean takes tens of passes; cancellation is caught below.
-    pixels = images.shape[2] * images.shape[3]
-    mean = images.mean(dim=(2, 3))
-    power = torch.linalg.vector_norm(images, dim=(2, 3)).square() / pixels
+    # Plane by plane the second of the two reads it from the cache.
+    n, c, height, width = images.shape
+    moments = [(plane.mean(), torch.linalg.vector_norm(plane)) for plane in images.flatten(0, 1)]
+    mean, norm = (torch.stack(values).view(n, c) for values in zip(*moments, strict=True))
+    power = norm.square() / (height * width)
     variance = power - mean.square()
     if bool((variance < 1e-3 * power).any()):
         variance = (images - mean[:, :, None, None]).square().mean(dim=(2, 3))
