@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from tests.methods.contract import MethodContract, Recorder
@@ -10,7 +12,7 @@ class TestClassMix(MethodContract):
     make = lambda self: ClassMix()  # noqa: E731
     invalid = (
         {"weight": -1.0}, {"threshold": 1.5}, {"weighting": "image"}, {"jitter": -0.1}, {"jitter_probability": 2.0},
-        {"blur_probability": -1.0},
+        {"blur_probability": -1.0}, {"classes": "run"}, {"ignore_top": -1}, {"ignore_bottom": -1},
     )  # fmt: skip
 
     def test_mixed_pixels_come_from_source_or_target_with_their_labels(self) -> None:
@@ -68,3 +70,30 @@ class TestClassMix(MethodContract):
         step = self._step(self.train([one], steps=1))
         one.prepare(step)
         assert set(step.view("mixed").weight.unique().tolist()) == {0.0, 1.0}
+
+    def test_classes_of_the_batch(self) -> None:
+        """Half of the classes of all images, so an image without any of them is not pasted at all."""
+        one = ClassMix(classes="batch", jitter_probability=0.0, blur_probability=0.0)
+        run = self.train([one], steps=1)
+        shown = []
+        for _ in range(20):
+            step = self._step(run)
+            source = step.view("source")
+            labels = torch.full_like(source.labels, 4)
+            labels[1] = torch.arange(4).repeat(16).expand(32, 64)
+            step.put("source", replace(source, labels=labels))
+            one.prepare(step)
+            pasted = (step.view("mixed").weight == 1) & (step.view("mixed").labels == labels)
+            shown.append((bool(pasted[0].all()), len(labels[1][pasted[1]].unique())))
+        assert {count for _, count in shown} == {2, 3}  # three of five classes, the first image's perhaps among them
+        assert {first for first, _ in shown} == {False, True}
+
+    def test_rows_without_weight_belong_to_the_target_alone(self) -> None:
+        one = ClassMix(threshold=0.3, ignore_top=4, ignore_bottom=6, jitter_probability=0.0, blur_probability=0.0)
+        step = self._step(self.train([one], steps=1))
+        share = (step.teach("target").logits.softmax(1).amax(1) >= 0.3).float().mean()
+        one.prepare(step)
+        weight = step.view("mixed").weight
+        assert set(weight[:, :4].unique().tolist()) == set(weight[:, -6:].unique().tolist()) == {0.0, 1.0}
+        inside = weight[:, 4:-6]
+        torch.testing.assert_close(inside[inside < 1], share.expand_as(inside[inside < 1]))

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uda.types import IGNORE, Sample, SegOutput
+from uda.models.hrda import HrdaOutput
+from uda.types import IGNORE, Sample
 
 SIZE = (32, 64)
 
 
 class TinySegmenter(nn.Module):
-    """Two strided blocks with batch norm and dropout, a classifier, optionally an auxiliary one; counts its passes."""
+    """Two strided blocks with batch norm and dropout, a classifier, optionally an auxiliary one; counts its passes.
+
+    With gradient it also gives a detail crop, as HRDA's network does.
+    """
 
     def __init__(self, num_classes: int = 5, aux: bool = False, dropout: float = 0.1) -> None:
         super().__init__()
@@ -29,14 +33,36 @@ class TinySegmenter(nn.Module):
         self.passes: list[tuple[bool, bool]] = []
         """(training mode, gradient) of every forward pass."""
 
-    def forward(self, images: Tensor) -> SegOutput:
+    def forward(self, images: Tensor) -> HrdaOutput:
         self.passes.append((self.training, torch.is_grad_enabled()))
         size = images.shape[-2:]
         low = self.stem((images - 0.5) / 0.25)
         features = self.body(low)
         logits = F.interpolate(self.head(self.dropout(features)), size=size, mode="bilinear")
         aux = None if self.aux_head is None else F.interpolate(self.aux_head(low), size=size, mode="bilinear")
-        return SegOutput(logits, features, aux)
+        output = HrdaOutput(logits, features, aux)
+        if self.training and torch.is_grad_enabled():
+            top, bottom, left, right = output.box = (size[0] // 4, size[0] // 2, 0, size[1] // 2)
+            output.detail = logits[..., top:bottom, left:right] * 2
+        return output
+
+    def pretrained_encoder(self) -> nn.Module:
+        """Images to features, always the same weights."""
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            return TinyEncoder(TinySegmenter().requires_grad_(False).eval())
+
+
+class TinyEncoder(nn.Module):
+    """A network's features without gradient."""
+
+    def __init__(self, network: TinySegmenter) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.network(images).features
 
 
 def tiny_space(num_classes: int) -> SimpleNamespace:

@@ -21,17 +21,24 @@ from uda.methods.colour import HistogramMatching, MeanStd, Reinhard
 from uda.methods.colour_at_test import ColourAtTest
 from uda.methods.colour_transport import ColourTransport
 from uda.methods.coral import Coral
+from uda.methods.cotta import CoTTA
 from uda.methods.crst import CRST
+from uda.methods.dasac import SAC
 from uda.methods.fda import FDA
 from uda.methods.fda_multiband import FDAMultiBand
+from uda.methods.feature_distance import FeatureDistance
+from uda.methods.hrda import HRDA
 from uda.methods.max_square import MaxSquare
 from uda.methods.mcc import MCC
+from uda.methods.mic import MIC
 from uda.methods.minent import MinEnt
 from uda.methods.mmd import MMD
 from uda.methods.mrnet import MRNet
 from uda.methods.proda import ProDA
+from uda.methods.protocol import Prediction, Protocol, stream
 from uda.methods.sliced_wasserstein import SlicedWasserstein
 from uda.methods.supervised import Supervised
+from uda.methods.tent import TENT
 
 _METHODS: tuple[type[Method], ...] = (
     Supervised,
@@ -45,6 +52,9 @@ _METHODS: tuple[type[Method], ...] = (
     MinEnt,
     CBST,
     ClassMix,
+    FeatureDistance,
+    HRDA,
+    MIC,
     MaxSquare,
     CLAN,
     Coral,
@@ -55,8 +65,9 @@ _METHODS: tuple[type[Method], ...] = (
     MRNet,
     ProDA,
     FDAMultiBand,
+    SAC,
 )
-_TEST_TIME_METHODS: tuple[type[TestTimeMethod], ...] = (AdaBN, ColourAtTest)
+_TEST_TIME_METHODS: tuple[type[TestTimeMethod], ...] = (AdaBN, ColourAtTest, TENT, CoTTA)
 
 METHODS: dict[str, type[Method]] = {cls.__name__: cls for cls in _METHODS}
 """Training-time methods by name."""
@@ -114,29 +125,38 @@ __all__ = [
     "CLAN",
     "CRST",
     "FDA",
+    "HRDA",
     "MCC",
     "METHODS",
+    "MIC",
     "MMD",
+    "SAC",
+    "TENT",
     "TEST_TIME_METHODS",
     "AdaBN",
     "AdaptSegNet",
     "AdvEnt",
     "ClassMix",
+    "CoTTA",
     "ColourAtTest",
     "ColourTransport",
     "Coral",
     "FDAMultiBand",
+    "FeatureDistance",
     "HistogramMatching",
     "MRNet",
     "MaxSquare",
     "MeanStd",
     "Method",
     "MinEnt",
+    "Prediction",
     "ProDA",
+    "Protocol",
     "Reinhard",
     "SlicedWasserstein",
     "Supervised",
     "TestTimeMethod",
     "method",
     "parameters",
+    "stream",
 ]

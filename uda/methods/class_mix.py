@@ -5,7 +5,7 @@ alike (ClassMix, Olsson et al., WACV 2021); the student learns the mixed image a
 pixels weigh 1, target pixels the share of the batch's target pixels of which the teacher is sure (confidence at least
 0.968).
 
-DAFormer (Hoyer et al., CVPR 2022, section 3.3), HRDA and MIC: ``classes="batch"``, ``jitter=0.2``, and no weight for the
+DAFormer (Hoyer et al., CVPR 2022, section 3.3), HRDA, MIC: ``classes="batch"``, ``jitter=0.2``, and no weight for the
 target's top 15 and bottom 120 rows, where Cityscapes has rectification seams and the car's own bonnet.
 
 Departures: every image draws its own jitter and blur, where the published code decides once for the whole batch.
