@@ -148,7 +148,8 @@ class Step:
         self._model.eval()
         try:
             with torch.no_grad():
-                return self._model(images)
+                output: SegOutput = self._model(images)
+                return output
         finally:
             self._model.train(training)
 

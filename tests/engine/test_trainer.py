@@ -76,6 +76,12 @@ def test_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         Trainer(TinySegmenter(), [Supervised()], settings(lr=0.5), out=tmp_path).fit(TinyDataset())
 
 
+def test_folder_of_other_method_values_is_refused(tmp_path: Path) -> None:
+    Trainer(TinySegmenter(), [Supervised()], settings(), out=tmp_path).fit(TinyDataset())
+    with pytest.raises(CheckpointError, match=r"another run.*methods.*aux_weight"):
+        Trainer(TinySegmenter(), [Supervised(aux_weight=0.3)], settings(), out=tmp_path).fit(TinyDataset())
+
+
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"PK nonsense")
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt: cannot be read"):

@@ -77,7 +77,7 @@ class TrainTransform:
             image ``(3, h, w)`` float32 in [0, 1] and label ``(h, w)`` int64 (``None`` if the sample has none).
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it formats a stack trace every call
             image, label = self._cut(tv_tensors.Image(sample.image), sample.label)
             if float(torch.rand(())) < self.flip:
                 image = F.horizontal_flip(image)

@@ -1,8 +1,9 @@
-"""Which methods share a backward pass, and what they are called in the logs."""
+"""Which methods share a backward pass, what they are called in the logs, and what makes a run the same run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from uda.methods.base import Method
 
@@ -31,3 +32,13 @@ def share_groups(methods: Sequence[Method]) -> list[list[int]]:
             groups.remove(group)
         groups.append((views, sorted(members)))
     return [members for _, members in sorted(groups, key=lambda group: group[1][0])]
+
+
+def plain_values(method: Method) -> dict[str, Any]:
+    """A method's public hyper-parameters: its numbers, strings and tuples of these, as they are when it was built."""
+    plain = (bool, int, float, str)
+
+    def kept(value: Any) -> bool:
+        return isinstance(value, plain) or (isinstance(value, tuple) and all(map(kept, value)))
+
+    return {key: value for key, value in vars(method).items() if key[0] != "_" and key != "training" and kept(value)}

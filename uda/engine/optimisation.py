@@ -16,8 +16,9 @@ def segmenter_optimizer(model: nn.Module, settings: Settings) -> Optimizer:
     """AdamW or SGD over ``model.parameter_groups`` where it has them (encoder and heads apart), else over all of it."""
     s = settings
     groups: Any
-    if hasattr(model, "parameter_groups"):
-        groups = model.parameter_groups(s.lr, head_multiplier=s.head_multiplier, weight_decay=s.weight_decay)
+    own: Any = getattr(model, "parameter_groups", None)
+    if own is not None:
+        groups = own(s.lr, head_multiplier=s.head_multiplier, weight_decay=s.weight_decay)
     else:
         groups = split_decay(model, "model", s.lr, s.weight_decay)
     if s.optimizer == "sgd":

@@ -92,7 +92,7 @@ class RunLog:
             key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in values.items()
         }
         for summary in hparams(plain, dict(metrics)):
-            self._writer.file_writer.add_summary(summary)
+            self._writer._get_file_writer().add_summary(summary)
 
     def close(self) -> None:
         """Flush everything to disk."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +18,7 @@ from uda.data.pairs import Pairs, RareClassSampling
 from uda.data.transforms import TrainTransform
 from uda.engine import checkpoint
 from uda.engine.evaluate import Evaluation, evaluate
-from uda.engine.grouping import share_groups, unique_labels
+from uda.engine.grouping import plain_values, share_groups, unique_labels
 from uda.engine.optimisation import lr_factor, segmenter_optimizer, set_lr
 from uda.engine.settings import Settings
 from uda.engine.tensorboard import RunLog
@@ -72,7 +73,7 @@ class Trainer:
             )
         self.device = torch.device(settings.device) if settings.device else self.state.device
         memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.model = model.to(self.device, memory_format=memory_format)
+        self.model = model.to(self.device).to(memory_format=memory_format)  # type: ignore[call-overload]
         self.methods = list(methods)
         self.labels = unique_labels(self.methods)
         self.groups = share_groups(self.methods)
@@ -166,6 +167,7 @@ class Trainer:
         self.own_optimizers = [method.optimizer() for method in self.methods]
         wanted = any(method.needs_teacher for method in self.methods)
         self.teacher = Teacher(self.model, **self.settings.teacher.model_dump()) if wanted else None
+        self.identity = self._identity()
         self.graph_views = frozenset().union(*(method.reads for method in self.methods))
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -290,14 +292,13 @@ class Trainer:
     def _hyper_parameters(self) -> dict[str, Any]:
         values = self.settings.model_dump(exclude={"augment", "target_augment", "teacher"})
         for label, method in zip(self.labels, self.methods, strict=True):
-            plain = {key: value for key, value in vars(method).items() if isinstance(value, (bool, int, float, str))}
-            values |= {f"{label}.{key}": value for key, value in plain.items() if key != "training" and key[0] != "_"}
+            values |= {f"{label}.{key}": value for key, value in plain_values(method).items()}
         return values
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on: tensors, numbers and strings only."""
         return {
-            "identity": self._identity(),
+            "identity": self.identity,
             "step": self.step_index,
             "model": self.model.state_dict(),
             "teacher": self.teacher.state_dict() if self.teacher is not None else None,
@@ -311,14 +312,17 @@ class Trainer:
     def _identity(self) -> dict[str, str]:
         # the loader's position is the step alone, so workers and device may differ between the parts of a run
         settings = self.settings.model_dump_json(exclude={"workers", "device"})
-        return {"settings": settings, "methods": repr(self.labels), "model": type(self.model).__name__}
+        methods = json.dumps(
+            {label: plain_values(method) for label, method in zip(self.labels, self.methods, strict=True)}
+        )
+        return {"settings": settings, "methods": methods, "model": type(self.model).__name__}
 
     def _resume(self) -> None:
         path = self.out / CHECKPOINT if self.out is not None else None
         if path is None or not path.is_file():
             return
         state = checkpoint.load(path)
-        for key, mine in self._identity().items():
+        for key, mine in self.identity.items():
             if state["identity"][key] != mine:
                 raise checkpoint.CheckpointError(
                     f"{path}: belongs to another run; its {key} are {state['identity'][key]}, this run's are {mine}"
