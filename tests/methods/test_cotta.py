@@ -15,8 +15,8 @@ class TestCoTTA(TestTimeContract):
     __test__ = True
     make = lambda self: CoTTA(lr=0.01, decay=0.9, scales=(0.5, 1.0))  # noqa: E731
     invalid = (
-        {"lr": 0.0}, {"optimizer": "rmsprop"}, {"decay": 1.5}, {"threshold": -0.1}, {"scales": (0.0, 1.0)}, {"scales": ()},
-        {"restore": 2.0}, {"statistics": "target"}, {"seed": -1},
+        {"lr": 0.0}, {"optimizer": "rmsprop"}, {"decay": 1.5}, {"threshold": -0.1}, {"scales": (0.0, 1.0)},
+        {"scales": ()}, {"restore": 2.0}, {"statistics": "target"}, {"seed": -1},
     )  # fmt: skip
 
     def test_adapts(self) -> None:
