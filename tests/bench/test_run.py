@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import uda.methods
+from tests.bench import tiny
+from uda.bench import BenchResult, Event, run, write_tables
+from uda.bench.restore import load_model, open_run
+from uda.config import ConfigError
+from uda.engine import Evaluation, Trainer
+from uda.methods import Method
+
+
+class Boom(Method):
+    """Fails in its first step."""
+
+    def losses(self, step: Any) -> dict[str, torch.Tensor]:
+        raise RuntimeError("boom at once")
+
+
+@pytest.fixture
+def copy(finished: BenchResult, tmp_path: Path) -> Path:
+    """A copy of the finished runs, to do things to."""
+    shutil.copytree(finished.folder.parent, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("this call trains a step")
+
+    monkeypatch.setattr(Trainer, "_one_step", refuse)
+
+
+def quiet(out: Path, data: Path, **changes: Any) -> Callable[..., BenchResult]:
+    return lambda **options: run(tiny.content(data, **changes), out=out, **options)
+
+
+def test_every_cell_has_its_result(finished: BenchResult) -> None:
+    assert finished.failed == {}
+    assert len(finished.ran) == 5
+    assert [row.name for row in finished.table.rows] == ["source_only", "oracle", "fda", "adabn"]
+    for name in ("source_only", "oracle", "fda", "adabn"):
+        folder = finished.folder / name / "seed0"
+        result = json.loads((folder / "result.json").read_text())
+        assert result["versions"]["torch"] == torch.__version__.split("+")[0] or result["versions"]["torch"]
+        assert {path.stem for path in (folder / "evaluations").iterdir()} == {"source", "target", "ika"}
+        assert (folder / "config.yaml").is_file()
+        assert (result["seconds_per_step"] is None) == (name == "adabn")
+        assert result["steps"] == (0 if name == "adabn" else 2)
+    assert result["peak_memory"] > 2**20
+
+
+def test_second_call_does_nothing(finished: BenchResult, copy: Path, data: Path, no_training: None) -> None:
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    events: list[Event] = []
+    again = run(tiny.content(data), out=copy, report=events.append)
+    assert (again.ran, again.failed) == ([], {})
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+    assert [event.kind for event in events] == ["plan"]
+    assert vars(again.table.row("fda"))["seeds"] == (0,)
+
+
+def test_a_new_row_runs_alone(copy: Path, data: Path) -> None:
+    methods = {**tiny.content(data)["methods"], "minent": ["Supervised", "MinEnt"]}
+    assert run(tiny.content(data, methods=methods), out=copy).ran == ["minent/seed0"]
+
+
+def test_a_lost_result_is_scored_again_without_training(
+    finished: BenchResult, copy: Path, data: Path, no_training: None
+) -> None:
+    (copy / "tiny/fda/seed0/result.json").unlink()
+    again = run(tiny.content(data), out=copy)
+    assert again.ran == ["fda/seed0"]
+    path = Path("fda/seed0/evaluations/target.npz")
+    old, new = Evaluation.load(finished.folder / path), Evaluation.load(copy / "tiny" / path)
+    np.testing.assert_array_equal(old.confusions, new.confusions)
+
+
+def test_a_new_domain_is_scored_without_training(copy: Path, data: Path, no_training: None) -> None:
+    unseen = {**tiny.content(data)["unseen"], "again": tiny.content(data)["source_val"]}
+    again = run(tiny.content(data, unseen=unseen), out=copy)
+    assert again.failed == {}
+    scores = again.table.row("fda").scores
+    assert scores["again"].all.score == scores["source"].all.score
+
+
+def test_a_failed_cell_does_not_stop_the_others(copy: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(uda.methods.METHODS, "Boom", Boom)
+    methods = {**tiny.content(data)["methods"], "boom": ["Supervised", "Boom"], "minent": ["Supervised", "MinEnt"]}
+    result = run(tiny.content(data, methods=methods), out=copy)
+    assert result.ran == ["minent/seed0"]
+    assert result.failed == {"boom/seed0": "RuntimeError: boom at once"}
+    assert "boom at once" in (copy / "tiny/boom/seed0/error.txt").read_text()
+    assert "No finished cell: boom." in result.table.notes
+    # repaired, it is tried again, and its traceback goes
+    monkeypatch.setattr(Boom, "losses", lambda self, step: {})
+    assert run(tiny.content(data, methods=methods), out=copy).ran == ["boom/seed0"]
+    assert not (copy / "tiny/boom/seed0/error.txt").exists()
+
+
+def test_what_needs_a_failed_cell_fails_with_it(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(uda.methods.METHODS, "Boom", Boom)
+    monkeypatch.setattr(Boom, "needs_target", False)
+    methods = {**tiny.content(data)["methods"], "source_only": ["Boom"]}
+    result = run(tiny.content(data, methods=methods, warm_start=None), out=tmp_path, methods=["adabn"])
+    assert result.failed["adabn/seed0"] == "not run, because source_only/seed0 failed"
+
+
+def test_training_of_another_config_is_never_mixed_in(copy: Path, data: Path) -> None:
+    settings = {**tiny.content(data)["settings"], "lr": 5e-4}
+    with pytest.raises(ConfigError, match=r"settings.lr was 0.001, is 0.0005.*--fresh"):
+        run(tiny.content(data, settings=settings), out=copy)
+    assert len(run(tiny.content(data, settings=settings), out=copy, methods=["source_only"], fresh=True).ran) == 2
+
+
+def test_broken_data_ends_the_run_before_training(data: Path, tmp_path: Path, no_training: None) -> None:
+    target = {**tiny.content(data)["target"], "root": str(tmp_path / "nowhere")}
+    with pytest.raises(ValueError, match="nowhere"):
+        run(tiny.content(data, target=target), out=tmp_path)
+    with pytest.raises(ConfigError, match="encoder"):
+        run(tiny.content(data, model={"weights": None, "encoder": "nonsense"}), out=tmp_path)
+
+
+def test_page_is_self_contained(finished: BenchResult, copy: Path) -> None:
+    paths = write_tables(finished.config, copy / "tiny", finished.table)
+    page = paths["html"].read_text()
+    assert "http" not in page
+    assert "<script" not in page
+    assert 'src="' not in page.replace('src="data:image/', "")
+    # 2 or 3 pictures a domain, each with input, four predictions and the label
+    assert page.count("data:image/jpeg") == 3 + 3 + 2
+    assert page.count("data:image/png") == 8 * 5
+    assert page.count("<svg") >= 1
+    assert "loss/Supervised" in page
+    assert "source_only" in paths["md"].read_text()
+
+
+def test_trained_model_comes_back(finished: BenchResult) -> None:
+    trained = open_run(finished.folder / "fda/seed0")
+    state = torch.load(finished.folder / "fda/seed0/checkpoint.pt", weights_only=True)["model"]
+    for name, value in load_model(trained).state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert open_run(finished.folder / "adabn/seed0").test_time == {"AdaBN": {"prior": 0.5}}
+    with pytest.raises(ConfigError, match="not a run folder"):
+        open_run(finished.folder)
+
+
+def test_target_labels_are_read_by_oracle_and_scoring_alone(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    for path in sorted((tmp_path / "data/kitti/training/semantic").glob("*.png")):
+        if path.name.removesuffix("_10.png") not in {"000190", "000198", "000045"}:
+            path.write_bytes(b"no image")
+    result = run(tiny.content(tmp_path / "data", methods={"source_only": ["Supervised"], "fda": ["Supervised", "FDA"]}),
+                 out=tmp_path / "runs")  # fmt: skip
+    assert set(result.failed) == {"oracle/seed0"}
+
+
+@pytest.mark.slow
+def test_cells_side_by_side_give_the_same(finished: BenchResult, data: Path, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    result = run(tiny.content(data), out=tmp_path, workers=2)
+    assert result.failed == {}
+    assert torch.get_num_threads() == threads
+    for name in ("source_only", "oracle", "fda", "adabn"):
+        path = Path(name) / "seed0/evaluations/target.npz"
+        ours, theirs = Evaluation.load(finished.folder / path), Evaluation.load(result.folder / path)
+        np.testing.assert_array_equal(ours.confusions, theirs.confusions)

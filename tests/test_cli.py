@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+import uda.methods
+from tests.bench import tiny
+from tests.bench.test_run import Boom
+from uda.bench import run
+from uda.cli import main
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_data(tmp_path_factory.mktemp("streets"))
+
+
+@pytest.fixture(scope="module")
+def config(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config file with the data's folder as a root, one row to train and one for test time."""
+    methods = {"source_only": ["Supervised"], "adabn": {"test_time": "AdaBN"}}
+    content = tiny.content(Path("${data}"), methods=methods, warm_start=None, oracle=False, space="cityscapes19")
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(config: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs")
+    assert run(config, out=out, roots={"data": str(data)}).failed == {}
+    return out
+
+
+def call(*arguments: object) -> int:
+    """The exit code of ``uda ...``."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(one) for one in arguments])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def test_help_imports_no_torch() -> None:
+    code = (
+        "import sys\nfrom uda.cli import main\n"
+        "for arguments in (['--help'], ['bench', '--help'], ['data', 'check', '--help']):\n"
+        "    try:\n        main(arguments)\n    except SystemExit as done:\n        assert done.code == 0\n"
+        "heavy = {name.split('.')[0] for name in sys.modules} & {'torch', 'numpy', 'cv2', 'timm', 'matplotlib'}\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("train", "eval", "bench", "predict", "methods", "data"):
+        assert command in done.stdout
+
+
+def test_bench_shows_the_table_and_writes_it(
+    runs: Path, config: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert call("bench", config, "--root", f"data={data}", "--out", runs, "--record", tmp_path / "record") == 0
+    out, err = capfd.readouterr()
+    assert "source_only" in out
+    assert "adabn: " in out
+    assert "0 of 2 cells to do" in err
+    assert (runs / "tiny" / "report.html").is_file()
+    assert sorted(path.name for path in (tmp_path / "record").iterdir()) == [
+        "results.csv", "results.json", "results.md",
+    ]  # fmt: skip
+
+
+def test_bench_with_a_failed_cell_gives_1(
+    runs: Path,
+    config: Path,
+    data: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(uda.methods.METHODS, "Boom", Boom)
+    content = yaml.safe_load(config.read_text())
+    content["methods"]["boom"] = ["Supervised", "Boom"]
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert call("bench", path, "--root", f"data={data}", "--out", runs) == 1
+    out, err = capfd.readouterr()
+    assert "source_only" in out
+    assert "failed: boom/seed0: RuntimeError: boom at once" in err
+    assert "error.txt" in err
+
+
+def test_train_shows_scores_and_where_the_curves_are(
+    runs: Path, config: Path, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert call("train", config, "--root", f"data={data}", "--out", runs) == 0
+    out = capfd.readouterr().out
+    assert "target: mIoU" in out
+    assert f"tensorboard --logdir {runs}/tiny/source_only/seed0" in out
+
+
+def test_eval_scores_a_run(runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = runs / "tiny/source_only/seed0"
+    json_file, csv_file = tmp_path / "x.json", tmp_path / "x.csv"
+    assert call("eval", folder, "--on", "target", "--on", "ika", "--json", json_file, "--csv", csv_file) == 0
+    assert "sidewalk" in capfd.readouterr().out
+    found = json.loads(json_file.read_text())
+    assert set(found["results"]) == {"target", "ika"}
+    assert found["results"]["target"]["images"] == 3
+    lines = list(csv.reader(csv_file.open()))
+    assert ["target", "images", "3"] in lines
+
+
+def test_eval_with_a_test_time_method_and_another_data_set(runs: Path, data: Path, tmp_path: Path) -> None:
+    folder = runs / "tiny/source_only/seed0"
+    base = ["eval", folder, "--kind", "kitti", "--root", data / "kitti", "--split", "val", "--json"]
+    assert call(*base, tmp_path / "a.json") == 0
+    assert call(*base, tmp_path / "b.json", "--test-time", "{AdaBN: {prior: 0.0}}") == 0
+    assert call("eval", runs / "tiny/adabn/seed0", "--on", "target", "--json", tmp_path / "c.json") == 0
+    plain, adapted, row = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "abc")
+    assert plain["results"]["kitti/val"]["loss"] != adapted["results"]["kitti/val"]["loss"]
+    # a test-time row's folder is its base model with its method
+    assert row["results"]["target"]["loss"] == adapted["results"]["kitti/val"]["loss"]
+
+
+def test_predict_keeps_going_and_reports(runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    images = tmp_path / "images"
+    (images / "deep").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, shape in (("a.png", (40, 70)), ("deep/b.jpg", (65, 33))):
+        cv2.imwrite(str(images / name), rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
+    out = tmp_path / "out"
+    assert call("predict", runs / "tiny/source_only/seed0", images, "--out", out, "--ids", "both") == 0
+    train = cv2.imread(str(out / "train_ids/deep/b.png"), cv2.IMREAD_UNCHANGED)
+    raw = cv2.imread(str(out / "raw_ids/deep/b.png"), cv2.IMREAD_UNCHANGED)
+    assert train.shape == (65, 33)
+    assert train.max() < 19
+    pairs = {(int(a), int(b)) for a, b in zip(train.ravel(), raw.ravel(), strict=True)}
+    ids = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+    assert pairs <= set(enumerate(ids))
+    assert cv2.imread(str(out / "overlay/a.jpg")).shape == (40, 70, 3)
+
+    (images / "bad.png").write_bytes(b"nothing")
+    assert call("predict", runs / "tiny/source_only/seed0", images, "--out", tmp_path / "again", "--no-overlay") == 1
+    captured = capfd.readouterr()
+    assert "2 of 3 images predicted" in captured.out
+    assert "bad.png" in captured.err
+    assert sorted(path.name for path in (tmp_path / "again").rglob("*.*")) == ["a.png", "b.png"]
+
+
+def test_a_model_of_somebody_elses(tmp_path: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from torch import nn\nfrom uda.models import adapt\n\n"
+        "def build():\n"
+        "    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 8, 1))\n"
+        "    return adapt(network, num_classes=8, mean=[0, 0, 0], std=[1, 1, 1], feature_layer='1')\n"
+    )
+    model = f"{file}:build"
+    kitti = ["--kind", "kitti", "--root", data / "kitti", "--split", "val"]
+    assert call("eval", model, "--space", "street8", *kitti, "--test-time", "AdaBN") == 0
+    assert call("predict", model, data / "kitti/training/image_2", "--out", tmp_path / "p", "--space", "street8") == 0
+    assert call("eval", model, *kitti) == 2
+    assert "--space" in capfd.readouterr().err
+
+
+def test_data_commands(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new"
+    arguments = ["--domain", "kitti", "--split", "train=1", "--split", "val=1", "--size", "64x96"]
+    assert call("data", "streets", "--out", out, *arguments) == 0
+    assert call("data", "check", "kitti", out / "kitti", "--split", "train") == 0
+    assert "road" in capfd.readouterr().out
+    assert call("data", "show", "kitti", out / "kitti", "--out", tmp_path / "sheet.png", "--split", "val") == 0
+    assert cv2.imread(str(tmp_path / "sheet.png")) is not None
+    next((out / "kitti/training/semantic").glob("*.png")).write_bytes(b"broken")
+    codes = {call("data", "check", "kitti", out / "kitti", "--split", split) for split in ("train", "val")}
+    assert codes == {0, 1}
+
+
+def test_data_check_of_a_config(config: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert call("data", "check", config, "--root", f"data={data}") == 0
+    out = capfd.readouterr().out
+    for name in ("cityscapes/train", "cityscapes/val", "kitti/train", "kitti/val", "ika/val"):
+        assert name in out
+
+
+def test_methods_are_listed_with_papers(capfd: pytest.CaptureFixture[str]) -> None:
+    assert call("methods") == 0
+    out = capfd.readouterr().out
+    for name in (*uda.methods.METHODS, *uda.methods.TEST_TIME_METHODS):
+        assert f"  {name}(" in out
+    assert "Yang and Soatto, CVPR 2020" in out
+
+
+WRONG = [
+    (["bench", "nowhere.yaml"], "nowhere.yaml: no such config file"),
+    (["bench", "{config}"], "give --root data=PATH"),
+    (["bench", "{config}", "--root", "data"], "--root takes NAME=VALUE, got 'data'"),
+    (["bench", "{config}", "--root", "data=/nowhere"], "/nowhere/cityscapes: no such folder"),
+    (["bench", "{config}", "--root", "data={data}", "--only", "fdaa"], "has no row 'fdaa'"),
+    (["bench", "{config}", "--root", "data={data}", "--seeds", "a"], "whole numbers"),
+    (["train", "{config}", "--root", "data={data}", "-m", "nothing"], "known: source_only, adabn"),
+    (["eval", "nowhere"], "not a run folder"),
+    (["eval", "{run}", "--on", "mars"], "there are: source, target, ika"),
+    (["eval", "{run}", "--on", "target", "--test-time", "AdaBM"], "AdaBN"),
+    (["eval", "{run}", "--on", "target", "--test-time", "FDA"], "in training"),
+    (["predict", "{run}", "nowhere", "--out", "x"], "nowhere: no such folder"),
+    (["data", "check", "kity", "{data}"], "kitti"),
+    (["data", "check", "kitti", "/nowhere"], "/nowhere: no such folder"),
+    (["data", "streets", "--out", "x", "--size", "big"], "HEIGHTxWIDTH"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), WRONG, ids=[" ".join(one[:2]) + str(at) for at, (one, _) in enumerate(WRONG)]
+)
+def test_wrong_input_gives_2_and_a_line_or_two(
+    arguments: list[str],
+    message: str,
+    config: Path,
+    data: Path,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {"config": config, "data": data, "run": runs / "tiny/source_only/seed0"}
+    assert call(*(one.format(**places) for one in arguments)) == 2
+    err = capfd.readouterr().err
+    assert message in err
+    lines = [line for line in err.splitlines() if not line.startswith(("street scenes", "0 of"))]
+    assert 1 <= sum(line.startswith("error: ") for line in lines) <= len(lines) <= 3
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(capfd: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--debug", "bench", "nowhere.yaml"], ["bench", "nowhere.yaml", "--debug"]):
+        assert call(*arguments) == 2
+        assert "Traceback" in capfd.readouterr().err
+    assert call("bench", "nowhere.yaml") == 2
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_unknown_option_gives_2() -> None:
+    assert call("bench", "--nonsense") == 2
+
+
+def test_interrupt_gives_130(
+    config: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("uda.engine.Trainer.fit", interrupt)
+    assert call("bench", config, "--root", f"data={data}", "--out", tmp_path) == 130
+    assert "goes on from there" in capfd.readouterr().err

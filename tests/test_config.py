@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.bench import tiny
+from uda.config import ConfigError, build_method, load_config, parse_spec, streets_folder
+
+BENCHMARKS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.yaml"))
+ROOTS = {"cityscapes": "a", "kitti": "b", "ika": "c", "camvid": "d"}
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    return tiny.content(Path("data"), **changes)
+
+
+def error(tmp_path: Path, change: Any, roots: dict[str, str] | None = None) -> str:
+    """The message for a config with a mistake; also that it is short and begins with the file."""
+    raw = content()
+    change(raw)
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, roots)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_shipped_configs_are_valid_and_read_back_equal(path: Path) -> None:
+    config = load_config(path, ROOTS)
+    assert load_config(config.resolved()) == config
+
+
+def test_there_are_shipped_configs() -> None:
+    assert {path.stem for path in BENCHMARKS} >= {"quickstart", "cityscapes_kitti_ika", "camvid_kitti", "streets_kitti"}
+
+
+def test_unknown_keys_name_the_nearest(tmp_path: Path) -> None:
+    message = error(tmp_path, lambda raw: raw.update(sedes=[1]))
+    assert message.startswith("sedes: unknown key; nearest is 'seeds' (known: name, space")
+    message = error(tmp_path, lambda raw: raw["settings"].update(batchsize=3))
+    assert message.startswith("settings.batchsize: unknown key; nearest is 'batch_size'")
+    message = error(tmp_path, lambda raw: raw["settings"].update(augment={"flipp": 0.5}))
+    assert message.startswith("settings.augment.flipp: unknown key; nearest is 'flip' (known: scale")
+    message = error(tmp_path, lambda raw: raw["target"].update(splitt="val"))
+    assert message.startswith("target.splitt: unknown key; nearest is 'split'")
+    message = error(tmp_path, lambda raw: raw["methods"].update(x={"test_tim": "AdaBN"}))
+    assert message.startswith("methods.x.test_tim: unknown key; nearest is 'test_time'")
+    message = error(tmp_path, lambda raw: raw["warm_start"].update(stepps=1))
+    assert message.startswith("warm_start.stepps: unknown key; nearest is 'steps'")
+
+
+def test_wrong_values_list_what_is_allowed(tmp_path: Path) -> None:
+    message = error(tmp_path, lambda raw: raw["settings"].update(optimizer="adam"))
+    assert message == "settings.optimizer: Input should be 'adamw' or 'sgd', got 'adam'"
+    assert "greater than 0, got -1" in error(tmp_path, lambda raw: raw["settings"].update(lr=-1))
+    assert "known: cityscapes, kitti" in error(tmp_path, lambda raw: raw["source"].update(kind="kity"))
+    assert "nearest is 'kitti'" in error(tmp_path, lambda raw: raw["source"].update(kind="kity"))
+
+
+def test_methods_are_checked_when_the_config_is_loaded(tmp_path: Path) -> None:
+    def rows(**more: Any) -> Any:
+        return lambda raw: raw["methods"].update(more)
+
+    assert "'FDA'" in error(tmp_path, rows(x=["Supervised", "FDAA"]))
+    message = error(tmp_path, rows(x=["Supervised", {"FDA": {"bta": 0.1}}]))
+    assert message.startswith("methods.x.1: ")
+    assert "beta" in message
+    assert "beta" in error(tmp_path, rows(x=[{"FDA": {"beta": 7.0}}]))
+    assert "test_time" in error(tmp_path, rows(x=["AdaBN"]))
+    assert "in training" in error(tmp_path, rows(x={"test_time": "FDA"}))
+    assert "a method is a name" in error(tmp_path, rows(x=[["Supervised"]]))
+    assert "at least one method" in error(tmp_path, rows(x=[]))
+    assert "methods or test_time" in error(tmp_path, rows(x={}))
+    assert "also a folder's" in error(tmp_path, rows(**{"a/b": ["Supervised"]}))
+
+
+def test_the_comparison_is_fair_by_construction(tmp_path: Path) -> None:
+    assert "source_only: [Supervised] is missing" in error(tmp_path, lambda raw: raw["methods"].pop("source_only"))
+    message = error(tmp_path, lambda raw: raw["methods"].update(source_only=["Supervised", "FDA"]))
+    assert "without target images" in message
+    assert "built in" in error(tmp_path, lambda raw: raw["methods"].update(oracle=["Supervised"]))
+    message = error(
+        tmp_path, lambda raw: raw["methods"].update(x={"methods": ["Supervised"], "settings": {"steps": 9}})
+    )
+    assert message.startswith("methods.x.settings.steps: all rows of a table train for the same number of steps")
+    assert "seeds are a list" in error(tmp_path, lambda raw: raw["settings"].update(seed=3))
+
+
+def test_more_mistakes(tmp_path: Path) -> None:
+    assert error(tmp_path, lambda raw: raw.pop("target")) == "target: is missing"
+    assert "seeds must be different" in error(tmp_path, lambda raw: raw.update(seeds=[1, 1]))
+    assert "name of a domain" in error(tmp_path, lambda raw: raw.update(unseen={"target": raw["target_val"]}))
+    assert error(tmp_path, lambda raw: raw["source"].pop("root")).startswith("source.root: is missing")
+    assert "steps is missing" in error(tmp_path, lambda raw: raw.update(warm_start={"lr": 0.1}))
+
+
+def test_roots_are_filled_in(tmp_path: Path) -> None:
+    raw = content()
+    raw["target"]["root"] = "${kitti}/x"
+    config = load_config(raw, {"kitti": "/data/kitti"})
+    assert config.target.arguments["root"] == "/data/kitti/x"
+    message = error(tmp_path, lambda raw: raw["target"].update(root="${kitti}"))
+    assert message == "target.root: '${kitti}' needs a folder for 'kitti'; give --root kitti=PATH"
+
+
+def test_streets_folder_depends_on_content_alone() -> None:
+    section = {"out": "here", "domains": {"kitti": {"splits": {"train": 3}}}}
+    first = load_config(content(streets=section)).streets
+    again = load_config(content(streets={**section, "out": "there"})).streets
+    other = load_config(content(streets={**section, "seed": 1})).streets
+    assert first is not None
+    assert again is not None
+    assert other is not None
+    assert streets_folder(first).name == streets_folder(again).name != streets_folder(other).name
+    raw = content(streets=section)
+    raw["target"]["root"] = "${streets}/kitti"
+    assert load_config(raw).target.arguments["root"] == f"{streets_folder(first)}/kitti"
+
+
+def test_warm_start_inherits_the_settings() -> None:
+    config = load_config(content(warm_start={"steps": 7, "lr": 0.5}))
+    assert config.warm_start is not None
+    assert (config.warm_start.steps, config.warm_start.lr) == (7, 0.5)
+    assert config.warm_start.crop == config.settings.crop
+
+
+def test_yaml_is_read_strictly(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("name: a\nname: b\n")
+    with pytest.raises(ConfigError, match="'name' occurs twice"):
+        load_config(path)
+    path.write_text("a: [1\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(path)
+    path.write_text("- 1\n")
+    with pytest.raises(ConfigError, match="a mapping of keys"):
+        load_config(path)
+    with pytest.raises(ConfigError, match="no such config"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_numbers_like_1e_4_are_numbers(tmp_path: Path) -> None:
+    text = yaml.safe_dump(content()).replace("beta: 0.05", "beta: 5e-2")
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    assert load_config(path).methods["fda"].methods == [{"Supervised": {}}, {"FDA": {"beta": 0.05}}]
+
+
+def test_specs() -> None:
+    assert parse_spec("AdaBN") == parse_spec({"AdaBN": None}) == {"AdaBN": {}}
+    assert type(build_method({"FDA": {"beta": 0.1}})).__name__ == "FDA"
+    with pytest.raises(ConfigError, match="a method is"):
+        parse_spec({"A": {}, "B": {}})
