@@ -23,7 +23,7 @@ def segmenter_optimizer(model: nn.Module, settings: Settings) -> Optimizer:
         groups = split_decay(model, "model", s.lr, s.weight_decay)
     if s.optimizer == "sgd":
         return SGD(groups, lr=s.lr, momentum=s.momentum)
-    return AdamW(groups, lr=s.lr)
+    return AdamW(groups, lr=s.lr, fused=True)
 
 
 def lr_factor(index: int, settings: Settings) -> float:
