@@ -13,9 +13,11 @@ import torch
 import uda.methods
 from tests.bench import tiny
 from uda.bench import BenchResult, Event, run, write_tables
+from uda.bench.cell import _Clock
 from uda.bench.restore import load_model, open_run
 from uda.config import ConfigError
-from uda.engine import Evaluation, Trainer
+from uda.engine import Evaluation, Settings, Trainer
+from uda.engine.tensorboard import read_scalars
 from uda.methods import Method
 
 
@@ -58,6 +60,35 @@ def test_every_cell_has_its_result(finished: BenchResult) -> None:
         assert (result["seconds_per_step"] is None) == (name == "adabn")
         assert result["steps"] == (0 if name == "adabn" else 2)
     assert result["peak_memory"] > 2**20
+
+
+def test_scores_stand_in_the_runs_own_log_too(finished: BenchResult) -> None:
+    for name in ("source_only", "fda"):
+        records = read_scalars(finished.folder / name / "seed0")
+        last = {tag: value for one in records if one["step"] == 1 for tag, value in one.items()}
+        for domain in ("source", "target", "ika"):
+            found = Evaluation.load(finished.folder / name / "seed0/evaluations" / f"{domain}.npz")
+            assert last[f"miou/{domain}"] == pytest.approx(found.miou())
+
+
+def test_seconds_per_step_leave_out_warm_up_and_evaluation() -> None:
+    clock = _Clock(None)
+    clock.times = {0: 100.0, 1: 1.0, 2: 3.0, 3: 50.0, 4: 2.0, 5: 70.0}
+    assert clock.seconds(Settings(steps=6, eval_every=4)) == 2.0
+    assert clock.seconds(Settings(steps=6)) == 14.0
+    clock.times = {}
+    assert clock.seconds(Settings(steps=6)) is None
+    assert list(clock(range(3))) == [0, 1, 2]
+    assert len(clock.times) == 3
+
+
+def test_test_size_and_batch_are_the_configs(copy: Path, data: Path, no_training: None) -> None:
+    before = Evaluation.load(copy / "tiny/fda/seed0/evaluations/target.npz")
+    again = run(tiny.content(data, evaluate={"scale": 0.5, "batch_size": 2}), out=copy)
+    assert again.failed == {}
+    after = Evaluation.load(copy / "tiny/fda/seed0/evaluations/target.npz")
+    assert after.names == before.names
+    assert not np.array_equal(after.losses, before.losses)
 
 
 def test_second_call_does_nothing(finished: BenchResult, copy: Path, data: Path, no_training: None) -> None:

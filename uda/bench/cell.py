@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ import uda
 from uda.bench import build
 from uda.bench.plan import ERROR, RESULT, Cell, missing_scores, read_result
 from uda.bench.restore import CHECKPOINT, attach, load_model
-from uda.config import BenchConfig, DatasetSpec, build_method
+from uda.config import BenchConfig, DatasetSpec, EvaluateSpec, build_method
 from uda.data import FileDataset
-from uda.engine import Evaluation, Trainer, checkpoint, evaluate
+from uda.engine import Evaluation, Settings, Trainer, checkpoint, evaluate
 from uda.methods import TestTimeMethod
 from uda.types import LabelledDataset, SegOutput, UnlabelledDataset
 
@@ -79,18 +79,19 @@ def _run(config: BenchConfig, cell: Cell, root: Path, folder: Path, progress: Pr
     datasets = {domain: build.open_dataset(config.domains[domain], config.space) for domain in missing}
     _reset_peak()
     measured: dict[str, Any] = {}
+    scored: dict[str, Evaluation] = {}
     if cell.kind == "test_time":
         model = load_model(root / cell.needs[0]).to(_device(config))
     else:
-        trainer = _train(config, cell, root, folder, datasets, progress)
-        model = trainer.model
-        measured = {"seconds_per_step": trainer.seconds_per_step, "device": str(trainer.device)}
-        if result is not None and not trainer.seconds_per_step > 0:
-            measured["seconds_per_step"] = result["seconds_per_step"]
-    # of training alone: the evaluations below may hold whole images
-    measured["peak_memory"] = _peak()
+        clock = _Clock(progress)
+        trainer = _train(config, cell, root, folder, datasets, clock)
+        model, scored = trainer.model, trainer.evaluations if _plain(config, cell) else {}
+        seconds = clock.seconds(trainer.settings) or (result or {}).get("seconds_per_step")
+        measured = {"seconds_per_step": seconds, "device": str(trainer.device)}
+    # a call that only scored would report too little
+    measured["peak_memory"] = max(_peak(), (result or {}).get("peak_memory", 0))
     for domain, dataset in datasets.items():
-        found = _score(config, cell, model, domain, dataset, folder)
+        found = _score(config, cell, model, domain, dataset, folder, scored.get(domain))
         (folder / "evaluations").mkdir(exist_ok=True)
         found.save(folder / "evaluations" / f"{domain}.npz")
     steps = cell.settings.steps if cell.settings else 0
@@ -98,7 +99,7 @@ def _run(config: BenchConfig, cell: Cell, root: Path, folder: Path, progress: Pr
     maps = (result or {}).get("label_maps", {}) | {name: _label_map(one) for name, one in datasets.items()}
     content = {
         "key": cell.key, "method": cell.method, "seed": cell.seed, "kind": cell.kind, "steps": steps,
-        "seconds_per_step": None, **{k: v if v == v else None for k, v in measured.items()},
+        "seconds_per_step": None, **measured,
         "seconds": time.perf_counter() - started, "device": device, "machine": machine(),
         "threads": torch.get_num_threads(), "versions": versions(), "scores": cell.scores,
         "label_maps": maps,
@@ -112,7 +113,7 @@ def _train(
     root: Path,
     folder: Path,
     datasets: dict[str, LabelledDataset],
-    progress: Progress | None,
+    progress: Progress,
 ) -> Trainer:
     assert cell.settings is not None
     space = build.build_space(config.space)
@@ -124,11 +125,38 @@ def _train(
     if cell.training.get("labels") == "target":
         source = target
     methods: list[Any] = [build_method(spec) for spec in cell.training["methods"]]
-    # curves of every run need scores while it trains; without them, scoring is done once, after the last step
-    watched = datasets if cell.settings.eval_every else {}
+    # scored by the trainer, where it does so as the config says, so that the scores stand in the run's TensorBoard too
+    watched = datasets if cell.settings.eval_every or _plain(config, cell) else {}
     trainer = Trainer(model, methods, cell.settings, out=folder, evaluate_on=watched, progress=progress)
     trainer.fit(source, target.unlabelled())
     return trainer
+
+
+def _plain(config: BenchConfig, cell: Cell) -> bool:
+    """Whether a cell is scored just as the trainer does it."""
+    return config.evaluate == EvaluateSpec() and all(one["test_time"] is None for one in cell.scoring.values())
+
+
+class _Clock:
+    """Times the training steps behind a progress bar."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.times: dict[int, float] = {}
+
+    def __call__(self, steps: Iterable[int]) -> Iterator[int]:
+        for index in self.progress(steps) if self.progress else steps:
+            started = time.perf_counter()
+            yield index
+            self.times[index] = time.perf_counter() - started
+
+    def seconds(self, settings: Settings) -> float | None:
+        """Mean over the steps, but for the first of this call and those with an evaluation; ``None`` without any."""
+        every = settings.eval_every or settings.steps
+        kept = [
+            value for index, value in list(self.times.items())[1:] if (index + 1) % every and index + 1 < settings.steps
+        ]
+        return sum(kept) / len(kept) if kept else (min(self.times.values()) if self.times else None)
 
 
 def _label_map(dataset: LabelledDataset) -> list[str]:
@@ -142,15 +170,27 @@ def _device(config: BenchConfig) -> str:
 
 
 def _score(
-    config: BenchConfig, cell: Cell, model: nn.Module, domain: str, dataset: LabelledDataset, folder: Path
+    config: BenchConfig,
+    cell: Cell,
+    model: nn.Module,
+    domain: str,
+    dataset: LabelledDataset,
+    folder: Path,
+    done: Evaluation | None,
 ) -> Evaluation:
-    """Score one domain, with a fresh test-time method where the row has one, and keep some predictions."""
+    """Score one domain unless it is ``done``, with a fresh test-time method where the row has one; keep pictures."""
     content, options = cell.scoring[domain], config.evaluate
     source = build.open_source(config.source, config.space)
     model.eval()
     wrapped = attach(content["test_time"], model, source, _unlabelled(content, config, dataset))
     try:
-        found = evaluate(wrapped, dataset, batch_size=options.batch_size, scale=options.scale)
+        found = done or evaluate(
+            wrapped,
+            dataset,
+            batch_size=options.batch_size,
+            scale=options.scale,
+            precision=(cell.settings or config.settings).precision,
+        )
         _pictures(wrapped, dataset, folder / "pictures", domain)
     finally:
         if isinstance(wrapped, TestTimeMethod):

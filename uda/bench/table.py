@@ -241,7 +241,8 @@ def _notes(config: BenchConfig, domains: tuple[Domain, ...], rows: tuple[Row, ..
     threads = sorted({row.threads for row in rows if row.threads})
     if threads:
         notes.append(
-            f"Seconds per iteration with {' or '.join(map(str, threads))} CPU thread(s) a run; evaluation excluded."
+            f"s/it: training steps alone, {' or '.join(map(str, threads))} CPU thread(s) a run. "
+            "GiB: peak of the run, allocated on a GPU, else resident in the process."
         )
     for row in rows:
         if row.missing:
