@@ -7,7 +7,7 @@ from torch import nn
 from tests.methods.contract import MethodContract, Recorder, settings, train
 from tests.methods.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.engine import Trainer
-from uda.functional.losses import weighted_cross_entropy
+from uda.functional.losses import hrda_losses, weighted_cross_entropy
 from uda.methods import HRDA, MIC, ClassMix, Supervised
 from uda.models import HrdaSegmenter, Segmenter
 from uda.types import SegOutput, View
@@ -33,6 +33,16 @@ class TestHRDA(MethodContract):
         labels[:, bottom:] = 0
         with step.reading("test", one.reads):
             assert one.losses(step)["detail_source"] == loss
+
+
+def test_with_the_rest_of_the_weight_it_is_the_published_loss() -> None:
+    run = train([Supervised(weight=0.9), HRDA()], steps=1)
+    labels = torch.randint(0, 5, (2, 32, 64))  # all labelled, where both divisors agree
+    step = TestHRDA()._step(run, {"source": View(torch.rand(2, 3, 32, 64), labels)})
+    terms = [*run.methods[0].losses(step).values(), *run.methods[1].losses(step).values()]
+    output = step.predict("source")
+    published = hrda_losses(output.logits, None, output.detail, labels, None, output.box)
+    torch.testing.assert_close(terms, [published.fused, published.high])
 
 
 def test_each_view_in_its_own_backward_pass() -> None:
