@@ -192,7 +192,7 @@ def paragraphs(module: str) -> list[str]:
 def departures(module: str) -> str:
     """What a file's head says about departures; empty if nothing."""
     for part in paragraphs(module):
-        found = re.search(r"(No departures\b|Departures?:)(.*)", part)
+        found = re.search(r"(No departures\b|Departures?(?: [a-z ]+)?:)(.*)", part)
         if found:
             text = found[0] if found[1] == "No departures" else found[2].strip()
             return text[0].upper() + text[1:]
