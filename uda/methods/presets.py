@@ -7,7 +7,8 @@ it is worth. ``python -m uda.methods.presets DAFormer`` prints one resolved, wit
 
 Departures that hold for all of them: source and target have one crop size, and steps are the length of the schedule
 (AdaptSegNet, ADVENT, CLAN and FDA stop early in a longer one). The source's cross-entropy is averaged over the labelled
-pixels; DAFormer and its followers divide by all pixels. The encoder of DAFormer, HRDA and MIC is MiT-B5, which is for
+pixels; DAFormer and its followers divide by all pixels. Rare class sampling's thresholds are shares of the image
+instead of pixels. The encoder of DAFormer, HRDA and MIC is MiT-B5, which is for
 non-commercial use; ``model: {encoder: mit_b5}`` names it, the default is the library's own.
 """
 
