@@ -30,6 +30,10 @@ import torch
 from torch import Tensor
 
 Band = Literal["symmetric", "half-open"]
+_LINES = 128
+"""Image lines that a processor works on at once, see :func:`_parts`."""
+_LEAST_HALVED = 40
+"""Rows of a DFT table from which halving the products pays for adding up the halves of the image."""
 
 
 def half_width(height: int, width: int, beta: float) -> int:
@@ -100,9 +104,8 @@ def fda_source_to_target(source: Tensor, target: Tensor, beta: float = 0.01, ban
         bottom = torch.cat([(minus - plus).imag, (minus - plus).real], dim=-1)
         change = rows.t() @ torch.cat([top, bottom], dim=-2)
         out = torch.empty(source.shape, dtype=dtype, device=source.device)
-        # Plane by plane, a processor's cache holds the product until the source is added.
-        for planes, part, result in zip(*(_parts(x) for x in (images, change, out)), strict=True):
-            torch.matmul(part, columns, out=result).add_(planes)
+        for lines, part, result in zip(*(_parts(x) for x in (images, change, out)), strict=True):
+            torch.matmul(part, columns, out=result).add_(lines)
     return out.to(source.dtype)
 
 
@@ -132,18 +135,25 @@ def _exact_products() -> Iterator[None]:
             backend.fp32_precision = precision
 
 
-@lru_cache(maxsize=16)
-def _dft_table_numpy(n: int, b: int, double: bool) -> npt.NDArray[np.floating]:
-    frequencies = np.arange(b + 1)[:, None]
+@lru_cache(maxsize=32)
+def _dft_table_numpy(frequencies: range, length: int, n: int, double: bool) -> npt.NDArray[np.floating]:
     # The angle is reduced in integers, so that the table is exact to its last digit.
-    angle = 2 * np.pi * (frequencies * np.arange(n)[None, :] % n) / n
+    angle = 2 * np.pi * (np.array(frequencies, dtype=np.int64)[:, None] * np.arange(length) % n) / n
     table = np.concatenate([np.cos(angle), np.sin(angle)])
     return table.astype(np.float64 if double else np.float32)
 
 
 def _dft_table(n: int, b: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """``(2(b + 1), n)``: cosines, then sines, of the frequencies 0..b."""
-    return torch.from_numpy(_dft_table_numpy(n, b, dtype == torch.float64)).to(device)
+    return torch.from_numpy(_dft_table_numpy(range(b + 1), n, n, dtype == torch.float64)).to(device)
+
+
+def _half_tables(n: int, b: int, dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], Tensor]:
+    """The table's first ``n / 2`` columns, even frequencies and odd ones apart, and where its rows have gone."""
+    groups = [range(first, b + 1, 2) for first in (0, 1)]
+    tables = [torch.from_numpy(_dft_table_numpy(g, n // 2, n, dtype == torch.float64)).to(device) for g in groups]
+    stacked = [k + sine * (b + 1) for group in groups for sine in (0, 1) for k in group]
+    return tables, torch.tensor(stacked, device=device).argsort()
 
 
 @lru_cache(maxsize=16)
@@ -174,9 +184,21 @@ def _coefficients(images: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor
     n, c, height, width = images.shape
     # Without their mean, roughly, the sums round to a tenth of the error; what is taken off is added to the DC bin.
     mean = images[:, :, ::16].mean((2, 3))
-    parts = zip(_parts(images), _parts(mean[:, :, None, None]), strict=True)
-    thin = torch.cat([(planes - m) @ columns.t() for planes, m in parts]).view(n, c, height, -1)
-    (cos_cos, cos_sin), (sin_cos, sin_sin) = (half.chunk(2, dim=-1) for half in (rows @ thin).chunk(2, dim=-2))
+    level = mean[:, :, None, None].expand(n, c, height, 1)
+    thin = images.new_empty(n, c, height, len(columns))
+    halves = width % 2 == 0 and len(columns) >= _LEAST_HALVED
+    tables, order = _half_tables(width, len(columns) // 2 - 1, images.dtype, images.device) if halves else ([], None)
+    for lines, m, result in zip(*(_parts(x) for x in (images, level, thin)), strict=True):
+        if halves:  # even frequencies are those of left + right half, odd ones of left - right: half the products
+            left, right = lines.chunk(2, dim=1)
+            torch.matmul((left + right).sub_(m, alpha=2), tables[0].t(), out=result[:, : len(tables[0])])
+            torch.matmul(left - right, tables[1].t(), out=result[:, len(tables[0]) :])
+        else:
+            torch.matmul(lines - m, columns.t(), out=result)
+    sums = rows @ thin
+    if order is not None:
+        sums = sums.index_select(-1, order)
+    (cos_cos, cos_sin), (sin_cos, sin_sin) = (half.chunk(2, dim=-1) for half in sums.chunk(2, dim=-2))
     plus = torch.complex(cos_cos - sin_sin, -(cos_sin + sin_cos))
     minus = torch.complex(cos_cos + sin_sin, sin_cos - cos_sin)
     for coefficients in (plus, minus):
@@ -185,9 +207,9 @@ def _coefficients(images: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor
 
 
 def _parts(images: Tensor) -> tuple[Tensor, ...]:
-    """Planes ``(1, H, W)`` on a CPU, where one fits in the cache; elsewhere the whole batch ``(N C, H, W)``."""
-    planes = images.flatten(0, 1)
-    return torch.split(planes, 1 if images.device.type == "cpu" else len(planes))
+    """``(N, C, H, W)`` as lines ``(n, W)``: on a CPU few enough for its cache to hold what is made of them."""
+    lines = images.flatten(0, 2)
+    return torch.split(lines, _LINES if images.device.type == "cpu" else len(lines))
 
 
 def _amplitude_change(source: Tensor, target: Tensor, floor: Tensor) -> Tensor:
