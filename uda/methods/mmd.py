@@ -2,7 +2,7 @@
 
 Departures: those of :mod:`uda.methods.feature_alignment`; one layer instead of several; equal kernel weights. The
 Transfer-Learning-Library adds 2 / (n - 1) to the loss; here it is the unbiased estimate itself, which may be negative.
-Memory grows with the square of ``pixels`` times the features' width.
+Memory and time grow with the square of ``pixels``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class MMD(FeatureAlignment):
         weight: float = 1.0,
         bandwidths: Sequence[float] = (0.5, 1.0, 2.0),
         linear: bool = False,
-        pixels: int = 128,
+        pixels: int = 512,
         per_class: bool = False,
         threshold: float = 0.9,
     ) -> None:
