@@ -8,8 +8,9 @@ from torch import Tensor
 
 from tests.methods.contract import MethodContract, Recorder
 from uda.functional.distances import coral, coral_tllib, mkmmd, random_projections, sliced_wasserstein
+from uda.functional.features import cell_labels
 from uda.methods import MMD, Coral, SlicedWasserstein, Supervised
-from uda.methods.feature_alignment import cell_labels, rows
+from uda.methods.feature_alignment import rows
 from uda.types import IGNORE
 
 BAD = [{"weight": -1.0}, {"pixels": 1}, {"threshold": 1.5}]

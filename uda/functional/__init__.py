@@ -63,6 +63,7 @@ from uda.functional.entropy import (
     softmax_entropy,
 )
 from uda.functional.features import (
+    cell_labels,
     class_cells,
     feature_distance,
 )
@@ -215,6 +216,7 @@ __all__ = [
     "block_grid",
     "block_mask",
     "blur_kernel_size",
+    "cell_labels",
     "choose_classes",
     "clan_weight_map",
     "class_balanced_labels",

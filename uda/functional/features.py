@@ -1,4 +1,4 @@
-"""Distances between the features of two networks."""
+"""The classes of feature cells, and the distance between the features of two networks."""
 
 from __future__ import annotations
 
@@ -12,33 +12,47 @@ from uda.functional.labels import downscale_label
 from uda.types import IGNORE
 
 
+def cell_labels(
+    labels: Tensor,
+    size: Sequence[int],
+    num_classes: int,
+    *,
+    min_ratio: float = 0.75,
+    ignore_index: int = IGNORE,
+) -> Tensor:
+    """The class that fills each feature cell.
+
+    Args:
+        labels: ``(N, H, W)`` int64.
+        size: height, width h, w of the features; a cell is W // w pixels wide and high. Features that reach beyond the
+            last full cell (sizes that the stride does not divide) have no class there.
+        num_classes: C.
+        min_ratio: see :func:`uda.functional.labels.downscale_label`.
+        ignore_index: ignored label, and the result for cells without a class.
+
+    Returns:
+        ``(N, h, w)`` int64.
+    """
+    scale = max(labels.shape[-1] // size[1], 1)
+    cells = downscale_label(labels, scale, num_classes=num_classes, min_ratio=min_ratio, ignore_index=ignore_index)
+    cells = cells[:, : size[0], : size[1]]
+    return F.pad(cells, (0, size[1] - cells.shape[2], 0, size[0] - cells.shape[1]), value=ignore_index)
+
+
 def class_cells(
     labels: Tensor,
-    size: tuple[int, int],
+    size: Sequence[int],
     classes: Sequence[int],
     *,
     num_classes: int,
     min_ratio: float = 0.75,
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """The feature cells that are filled by one of the classes.
+    """The feature cells that are filled by one of the classes: ``(N, h, w)`` bool.
 
-    Args:
-        labels: ``(N, H, W)`` int64.
-        size: height, width h, w of the features; a cell is W // w pixels wide and high. Features that reach beyond the
-            last full cell (sizes that the stride does not divide) have no class there.
-        classes: train ids, for DAFormer the countable things.
-        num_classes: C.
-        min_ratio: see :func:`uda.functional.labels.downscale_label`.
-        ignore_index: ignored label.
-
-    Returns:
-        ``(N, h, w)`` bool.
+    ``classes`` are train ids, for DAFormer the countable things; everything else is as in :func:`cell_labels`.
     """
-    scale = max(labels.shape[-1] // size[1], 1)
-    cells = downscale_label(labels, scale, num_classes=num_classes, min_ratio=min_ratio, ignore_index=ignore_index)
-    cells = cells[:, : size[0], : size[1]]
-    cells = F.pad(cells, (0, size[1] - cells.shape[2], 0, size[0] - cells.shape[1]), value=ignore_index)
+    cells = cell_labels(labels, size, num_classes, min_ratio=min_ratio, ignore_index=ignore_index)
     return torch.isin(cells, torch.as_tensor(tuple(classes), dtype=cells.dtype, device=cells.device))
 
 

@@ -8,13 +8,11 @@ in either domain sits the step out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 
-from uda.functional.labels import downscale_label
+from uda.functional.features import cell_labels
 from uda.functional.pseudo_labels import confident_labels
 from uda.methods.base import Method
 from uda.methods.checks import in_range, not_negative, whole
@@ -91,19 +89,3 @@ class FeatureAlignment(Method):
 def rows(features: Tensor) -> Tensor:
     """``(N, D, h, w)`` features as ``(N h w, D)``."""
     return features.movedim(1, -1).flatten(0, 2)
-
-
-def cell_labels(labels: Tensor, size: Sequence[int], num_classes: int) -> Tensor:
-    """The class that fills three quarters of each feature cell.
-
-    Args:
-        labels: ``(N, H, W)`` int64.
-        size: height and width h, w of the features; a cell is W // w pixels wide and high.
-        num_classes: C.
-
-    Returns:
-        ``(N, h, w)`` int64, ``IGNORE`` where no class does, and beyond the last whole cell.
-    """
-    scale = max(labels.shape[-1] // size[1], 1)
-    cells = downscale_label(labels, scale, num_classes=num_classes)[:, : size[0], : size[1]]
-    return F.pad(cells, (0, size[1] - cells.shape[2], 0, size[0] - cells.shape[1]), value=IGNORE)
