@@ -2,13 +2,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
+import yaml
+from filelock import FileLock
 
 import uda.methods
 from tests.bench import tiny
@@ -194,6 +200,34 @@ def test_target_labels_are_read_by_oracle_and_scoring_alone(data: Path, tmp_path
     result = run(tiny.content(tmp_path / "data", methods={"source_only": ["Supervised"], "fda": ["Supervised", "FDA"]}),
                  out=tmp_path / "runs")  # fmt: skip
     assert set(result.failed) == {"oracle/seed0"}
+
+
+def test_two_calls_never_share_a_folder(copy: Path, data: Path) -> None:
+    with FileLock(copy / "tiny/.lock"), pytest.raises(ConfigError, match="another run is working there"):
+        run(tiny.content(data), out=copy)
+
+
+@pytest.mark.slow
+def test_killed_call_takes_its_workers_along(data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "tiny.yaml"
+    settings = {**tiny.content(data)["settings"], "steps": 100_000}
+    config.write_text(yaml.safe_dump(tiny.content(data, settings=settings, warm_start=None)))
+    command = [sys.executable, "-m", "uda.cli", "bench", str(config), "--out", str(tmp_path), "--workers", "2"]
+    call = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    log = tmp_path / "tiny/source_only/seed0/scalars.jsonl"
+    wait_for(lambda: log.is_file() and log.stat().st_size > 0)
+    children = psutil.Process(call.pid).children(recursive=True)
+    assert len(children) >= 2
+    call.kill()
+    call.wait()
+    wait_for(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "never happened"
+        time.sleep(0.2)
 
 
 @pytest.mark.slow

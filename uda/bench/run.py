@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from filelock import FileLock, Timeout
 
 from uda.bench import build
 from uda.bench.cell import Progress, run_cell
@@ -99,10 +101,15 @@ def run(
     if todo:
         build.check(config)
     work = _Work(config, folder, todo, report)
-    if workers == 1:
-        work.here(progress)
-    else:
-        work.side_by_side(workers)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            if workers == 1:
+                work.here(progress)
+            else:
+                work.side_by_side(workers)
+    except Timeout:
+        raise ConfigError(f"{folder}: another run is working there; wait for it, or use another --out") from None
     return BenchResult(config, folder, make_table(config, folder, seeds), work.ran, work.failed)
 
 
@@ -169,7 +176,7 @@ class _Work:
         """Work until nothing is left or a process died; a dead one takes only the cells that were running with it."""
         context = multiprocessing.get_context("spawn")
         threads = max(1, _cores() // workers)
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,))
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
         futures: dict[Future[str | None], Cell] = {}
         try:
             while True:
@@ -190,6 +197,19 @@ class _Work:
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        # a worker that outlived a killed parent would train on in a folder that the next call takes over
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _cores() -> int:
