@@ -17,7 +17,7 @@ def test_mic() -> None:
         weight=WEIGHT, block=BLOCK, ratio=RATIO, threshold=THRESHOLD, ignore_top=TOP, ignore_bottom=BOTTOM,
         fill=(0.5, 0.5, 0.5),
     )  # fmt: skip
-    run = train([Supervised(), FeatureDistance(), class_mix(), mic], source=source(), **RUN)
+    run = train([Supervised(average="all"), FeatureDistance(), class_mix(), mic], source=source(), **RUN)
 
     loop, hidden = Loop(), 0.0
     for index, (view, target) in enumerate(batches()):

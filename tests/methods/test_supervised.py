@@ -14,7 +14,7 @@ from uda.types import IGNORE, View
 
 class TestSupervised(MethodContract):
     make = lambda self: Supervised()  # noqa: E731
-    invalid = ({"weight": -1.0}, {"aux_weight": float("inf")}, {"class_weights": [1.0, -2.0]})
+    invalid = ({"weight": -1.0}, {"aux_weight": float("inf")}, {"class_weights": [1.0, -2.0]}, {"average": "some"})
 
 
 class TestSupervisedWithAux(MethodContract):
@@ -49,6 +49,14 @@ def test_sample_weight_scales_the_sample_and_not_the_divisor() -> None:
     halves = [labelled_loss(logits[i : i + 1], View(plain.images[:1], plain.labels[i : i + 1])) for i in range(2)]
     loss = labelled_loss(logits, View(plain.images, plain.labels, weight))
     torch.testing.assert_close(loss, (halves[0] + 0.1 * halves[1]) / 2)
+
+
+def test_average_over_all_pixels_counts_the_ignored() -> None:
+    logits, plain = view()
+    assert plain.labels is not None
+    known = (plain.labels != IGNORE).float().mean()
+    expected = labelled_loss(logits, plain) * known
+    torch.testing.assert_close(Supervised(average="all")._loss(logits, plain), expected)
 
 
 def test_class_weights_of_another_length_are_refused() -> None:

@@ -6,10 +6,9 @@ defaults) and ``model`` (of ``uda.models.build_model``). Change it like any dict
 it is worth. ``python -m uda.methods.presets DAFormer`` prints one resolved, with every argument of every method.
 
 Departures that hold for all of them: source and target have one crop size, and steps are the length of the schedule
-(AdaptSegNet, ADVENT, CLAN and FDA stop early in a longer one). The source's cross-entropy is averaged over the labelled
-pixels; DAFormer and its followers divide by all pixels. Rare class sampling's thresholds are shares of the image
-instead of pixels. The encoder of DAFormer, HRDA and MIC is MiT-B5, which is for
-non-commercial use; ``model: {encoder: mit_b5}`` names it, the default is the library's own.
+(AdaptSegNet, ADVENT, CLAN and FDA stop early in a longer one). Rare class sampling's thresholds are shares of the image
+instead of pixels. The encoder of DAFormer, HRDA and MIC is MiT-B5, which is for non-commercial use;
+``model: {encoder: mit_b5}`` names it, the default is the library's own.
 """
 
 from __future__ import annotations
@@ -55,12 +54,12 @@ _DAFORMER_MIX: dict[str, Any] = {"classes": "batch", "jitter": 0.2}
 
 
 def _daformer() -> list[dict[str, Any]]:
-    return [{"Supervised": {}}, {"FeatureDistance": {}}, {"ClassMix": {**_DAFORMER_MIX, **_ROWS}}]
+    return [{"Supervised": {"average": "all"}}, {"FeatureDistance": {}}, {"ClassMix": {**_DAFORMER_MIX, **_ROWS}}]
 
 
 def _hrda() -> list[dict[str, Any]]:
     return [
-        {"Supervised": {"weight": 0.9}},
+        {"Supervised": {"weight": 0.9, "average": "all"}},
         {"HRDA": {"view": "source", "weight": 0.1}},
         {"FeatureDistance": {}},
         {"ClassMix": {"weight": 0.9, **_DAFORMER_MIX, **_ROWS_1024}},

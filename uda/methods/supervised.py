@@ -3,7 +3,8 @@
 Cross-entropy averaged over the labelled pixels of the batch, plus a tenth of the same on the auxiliary classifier
 where the model has one (the segmentation losses of AdaptSegNet, Tsai et al., CVPR 2018, equation 3, and of ADVENT).
 Departure: pixels and samples may carry weights (``View.weight``), which scale their loss and not the divisor, so that a
-sample of weight 0.1 counts a tenth whatever it shares its batch with.
+sample of weight 0.1 counts a tenth whatever it shares its batch with. DAFormer and its followers divide by all pixels
+of the batch, ignored ones included; that is ``average="all"``.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from uda.functional.losses import cross_entropy_2d
+from uda.functional.losses import cross_entropy_2d, weighted_cross_entropy
 from uda.methods.base import Method
-from uda.methods.checks import not_negative
+from uda.methods.checks import not_negative, one_of
 from uda.types import IGNORE, TaskSpec, View
 
 if TYPE_CHECKING:
@@ -54,9 +55,10 @@ class Supervised(Method):
         class_weights: weight of each class, at least 0; ``None`` weighs all the same.
         weight: of the whole loss, at least 0.
         aux_weight: of the auxiliary classifier's loss, at least 0; without effect on a model that has none.
+        average: over the ``"labelled"`` pixels of the batch, or over ``"all"`` (without class weights).
 
     Raises:
-        ValueError: a negative weight.
+        ValueError: a negative weight, or class weights with an average over all pixels.
     """
 
     reads = frozenset({"source"})
@@ -64,13 +66,21 @@ class Supervised(Method):
     class_weight: Tensor | None
 
     def __init__(
-        self, *, class_weights: Sequence[float] | None = None, weight: float = 1.0, aux_weight: float = 0.1
+        self,
+        *,
+        class_weights: Sequence[float] | None = None,
+        weight: float = 1.0,
+        aux_weight: float = 0.1,
+        average: str = "labelled",
     ) -> None:
         super().__init__()
         for index, value in enumerate(class_weights or ()):
             not_negative(f"class_weights[{index}]", value)
         self.weight = not_negative("weight", weight)
         self.aux_weight = not_negative("aux_weight", aux_weight)
+        self.average = one_of("average", average, ("labelled", "all"))
+        if average == "all" and class_weights is not None:
+            raise ValueError('class_weights need average "labelled", got "all"')
         self.register_buffer("class_weight", None if class_weights is None else torch.tensor(class_weights).float())
 
     def setup(self, spec: TaskSpec) -> None:
@@ -80,9 +90,14 @@ class Supervised(Method):
                 f"must be one for each of the {spec.num_classes} classes"
             )
 
+    def _loss(self, logits: Tensor, view: View) -> Tensor:
+        if self.average == "all" and view.labels is not None:
+            return weighted_cross_entropy(logits, view.labels, view.weight)
+        return labelled_loss(logits, view, self.class_weight)
+
     def losses(self, step: Step) -> dict[str, Tensor]:
         view, output = step.view("source"), step.predict("source")
-        terms = {"segmentation": self.weight * labelled_loss(output.logits, view, self.class_weight)}
+        terms = {"segmentation": self.weight * self._loss(output.logits, view)}
         if output.aux is not None and self.aux_weight:
-            terms["auxiliary"] = self.weight * self.aux_weight * labelled_loss(output.aux, view, self.class_weight)
+            terms["auxiliary"] = self.weight * self.aux_weight * self._loss(output.aux, view)
         return terms
