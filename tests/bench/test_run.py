@@ -75,6 +75,7 @@ def test_scores_stand_in_the_runs_own_log_too(finished: BenchResult) -> None:
         for domain in ("source", "target", "ika"):
             found = Evaluation.load(finished.folder / name / "seed0/evaluations" / f"{domain}.npz")
             assert last[f"miou/{domain}"] == pytest.approx(found.miou())
+            assert found.miou() == pytest.approx(finished.table.row(name).scores[domain].by_seed[0])
 
 
 def test_seconds_per_step_leave_out_warm_up_and_evaluation() -> None:

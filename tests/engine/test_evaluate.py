@@ -48,10 +48,25 @@ def test_equals_a_naive_loop(batch_size: int) -> None:
     np.testing.assert_array_equal(result.confusion, matrix)
     np.testing.assert_allclose(result.losses, losses, rtol=1e-5)
     assert result.names == tuple(data.names)
-    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
-    assert result.miou() == pytest.approx(
-        np.nanmean(np.where(union > 0, np.diag(matrix) / np.maximum(union, 1), np.nan))
-    )
+    truth, union = matrix.sum(1), matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    expected = np.where(truth > 0, np.diag(matrix) / np.maximum(union, 1), np.nan)
+    np.testing.assert_allclose(result.iou(), expected)
+    assert result.miou() == pytest.approx(np.nanmean(expected))
+
+
+def test_the_mean_runs_over_the_labelled_classes_alone() -> None:
+    # class 1 is predicted but never labelled: its pixels are errors of class 0 and no class of the mean
+    confusion = np.array([[[3, 1, 0], [0, 0, 0], [0, 0, 4]]])
+    result = Evaluation(confusion, np.array([0.5]), ("a",), ("x", "y", "z"))
+    np.testing.assert_allclose(result.iou(), [0.75, np.nan, 1.0])
+    assert result.miou() == pytest.approx(0.875)
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_labelled_scores_nan() -> None:
+    result = Evaluation(np.zeros((1, 2, 2), dtype=np.int64), np.array([np.nan]), ("a",), ("x", "y"))
+    assert np.isnan(result.miou())
+    assert np.isnan(result.loss())
 
 
 def test_save_and_load(tmp_path: Path) -> None:

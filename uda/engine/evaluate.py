@@ -37,16 +37,21 @@ class Evaluation:
         return np.asarray(self.confusions.sum(axis=0))
 
     def iou(self) -> np.ndarray:
-        """``(C,)`` IoU in [0, 1]; NaN for a class that is neither labelled nor predicted."""
-        return iou(torch.from_numpy(self.confusion)).numpy()
+        """``(C,)`` IoU in [0, 1]; NaN for a class without labels, whatever was predicted."""
+        matrix = self.confusion
+        return np.where(matrix.sum(axis=1) > 0, iou(torch.from_numpy(matrix)).numpy(), np.nan)
 
     def miou(self) -> float:
-        """Mean IoU over the classes that occur, in [0, 1]."""
-        return float(np.nanmean(self.iou()))
+        """Mean IoU over the classes that occur in the labels, in [0, 1]; NaN where no pixel is labelled.
+
+        Departure from :mod:`uda.metrics` and ADVENT, where a class that is only ever predicted counts as 0: here all
+        models are averaged over the same classes.
+        """
+        return _nanmean(self.iou())
 
     def loss(self) -> float:
         """Mean over images of the per-image cross-entropy (natural log)."""
-        return float(np.nanmean(self.losses))
+        return _nanmean(self.losses)
 
     def save(self, path: Path) -> None:
         """Write as compressed ``.npz``, whole or not at all."""
@@ -104,7 +109,7 @@ def evaluate(
         for batch in progress(batches) if progress else batches:  # type: ignore[arg-type]
             images = torch.stack([sample.image for sample in batch]).to(where).float() / 255
             labels = torch.stack([_label(sample) for sample in batch]).to(where)
-            logits = _logits(model, images, scale, precision, gradient=adapts)
+            logits = predict_logits(model, images, scale=scale, precision=precision)
             for sample, one, label in zip(batch, logits, labels, strict=True):
                 confusions.append(_confusion(one.argmax(0), label, one.shape[0], sample.name))
                 losses.append(F.cross_entropy(one[None].float(), label[None], ignore_index=IGNORE).item())
@@ -128,16 +133,29 @@ def same_size_batches(dataset: LabelledDataset, batch_size: int) -> Iterator[lis
         yield batch
 
 
-def _logits(model: nn.Module, images: Tensor, scale: float, precision: str, *, gradient: bool) -> Tensor:
+def predict_logits(model: nn.Module, images: Tensor, *, scale: float = 1.0, precision: str = "fp32") -> Tensor:
+    """Logits ``(N, C, H, W)`` at the size of the images, without gradient, in the mode that the model is in.
+
+    Args:
+        model: images -> :class:`SegOutput` or logits of any size; a test-time method adapts on them.
+        images: ``(N, 3, H, W)`` float in [0, 1], on the model's device.
+        scale: resize of the model's input.
+        precision: ``bf16`` runs the forward under autocast.
+    """
     size = images.shape[-2:]
     if scale != 1.0:
         images = F.interpolate(images, scale_factor=scale, mode="bilinear", antialias=scale < 1)
     autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16")
     # a test-time method may need gradients; it stops them itself where it does not
-    with autocast, torch.set_grad_enabled(gradient):
+    with autocast, torch.set_grad_enabled(isinstance(model, TestTimeMethod)):
         output = model(images)
     logits = (output.logits if isinstance(output, SegOutput) else output).detach()
     return logits if logits.shape[-2:] == size else F.interpolate(logits, size=size, mode="bilinear")
+
+
+def _nanmean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _label(sample: Sample) -> Tensor:
