@@ -53,6 +53,7 @@ class RunLog:
             return
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, step)
+        self._writer.flush()  # a checkpoint that follows must not be newer than the curves
         with self._lines.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
