@@ -111,5 +111,9 @@ def test_build_model_by_name():
     assert isinstance(build_model("segmenter", 2, encoder=SMALL, weights=None), Segmenter)
     with pytest.raises(ValueError, match=r"did you mean daformer\?.*deeplabv2_resnet101"):
         build_model("dafromer", 2)
+    with pytest.raises(ValueError, match=r"no option 'encodr' \(did you mean encoder\?\); known: encoder, decoder"):
+        build_model("segmenter", 2, encodr=SMALL)
+    with pytest.raises(ValueError, match=r"'segmenter' has no option 'encodr'"):
+        build_model("hrda", 2, base="segmenter", encodr=SMALL)
     with pytest.raises(ValueError, match="own base"):
         build_model("hrda", 2, base="hrda")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -79,10 +80,21 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     """A segmenter by its name in :data:`MODELS`; ``options`` are its constructor's.
 
     Raises:
-        ValueError: no such model; the message lists those there are.
+        ValueError: no such model or option; the message has the nearest and all there are.
     """
     if name not in MODELS:
-        nearest = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-        raise ValueError(f"no model {name!r}{hint}; known: {', '.join(MODELS)}")
+        raise ValueError(f"no model {name!r}{_nearest(name, MODELS)}")
+    parameters = inspect.signature(MODELS[name]).parameters.values()
+    known = [one.name for one in parameters if one.name != "num_classes" and one.kind is not one.VAR_KEYWORD]
+    # HRDA hands what it does not know on to its base network, which looks at it here
+    if all(one.kind is not one.VAR_KEYWORD for one in parameters):
+        for key in options:
+            if key not in known:
+                raise ValueError(f"model {name!r} has no option {key!r}{_nearest(key, known)}")
     return MODELS[name](num_classes, **options)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"{f' (did you mean {close[0]}?)' if close else ''}; known: {', '.join(names)}"
