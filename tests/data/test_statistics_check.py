@@ -109,7 +109,12 @@ def test_check_collects_all_problems(camvid: Path) -> None:
     assert not report.ok
     assert report.unknown == {77: 48}
     assert "problems: 5" in text, "the four, and that no labelled pixel is left"
-    for part in ("0.png: unknown id 77 (48 pixels)", "1.png: cannot be decoded", "no label at", "label is 8x5"):
+    for part in (
+        "trainannot/0.png: unknown id 77 (48 pixels)",
+        "1.png: cannot be decoded",
+        "no label at",
+        "label is 8x5",
+    ):
         assert part in text
     assert "unknown id 77: 48 pixels" in text
 

@@ -140,7 +140,8 @@ def _look(
         if isinstance(part, FileDataset) and part.unknown == "ignore":
             continue
         what = "colour" if isinstance(value, tuple) else "id"
-        report.problems.append(f"{sample.name}: unknown {what} {value} ({pixels} pixels)")
+        file = part.items[index].label if isinstance(part, FileDataset) else sample.name
+        report.problems.append(f"{file}: unknown {what} {value} ({pixels} pixels)")
     if sample.label is not None:
         found = np.bincount(sample.label.numpy().ravel(), minlength=256)
         counts += found
