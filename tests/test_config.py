@@ -56,6 +56,17 @@ def test_unknown_keys_name_the_nearest(tmp_path: Path) -> None:
     assert message.startswith("warm_start.stepps: unknown key; nearest is 'steps'")
 
 
+def test_weights_belong_to_a_source_of_several_data_sets(tmp_path: Path) -> None:
+    for key in ("source", "target", "target_val"):
+        message = error(tmp_path, lambda raw, key=key: raw[key].update(weight=0.5))
+        assert message == f"{key}.weight: only a source that lists several data sets has weights"
+    raw = content()
+    raw["source"] = [raw["source"], {**raw["target"], "limit": 2, "weight": 0.5}]
+    config = load_config(raw)
+    assert [one.weight for one in config.source] == [1.0, 0.5]
+    assert load_config(config.resolved()) == config
+
+
 def test_wrong_values_list_what_is_allowed(tmp_path: Path) -> None:
     message = error(tmp_path, lambda raw: raw["settings"].update(optimizer="adam"))
     assert message == "settings.optimizer: Input should be 'adamw' or 'sgd', got 'adam'"

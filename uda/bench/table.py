@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from uda.bench.bootstrap import Comparison, compare
 from uda.bench.plan import WARM_START, Cell, make_plan, missing_scores, read_result
-from uda.config import ORACLE, SOURCE_ONLY, BenchConfig, MethodEntry
+from uda.config import ORACLE, SOURCE_ONLY, BenchConfig, DatasetSpec, MethodEntry
 from uda.engine import Evaluation
 
 FREQUENT = 0.01
@@ -153,10 +153,16 @@ def _domain(config: BenchConfig, name: str, found: ByCell, label_map: tuple[str,
     first = evaluations[0]
     if any(other.names != first.names for other in evaluations):
         raise ValueError(f"{config.name}: cells were scored on different images of {name!r}; run with --fresh")
-    spec = config.domains[name]
-    split = spec.arguments.get("split")
-    data = f"{spec.kind} {split}" if split else spec.kind
-    return Domain(name, data, len(first.names), first.class_names, first.confusion.sum(axis=1), label_map)
+    return Domain(
+        name, _data(config.domains[name]), len(first.names), first.class_names, first.confusion.sum(axis=1), label_map
+    )
+
+
+def _data(spec: DatasetSpec) -> str:
+    """A data set in a few words."""
+    arguments = spec.arguments
+    limit = f", first {arguments['limit']}" if arguments.get("limit") else ""
+    return " ".join(str(part) for part in (spec.kind, arguments.get("split")) if part) + limit
 
 
 def _row(
@@ -228,7 +234,9 @@ def _notes(config: BenchConfig, domains: tuple[Domain, ...], rows: tuple[Row, ..
         if warm
         else "No warm start: every row starts from the model's initial weights."
     )
+    sources = [_data(one) + (f" (weight {one.weight:g})" if one.weight != 1 else "") for one in config.source]
     notes = [
+        f"Trained on {' + '.join(sources)} with labels, adapted to {_data(config.target)} without.",
         f"{s.steps} optimiser steps for every row that trains, batch size {s.batch_size}, "
         f"crop {s.crop[0]}x{s.crop[1]}. {start}",
         "Last iterate only. Target labels are read for scoring, and by the oracle.",

@@ -64,6 +64,7 @@ class _Reader:
         return ConfigError(f"{self.file}: {path}: {message}" if path else f"{self.file}: {message}")
 
     def read(self, raw: dict[str, Any], roots: Mapping[str, str]) -> BenchConfig:
+        """The checked config of the file's content."""
         values = dict(roots)
         if raw.get("streets") is not None:
             section = self.validate(StreetsSpec, self.substitute(raw["streets"], values, "streets"), "streets")
@@ -174,6 +175,8 @@ class _Reader:
                 raise self.fail(f"{path}.kind", f"no data set kind {spec.kind!r}; {nearest(spec.kind, DATASETS)}")
             # the space is the config's, so that all data sets have the same
             names = [*(key for key in dataset_options(spec.kind) if key != "space"), "kind", "weight"]
+            if spec.weight != 1 and not path.startswith("source."):
+                raise self.fail(f"{path}.weight", "only a source that lists several data sets has weights")
             if "root" not in spec.arguments:
                 raise self.fail(f"{path}.root", "is missing: the folder of the data set")
             for key in spec.arguments:

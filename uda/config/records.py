@@ -24,7 +24,7 @@ class DatasetSpec(BaseModel):
     aliases: dict[str, str | None] = Field(default={})
     """Class of the data set -> class of the config's label space, where names alone do not say (``null``: ignored)."""
     weight: float = Field(default=1.0, gt=0)
-    """Share and loss weight in a mixture of several source data sets."""
+    """Of the loss on its samples; only where ``source`` lists several data sets (see :class:`uda.data.Mixture`)."""
 
     @property
     def arguments(self) -> dict[str, Any]:
