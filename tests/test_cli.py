@@ -170,6 +170,46 @@ def test_a_model_of_somebody_elses(tmp_path: Path, data: Path, capfd: pytest.Cap
     assert "--space" in capfd.readouterr().err
 
 
+def test_predictions_among_the_images_are_not_predicted_again(runs: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "b.png"):
+        cv2.imwrite(str(tmp_path / name), np.full((40, 40, 3), 100, dtype=np.uint8))
+    for _ in range(2):
+        assert call("predict", runs / "tiny/source_only/seed0", tmp_path, "--out", tmp_path) == 0
+        # two images that differ in their suffix only do not share a file
+        names = sorted(path.name for path in (tmp_path / "train_ids").rglob("*"))
+        assert names == ["a.jpg.png", "a.png.png", "b.png"]
+
+
+def test_a_model_that_does_not_fit(tmp_path: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from torch import nn\nfrom uda.models import adapt\n\n"
+        "def bare():\n    return nn.Conv2d(3, 8, 3, stride=4)\n\n"
+        "def seven():\n    network = nn.Sequential(nn.Conv2d(3, 7, 1))\n"
+        "    return adapt(network, num_classes=7, mean=[0, 0, 0], std=[1, 1, 1], feature_layer='0')\n"
+    )
+    images = data / "kitti/training/image_2"
+    assert call("predict", f"{file}:seven", images, "--out", tmp_path / "p", "--space", "street8") == 2
+    assert "predicts 7 classes, 'street8' has 8" in capfd.readouterr().err
+    # logits of another size are brought to the image's
+    assert call("predict", f"{file}:bare", images, "--out", tmp_path / "p", "--space", "street8") == 0
+    assert call("predict", f"{file}:bare", images, "--out", "x", "--space", "street8", "--test-time", "AdaBN") == 2
+    assert "wrap Conv2d in uda.models.adapt" in capfd.readouterr().err
+
+
+def test_eval_of_a_row_gives_the_tables_numbers(config: Path, data: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(config.read_text())
+    content["methods"]["adabn"] = {"test_time": {"AdaBN": {"statistics": "dataset"}}}
+    content["settings"]["precision"] = "bf16"
+    done = run(content, out=tmp_path, roots={"data": str(data)})
+    assert done.failed == {}
+    for name in ("source_only", "adabn"):
+        assert call("eval", done.folder / name / "seed0", "--json", tmp_path / "x.json") == 0
+        found = json.loads((tmp_path / "x.json").read_text())["results"]
+        for domain, score in done.table.row(name).scores.items():
+            assert found[domain]["miou"] == pytest.approx(score.by_seed[0], abs=1e-9), (name, domain)
+
+
 def test_data_commands(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new"
     arguments = ["--domain", "kitti", "--split", "train=1", "--split", "val=1", "--size", "64x96"]
@@ -210,7 +250,12 @@ WRONG = [
     (["eval", "{run}", "--on", "mars"], "there are: source, target, ika"),
     (["eval", "{run}", "--on", "target", "--test-time", "AdaBM"], "AdaBN"),
     (["eval", "{run}", "--on", "target", "--test-time", "FDA"], "in training"),
+    (["eval", "{run}", "--on", "target", "--test-time", "{{AdaBN: 1"], "--test-time: '{{AdaBN: 1' is not valid YAML"),
+    (["eval", "{run}", "--on", "target", "--device", "gpu"], "device: "),
+    (["eval", "{run}", "--on", "target", "--device", "cuda:99"], "device: no 'cuda:99' here"),
     (["predict", "{run}", "nowhere", "--out", "x"], "nowhere: no such folder"),
+    (["predict", "{run}", "{data}", "--out", "x", "--device", "cuda:99"], "device: no 'cuda:99' here"),
+    (["data", "check", "kitti", "{data}/kitti", "--option", "limit=["], "--option limit: '[' is not valid YAML"),
     (["data", "check", "kity", "{data}"], "kitti"),
     (["data", "check", "kitti", "/nowhere"], "/nowhere: no such folder"),
     (["data", "streets", "--out", "x", "--size", "big"], "HEIGHTxWIDTH"),
@@ -234,7 +279,7 @@ def test_wrong_input_gives_2_and_a_line_or_two(
     places = {"config": config, "data": data, "run": runs / "tiny/source_only/seed0"}
     assert call(*(one.format(**places) for one in arguments)) == 2
     err = capfd.readouterr().err
-    assert message in err
+    assert message.format() in err
     lines = [line for line in err.splitlines() if not line.startswith(("street scenes", "0 of"))]
     assert 1 <= sum(line.startswith("error: ") for line in lines) <= len(lines) <= 3
     assert "Traceback" not in err

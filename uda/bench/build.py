@@ -72,6 +72,21 @@ def build_segmenter(arguments: dict[str, Any], num_classes: int, seed: int) -> n
     return build_model(options.pop("name"), num_classes, **options)
 
 
+def open_device(name: str | None) -> torch.device:
+    """The device of that name; the GPU where there is one, by default.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ConfigError(f"device: {str(error).splitlines()[0]}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: no {name!r} here; CUDA devices found: {torch.cuda.device_count()}")
+    return device
+
+
 def make_streets(section: StreetsSpec, workers: int = 1) -> bool:
     """Write the procedural data of a config unless it is there; whether it had to be written."""
     folder = streets_folder(section)
@@ -90,9 +105,11 @@ def check(config: BenchConfig) -> None:
     """Open everything that a config names, so that a mistake ends the run before any training.
 
     Raises:
-        ConfigError: the label space is wrong.
+        ConfigError: the label space, a model or a device is wrong.
         DataError: a data set is missing or damaged (the message names the file).
     """
+    for device in {config.settings.device, *(row.settings.get("device") for row in config.methods.values())}:
+        open_device(device)
     classes = build_space(config.space).num_classes
     open_source(config.source, config.space)
     for spec in (config.target, *config.domains.values()):

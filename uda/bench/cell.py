@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import resource
 import sys
 import time
 import traceback
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 import yaml
 from torch import nn
@@ -25,12 +23,13 @@ from torch import nn
 import uda
 from uda.bench import build
 from uda.bench.plan import ERROR, RESULT, Cell, missing_scores, read_result
-from uda.bench.restore import CHECKPOINT, attach, load_model
-from uda.config import BenchConfig, DatasetSpec, EvaluateSpec, build_method
+from uda.bench.restore import CHECKPOINT, adaptation_images, attach, load_model
+from uda.config import BenchConfig, EvaluateSpec, build_method
 from uda.data import FileDataset
 from uda.engine import Evaluation, Settings, Trainer, checkpoint, evaluate
+from uda.engine.predict import label_map
 from uda.methods import TestTimeMethod
-from uda.types import LabelledDataset, SegOutput, UnlabelledDataset
+from uda.types import LabelledDataset
 
 PICTURES = 3
 """Images of each domain whose predictions are kept for the report."""
@@ -56,7 +55,7 @@ def run_cell(config: BenchConfig, cell: Cell, root: Path, progress: Progress | N
         _describe(config, cell, folder)
         _run(config, cell, root, folder, progress)
     except Exception as error:
-        (folder / ERROR).write_text(traceback.format_exc())
+        (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     (folder / ERROR).unlink(missing_ok=True)
     return None
@@ -81,7 +80,7 @@ def _run(config: BenchConfig, cell: Cell, root: Path, folder: Path, progress: Pr
     measured: dict[str, Any] = {}
     scored: dict[str, Evaluation] = {}
     if cell.kind == "test_time":
-        model = load_model(root / cell.needs[0]).to(_device(config))
+        model = load_model(root / cell.needs[0]).to(build.open_device(config.settings.device))
     else:
         clock = _Clock(progress)
         trainer = _train(config, cell, root, folder, datasets, clock)
@@ -165,10 +164,6 @@ def _label_map(dataset: LabelledDataset) -> list[str]:
     return [line for line in lines if len({part.strip() for part in line.split("<-")}) > 1]
 
 
-def _device(config: BenchConfig) -> str:
-    return config.settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _score(
     config: BenchConfig,
     cell: Cell,
@@ -180,41 +175,35 @@ def _score(
 ) -> Evaluation:
     """Score one domain unless it is ``done``, with a fresh test-time method where the row has one; keep pictures."""
     content, options = cell.scoring[domain], config.evaluate
+    precision = (cell.settings or config.settings).precision
     source = build.open_source(config.source, config.space)
     model.eval()
-    wrapped = attach(content["test_time"], model, source, _unlabelled(content, config, dataset))
+    spec = content["test_time"]
+    wrapped = attach(spec, model, source, adaptation_images(config, domain, dataset) if spec else None)
     try:
         found = done or evaluate(
             wrapped,
             dataset,
             batch_size=options.batch_size,
             scale=options.scale,
-            precision=(cell.settings or config.settings).precision,
+            precision=precision,
         )
-        _pictures(wrapped, dataset, folder / "pictures", domain)
+        _pictures(wrapped, dataset, folder / "pictures", domain, scale=options.scale, precision=precision)
     finally:
         if isinstance(wrapped, TestTimeMethod):
             wrapped.detach_model()
     return found
 
 
-def _unlabelled(content: dict[str, Any], config: BenchConfig, dataset: LabelledDataset) -> UnlabelledDataset:
-    """What a test-time method may see beforehand: the domain's training images, else the scored ones."""
-    if not content["adapt"]:
-        return dataset.unlabelled()
-    specs = content["adapt"] if isinstance(content["adapt"], list) else [content["adapt"]]
-    return build.open_source([DatasetSpec.model_validate(one) for one in specs], config.space).unlabelled()
-
-
-def _pictures(model: nn.Module, dataset: LabelledDataset, folder: Path, domain: str) -> None:
+def _pictures(
+    model: nn.Module, dataset: LabelledDataset, folder: Path, domain: str, *, scale: float, precision: str
+) -> None:
     """Keep the predicted train ids of a few images, evenly spaced, as grey PNGs."""
     folder.mkdir(exist_ok=True)
-    device = next(model.parameters()).device
     for index in picture_indices(len(dataset)):
-        with torch.no_grad():
-            output = model(dataset[index].image[None].to(device).float() / 255)
-        logits = output.logits if isinstance(output, SegOutput) else output
-        cv2.imwrite(str(folder / f"{domain}_{index}.png"), logits[0].argmax(0).cpu().numpy().astype(np.uint8))
+        image = dataset[index].image.permute(1, 2, 0).numpy()
+        labels = label_map(model, image, scale=scale, precision=precision)
+        cv2.imwrite(str(folder / f"{domain}_{index}.png"), labels)
 
 
 def picture_indices(number: int) -> list[int]:
@@ -257,5 +246,9 @@ def _peak() -> int:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
         if found:
             return int(found[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

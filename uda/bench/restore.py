@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from uda.bench.build import build_segmenter, build_space
+from uda.bench.build import build_segmenter, build_space, open_source
 from uda.config import BenchConfig, ConfigError, Spec, build_method, load_config
 from uda.data.label_spaces import LabelSpace
 from uda.engine import checkpoint
@@ -83,7 +83,7 @@ def open_model(text: str, space: str | None = None) -> tuple[nn.Module, LabelSpa
         space: label space of the model's classes; needed for a function, a run folder has its own.
 
     Raises:
-        ConfigError: no such folder, file or function, or no label space.
+        ConfigError: no such folder, file or function, no label space, or one of another number of classes.
     """
     file, colon, function = text.rpartition(":")
     if not (colon and file.endswith(".py")):
@@ -101,7 +101,17 @@ def open_model(text: str, space: str | None = None) -> tuple[nn.Module, LabelSpa
     model = found()
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{text}: gave {type(model).__name__}, not a torch module")
-    return model.eval(), build_space(space), None
+    classes = build_space(space)
+    predicted = getattr(model, "num_classes", classes.num_classes)
+    if predicted != classes.num_classes:
+        raise ConfigError(f"{text}: predicts {predicted} classes, {classes.name!r} has {classes.num_classes}")
+    return model.eval(), classes, None
+
+
+def adaptation_images(config: BenchConfig, domain: str, dataset: LabelledDataset) -> UnlabelledDataset:
+    """What a test-time method may see of a config's domain beforehand: its training images, else the scored ones."""
+    specs = {"source": config.source, "target": [config.target]}.get(domain)
+    return (open_source(specs, config.space) if specs else dataset).unlabelled()
 
 
 def attach(
@@ -120,6 +130,8 @@ def attach(
     method = build_method(spec)
     if not isinstance(method, TestTimeMethod):
         raise ConfigError(f"{next(iter(spec))} acts in training, not at test time")
+    if not hasattr(model, "num_classes"):
+        raise ConfigError(f"{next(iter(spec))} needs an adapted model; wrap {type(model).__name__} in uda.models.adapt")
     shape: Any = model
     names = tuple(source.space.names) if source is not None else ()
     method.attach(

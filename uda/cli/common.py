@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
@@ -117,6 +117,29 @@ def size(text: str | None, option: str) -> tuple[int, int] | None:
     if not times or not height.isdigit() or not width.isdigit():
         raise ValueError(f"{option} is HEIGHTxWIDTH, such as 96x192, got {text!r}")
     return int(height), int(width)
+
+
+def yaml_value(text: str, option: str) -> Any:
+    """What a YAML text on the command line means.
+
+    Raises:
+        ValueError: it is no YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{option}: {text!r} is not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def reader_options(items: Sequence[str]) -> dict[str, Any]:
+    """``--option NAME=VALUE`` of a data set's reader, values as YAML.
+
+    Raises:
+        ValueError: not of that form.
+    """
+    return {name: yaml_value(value, f"--option {name}") for name, value in key_values(items, "--option").items()}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from uda.cli.common import FAILED, bars, counter, guarded, key_values, say, size
+from uda.cli.common import FAILED, bars, counter, guarded, key_values, reader_options, say, size
 
 if TYPE_CHECKING:
     from uda.types import UnlabelledDataset
@@ -113,15 +113,13 @@ def _open(
     root: list[str],
     **more: Any,
 ) -> list[UnlabelledDataset]:
-    import yaml
-
     from uda.data import dataset
 
     if what.endswith((".yaml", ".yml")):
         return _of_config(Path(what), space, root, more)
     if folder is None:
         raise ValueError(f"the folder of the {what} data set is missing")
-    options = {name: yaml.safe_load(value) for name, value in key_values(option, "--option").items()}
+    options = reader_options(option)
     given = {"split": split, "space": space}
     options |= {name: value for name, value in given.items() if value is not None}
     return [dataset(what, root=folder, **{**more, **options})]

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from uda.cli.common import bars, console, guarded, key_values, track
+from uda.cli.common import bars, console, guarded, reader_options, track, yaml_value
 
 if TYPE_CHECKING:
     from uda.bench.restore import RunFolder
+    from uda.config import Spec
     from uda.data.label_spaces import LabelSpace
     from uda.engine import Evaluation
     from uda.types import LabelledDataset
@@ -46,30 +47,33 @@ def evaluate(
 ) -> None:
     """Score a trained model on labelled data sets, with a test-time method if asked for.
 
-    Without --on and --kind: on every domain of the run's config. Its test-time method, data sets, batch size and scale
-    hold where nothing else is said.
+    Without --on and --kind: on every domain of the run's config. Its test-time method, data sets, batch size, scale and
+    precision hold where nothing else is said.
     """
-    import torch
-    import yaml
-
-    from uda.bench.restore import attach, open_model
-    from uda.config import EvaluateSpec, parse_spec
+    from uda.bench.build import open_device
+    from uda.bench.restore import adaptation_images, attach, open_model
+    from uda.config import EvaluateSpec
     from uda.engine import evaluate as score
 
+    place = open_device(device)
     found, classes, run = open_model(model, space)
-    found.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    found.to(place)
     datasets = _datasets(run, classes, on, kind, root, split, option)
     default = run.config.evaluate if run is not None else EvaluateSpec()
-    spec = parse_spec(yaml.safe_load(test_time)) if test_time else (run.test_time if run is not None else None)
+    spec = test_time_of(test_time, run)
     results: dict[str, Evaluation] = {}
     with bars() as progress:
         for name, dataset in datasets.items():
-            wrapped = attach(spec, found, source_of(run), dataset.unlabelled())
+            images = dataset.unlabelled()
+            if run is not None and spec is not None and name in run.config.domains:
+                images = adaptation_images(run.config, name, dataset)
+            wrapped = attach(spec, found, source_of(run), images)
             results[name] = score(
                 wrapped,
                 dataset,
                 batch_size=batch_size or default.batch_size,
                 scale=scale or default.scale,
+                precision=run.training["settings"]["precision"] if run is not None else "fp32",
                 progress=functools.partial(track, label=name, total=len(dataset), progress=progress),
             )
             if wrapped is not found:
@@ -94,6 +98,15 @@ def source_of(run: RunFolder | None) -> LabelledDataset | None:
         return None
 
 
+def test_time_of(text: str | None, run: RunFolder | None) -> Spec | None:
+    """The test-time method that was asked for, else the run's own."""
+    from uda.config import parse_spec
+
+    if text:
+        return parse_spec(yaml_value(text, "--test-time"))
+    return run.test_time if run is not None else None
+
+
 def _datasets(
     run: RunFolder | None,
     space: LabelSpace,
@@ -103,8 +116,6 @@ def _datasets(
     split: str | None,
     option: list[str],
 ) -> dict[str, LabelledDataset]:
-    import yaml
-
     from uda.bench.build import open_dataset
     from uda.data import dataset
 
@@ -112,7 +123,7 @@ def _datasets(
     if kind is not None:
         if root is None:
             raise ValueError(f"--kind {kind} needs --root, its folder")
-        options = {name: yaml.safe_load(value) for name, value in key_values(option, "--option").items()}
+        options = reader_options(option)
         if split is not None:
             options["split"] = split
         one = dataset(kind, root=root, **{"space": space, **options})

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from uda.cli.common import FAILED, bars, guarded, say, track
-from uda.cli.evaluate import DEVICE, MODEL, SPACE, TEST_TIME, source_of
+from uda.cli.evaluate import DEVICE, MODEL, SPACE, TEST_TIME, source_of, test_time_of
 
 
 class Ids(StrEnum):
@@ -38,19 +38,17 @@ def predict(
 
     Files that cannot be read are listed at the end, with exit code 1; the others are predicted all the same.
     """
-    import torch
-    import yaml
-
+    from uda.bench.build import open_device
     from uda.bench.restore import attach, open_model
-    from uda.config import parse_spec
     from uda.data import Unlabelled
     from uda.engine.predict import find_images
     from uda.engine.predict import predict as work
 
-    files = find_images(images)
+    files = find_images(images, out)
+    place = open_device(device)
     found, classes, run = open_model(model, space)
-    found.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    spec = parse_spec(yaml.safe_load(test_time)) if test_time else (run.test_time if run is not None else None)
+    found.to(place)
+    spec = test_time_of(test_time, run)
     root = images if images.is_dir() else images.parent
     wrapped = attach(spec, found, source_of(run) if spec else None, Unlabelled(root.name, root, files))
     maps = {Ids.both: ("train", "raw"), Ids.none: ()}.get(ids, (ids.value,))

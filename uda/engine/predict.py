@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,11 @@ from torch import nn
 from uda.data.decode import IMAGE_SUFFIXES, read_image
 from uda.data.errors import DataError
 from uda.data.label_spaces import LabelSpace
-from uda.types import IGNORE, SegOutput
+from uda.engine.evaluate import predict_logits
+from uda.types import IGNORE
+
+FOLDERS = ("train_ids", "raw_ids", "overlay")
+"""What :func:`predict` makes below ``out``."""
 
 
 @dataclass
@@ -28,8 +33,12 @@ class PredictReport:
     """File -> why."""
 
 
-def find_images(root: Path) -> list[Path]:
+def find_images(root: Path, out: Path | None = None) -> list[Path]:
     """Image files below a folder in the order of their paths, or the one file that ``root`` is.
+
+    Args:
+        root: the folder or file.
+        out: where predictions will be written; what lies there already is left out.
 
     Raises:
         DataError: nothing there.
@@ -38,7 +47,14 @@ def find_images(root: Path) -> list[Path]:
         return [root]
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    written = [(out / name).resolve() for name in FOLDERS] if out is not None else []
+    found = sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(path.resolve().is_relative_to(folder) for folder in written)
+    )
     if not found:
         raise DataError(f"{root}: no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return found
@@ -75,7 +91,8 @@ def predict(
     Args:
         model: images ``(N, 3, H, W)`` in [0, 1] -> :class:`SegOutput`, a test-time method included; set its mode first.
         files: images in any format that OpenCV reads.
-        out: ``out/train_ids/*.png``, ``out/raw_ids/*.png``, ``out/overlay/*.jpg``, under the images' paths.
+        out: ``out/train_ids/*.png``, ``out/raw_ids/*.png``, ``out/overlay/*.jpg``, under the images' paths. Where two
+            images differ in their suffix only (``a.png``, ``a.jpg``), it stays in the names (``a.jpg.png``).
         space: of the model's classes.
         root: what the images' paths are relative to; their own folders by default.
         ids: which label maps: ``"train"``, ``"raw"``, both or none.
@@ -89,35 +106,47 @@ def predict(
     if unknown:
         raise ValueError(f"ids are 'train' and 'raw', got {sorted(unknown)}")
     table = raw_ids(space) if "raw" in ids else None
-    report, device = PredictReport(), next(model.parameters()).device
+    report, names = PredictReport(), _output_names(files, root)
     for file in progress(files) if progress else files:
         try:
             image = read_image(file)
-            labels = _labels(model, image, device)
+            labels = label_map(model, image)
         except (DataError, OSError) as error:
             report.failed[file] = str(error)
             continue
-        name = file.relative_to(root) if root is not None and file != root else Path(file.name)
+        name = names[file]
         outputs: list[tuple[Path, npt.NDArray[np.uint8]]] = []
         if "train" in ids:
-            outputs.append((out / "train_ids" / name.with_suffix(".png"), labels))
+            outputs.append((out / "train_ids" / f"{name}.png", labels))
         if table is not None:
-            outputs.append((out / "raw_ids" / name.with_suffix(".png"), table[labels]))
+            outputs.append((out / "raw_ids" / f"{name}.png", table[labels]))
         if overlay is not None:
             mixed = (1 - overlay) * image + overlay * space.colourise(labels)
-            outputs.append((out / "overlay" / name.with_suffix(".jpg"), mixed.round().astype(np.uint8)[:, :, ::-1]))
+            outputs.append((out / "overlay" / f"{name}.jpg", mixed.round().astype(np.uint8)[:, :, ::-1]))
         for path, content in outputs:
             _write(path, content)
         report.written += [path for path, _ in outputs[:1]]
     return report
 
 
-def _labels(model: nn.Module, image: npt.NDArray[np.uint8], device: torch.device) -> npt.NDArray[np.uint8]:
+def label_map(
+    model: nn.Module, image: npt.NDArray[np.uint8], *, scale: float = 1.0, precision: str = "fp32"
+) -> npt.NDArray[np.uint8]:
+    """``(H, W)`` uint8 train ids of an image ``(H, W, 3)`` uint8 RGB.
+
+    The other arguments are those of :func:`~uda.engine.evaluate.predict_logits`.
+    """
+    device = next(model.parameters()).device
     images = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(device).float() / 255
-    with torch.no_grad():
-        output = model(images)
-    logits = output.logits if isinstance(output, SegOutput) else output
+    logits = predict_logits(model, images, scale=scale, precision=precision)
     return np.asarray(logits[0].argmax(0).cpu().numpy(), dtype=np.uint8)
+
+
+def _output_names(files: Sequence[Path], root: Path | None) -> dict[Path, Path]:
+    """File -> its path below an output folder, without a suffix unless another file would have the same."""
+    paths = {file: file.relative_to(root) if root is not None and file != root else Path(file.name) for file in files}
+    count = Counter(path.with_suffix("") for path in paths.values())
+    return {file: path if count[path.with_suffix("")] > 1 else path.with_suffix("") for file, path in paths.items()}
 
 
 def _write(path: Path, content: npt.NDArray[np.uint8]) -> None:
