@@ -70,6 +70,31 @@ def test_non_finite_stops_and_names_term_and_files(tmp_path: Path, gradient: boo
     assert all(torch.isfinite(tensor).all() for tensor in state["model"].values() if tensor.is_floating_point())
 
 
+class PoisonedNetwork(Method):
+    """An own network whose loss is fine until a step."""
+
+    needs_target = False
+
+    def __init__(self, *, at: int) -> None:
+        super().__init__()
+        self.at, self.layer = at, torch.nn.Linear(1, 1)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def own_losses(self, step: Step) -> dict[str, Tensor]:
+        loss = self.layer(torch.ones(1, 1)).sum()
+        return {"fine": loss.square(), "own": loss if step.index < self.at else loss * float("nan")}
+
+
+def test_non_finite_own_loss_stops_before_it_is_saved(tmp_path: Path) -> None:
+    trainer = Trainer(TinySegmenter(), [Supervised(), PoisonedNetwork(at=3)], settings(), out=tmp_path)
+    with pytest.raises(NonFiniteLoss, match=r"step 3: PoisonedNetwork/own is nan; the batch: tiny"):
+        trainer.fit(TinyDataset())
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in state["methods"]["PoisonedNetwork"].values())
+
+
 def test_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     Trainer(TinySegmenter(), [Supervised()], settings(), out=tmp_path).fit(TinyDataset())
     with pytest.raises(CheckpointError, match=r"another run.*settings"):

@@ -84,6 +84,7 @@ class Trainer:
         self._progress = progress or (lambda steps: steps)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._decayed = [p for p in self._parameters if p.ndim > 1]
+        self._unchecked: dict[str, Tensor] = {}
 
     def fit(self, source: LabelledDataset, target: UnlabelledDataset | None = None) -> dict[str, Evaluation]:
         """Train to ``settings.steps`` and score the last iterate.
@@ -194,13 +195,14 @@ class Trainer:
         for group in self.groups:
             self._backward_group(step, group)
         self._regularise()
-        self._check_gradient(step)
+        self._require_finite(step, {"the segmenter's gradient norm": self._gradient_norm(step)})
         set_lr(self.optimizer, factor)
         self.optimizer.step()
         for label, method, optimizer in zip(self.labels, self.methods, self.own_optimizers, strict=True):
             if optimizer is not None:
                 set_lr(optimizer, factor)
                 self._own_update(step, label, method, optimizer)
+        self._require_finite(step)
         if teacher is not None and s.teacher.update == "after":
             teacher.update(self.model, index)
         with torch.no_grad():
@@ -239,12 +241,23 @@ class Trainer:
 
     def _sum(self, step: Step, label: str, terms: Mapping[str, Tensor], total: Tensor | None) -> Tensor | None:
         for name, term in terms.items():
-            if not torch.isfinite(term):
-                files = ", ".join(file for view in step.view_names for file in step.view(view).names) or "unknown files"
-                raise NonFiniteLoss(f"step {step.index}: {label}/{name} is {term.item()}; the batch: {files}")
+            self._unchecked[f"{label}/{name}"] = term.detach()
             step.log(f"loss/{label}/{name}", term)
             total = term if total is None else total + term
         return total
+
+    def _require_finite(self, step: Step, more: Mapping[str, Tensor] | None = None) -> None:
+        """Stop at the first term since the last call that is not finite; a device is waited for once for all of them.
+
+        Before the segmenter's update nothing of a bad step is in its weights; a bad own network is never saved.
+        """
+        values = {**self._unchecked, **(more or {})}
+        self._unchecked = {}
+        if not values or torch.stack([value.isfinite() for value in values.values()]).all():
+            return
+        name, value = next((name, value.item()) for name, value in values.items() if not value.isfinite())
+        files = ", ".join(file for view in step.view_names for file in step.view(view).names) or "unknown files"
+        raise NonFiniteLoss(f"step {step.index}: {name} is {value}; the batch: {files}")
 
     def _regularise(self) -> None:
         if self.settings.l1:
@@ -252,17 +265,12 @@ class Trainer:
                 if parameter.grad is not None:
                     parameter.grad.add_(parameter.detach().sign(), alpha=self.settings.l1)
 
-    def _check_gradient(self, step: Step) -> None:
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if not torch.isfinite(norm):
-            files = ", ".join(file for view in step.view_names for file in step.view(view).names)
-            raise NonFiniteLoss(
-                f"step {step.index}: the segmenter's gradient norm is {norm.item()}; the batch: {files}"
-            )
+    def _gradient_norm(self, step: Step) -> Tensor:
+        norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         step.log("gradient_norm", norm)
         if self.settings.clip is not None:
             nn.utils.clip_grads_with_norm_(self._parameters, self.settings.clip, norm)
+        return norm
 
     def _after(self, step: Step, log: RunLog, source: LabelledDataset) -> None:
         s, done, last = self.settings, step.index + 1, step.index + 1 == self.settings.steps
