@@ -1,0 +1,128 @@
+"""Training steps as a script would write them: passes, losses and updates, with no step object, logs or checks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uda.data import CITYSCAPES19
+from uda.engine import Trainer
+from uda.functional.adversarial import bce_loss
+from uda.functional.augment import draw_strong_augmentation, strong_augment
+from uda.functional.class_balance import class_balanced_labels
+from uda.functional.entropy import entropy_loss, self_information
+from uda.functional.fourier import fda_source_to_target
+from uda.functional.masks import block_mask, class_mix_masks, mix
+from uda.functional.pseudo_labels import confident_labels, confident_share
+from uda.methods.fda import pairing
+from uda.models.teacher import Teacher
+from uda.types import IGNORE, View
+
+CLASSES = len(CITYSCAPES19.names)
+
+
+class Bare:
+    """The passes and losses of the named methods in one step, and the updates.
+
+    Networks and optimisers are copies of a built trainer's.
+    """
+
+    def __init__(self, run: Trainer, names: tuple[str, ...]) -> None:
+        methods = dict(zip(names, run.methods, strict=True))
+        self.names = frozenset(names)
+        self.model, self.generator = copy.deepcopy(run.model), copy.deepcopy(run.generator)
+        self.optimizer = matching(run.optimizer, run.model, self.model)
+        self.parameters = list(self.model.parameters())
+        self.teacher = Teacher(self.model, **run.settings.teacher.model_dump()) if run.teacher else None
+        if "advent" in names:
+            theirs: Any = methods["advent"]
+            self.discriminator = copy.deepcopy(theirs.discriminators["main"])
+            own = run.own_optimizers[names.index("advent")]
+            self.own_optimizer = matching(own, theirs.discriminators["main"], self.discriminator)
+        if "cbst" in names:
+            self.thresholds = torch.full((CLASSES,), 0.05, device=run.device)
+            methods["cbst"].thresholds.copy_(self.thresholds)
+        if "mic" in names:
+            self.hidden = torch.tensor(methods["mic"]._colour, device=run.device).view(1, 3, 1, 1)
+
+    def augmented(self, image: Tensor, strength: float) -> Tensor:
+        """One image, jittered and blurred."""
+        draw = draw_strong_augmentation(self.generator, strength=strength, jitter_probability=1.0, blur_probability=1.0)
+        return strong_augment(image, parameters=draw)
+
+    def taught(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's labels, and the share of pixels that it is sure of."""
+        labels, confidence = confident_labels(self.teacher(target).logits)
+        return labels, confident_share(confidence)
+
+    def mixed(self, source: Tensor, truth: Tensor, target: Tensor, labels: Tensor, share: Tensor) -> tuple[Tensor, ...]:
+        """ClassMix: images, labels, weights."""
+        mask = class_mix_masks(truth, self.generator)
+        weight = mix(mask, torch.ones_like(labels, dtype=torch.float32), share.expand(labels.shape))
+        images = torch.cat([self.augmented(one[None], 0.25) for one in mix(mask, source, target)])
+        return images, mix(mask, truth, labels), weight
+
+    def masked(self, image: Tensor) -> Tensor:
+        """MIC: one image, augmented, with hidden blocks."""
+        changed = self.augmented(image, 0.2)
+        mask = block_mask(image.shape[-2:], block=64, ratio=0.7, generator=self.generator).to(image.device)
+        return torch.where(mask.bool(), changed, self.hidden)
+
+    def step(self, index: int, views: Mapping[str, View]) -> None:
+        """Update everything once."""
+        source, truth, target = views["source"].images, views["source"].labels, views["target"].images
+        assert truth is not None
+        extra: list[tuple[Tensor, ...]] = []
+        if "fda" in self.names:
+            source = fda_source_to_target(source, target[pairing(len(source), len(target), self.generator)])
+        if self.teacher is not None:
+            labels, share = self.taught(target)
+        if "classmix" in self.names:
+            extra.append(self.mixed(source, truth, target, labels, share))
+        if "mic" in self.names:
+            images = torch.cat([self.masked(one[None]) for one in target])
+            extra.append((images, labels, share.expand(labels.shape)))
+        self.optimizer.zero_grad()
+        logits = {"source": self.model(source).logits}
+        F.cross_entropy(logits["source"], truth, ignore_index=IGNORE).backward()
+        logits["source"] = logits["source"].detach()
+        if self.names & {"minent", "advent", "cbst"}:
+            logits["target"] = self.target_backward(target)
+        for images, pseudo, weight in extra:
+            loss = F.cross_entropy(self.model(images).logits, pseudo, ignore_index=IGNORE, reduction="none")
+            (loss * weight).mean().backward()
+        self.optimizer.step()
+        if "advent" in self.names:
+            self.own_optimizer.zero_grad()
+            for domain, name in enumerate(("source", "target")):
+                score = self.discriminator(self_information(logits[name].softmax(1)))
+                (0.5 * bce_loss(score, domain)).backward()
+            self.own_optimizer.step()
+        if self.teacher is not None:
+            self.teacher.update(self.model, index)
+
+    def target_backward(self, target: Tensor) -> Tensor:
+        """The losses on the target's prediction, which is returned without its graph."""
+        logits = self.model(target).logits
+        loss = logits.new_zeros(())
+        if "advent" in self.names:
+            loss = loss + 0.001 * bce_loss(self.discriminator(self_information(logits.softmax(1))), 0)
+        if "minent" in self.names:
+            loss = loss + 0.001 * entropy_loss(logits.softmax(1))
+        if "cbst" in self.names:
+            pseudo = class_balanced_labels(logits.detach().softmax(1), self.thresholds)
+            loss = loss + F.cross_entropy(logits, pseudo, ignore_index=IGNORE)
+        loss.backward(inputs=self.parameters)
+        return logits.detach()
+
+
+def matching(optimizer: torch.optim.Optimizer, theirs: nn.Module, mine: nn.Module) -> torch.optim.Optimizer:
+    """An optimiser of the same kind and values over a copy of a network."""
+    copies = dict(zip(theirs.parameters(), mine.parameters(), strict=True))
+    groups = [{**group, "params": [copies[p] for p in group["params"]]} for group in optimizer.param_groups]
+    return type(optimizer)(groups)
