@@ -25,9 +25,8 @@ def log_pseudo_labels(step: Step, labels: Tensor, class_names: Sequence[str], co
         coverage: scalar, the share of pixels that the method is sure of; by default those that are not ignored. Where
             several methods of a run make pseudo-labels, the last one's numbers stay.
     """
-    known = labels != IGNORE
-    counts = torch.bincount(labels[known], minlength=len(class_names)).float()
+    counts = torch.bincount(labels.flatten(), minlength=IGNORE + 1)[: len(class_names)].float()
     shares = counts / counts.sum().clamp(min=1)
-    step.log("pseudo_label/coverage", known.float().mean() if coverage is None else coverage)
+    step.log("pseudo_label/coverage", counts.sum() / labels.numel() if coverage is None else coverage)
     for name, share in zip(class_names, shares, strict=True):
         step.log(f"pseudo_label/share/{name}", share)
