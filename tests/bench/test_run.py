@@ -146,6 +146,18 @@ def test_a_failed_cell_does_not_stop_the_others(copy: Path, data: Path, monkeypa
     assert not (copy / "tiny/boom/seed0/error.txt").exists()
 
 
+def test_a_cell_that_failed_before_its_first_checkpoint_is_not_in_the_way(
+    copy: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = tiny.content(data)["methods"]
+    wrong = {**methods, "weighted": [{"Supervised": {"class_weights": [1.0, 2.0]}}]}
+    assert list(run(tiny.content(data, methods=wrong), out=copy).failed) == ["weighted/seed0"]
+    (copy / "tiny/weighted/seed0/left").touch()
+    mended = {**methods, "weighted": [{"Supervised": {"class_weights": [1.0] * 8}}]}
+    assert run(tiny.content(data, methods=mended), out=copy).ran == ["weighted/seed0"]
+    assert not (copy / "tiny/weighted/seed0/left").exists(), "nothing of the failure stays"
+
+
 def test_what_needs_a_failed_cell_fails_with_it(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(uda.methods.METHODS, "Boom", Boom)
     monkeypatch.setattr(Boom, "needs_target", False)

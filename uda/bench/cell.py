@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 import traceback
@@ -22,8 +23,18 @@ from torch import nn
 
 import uda
 from uda.bench import build
-from uda.bench.plan import ERROR, RESULT, Cell, missing_scores, read_result
-from uda.bench.restore import CHECKPOINT, adaptation_images, attach, load_model
+from uda.bench.plan import (
+    CHECKPOINT,
+    DESCRIPTION,
+    ERROR,
+    RESULT,
+    Cell,
+    has_training,
+    missing_scores,
+    read_description,
+    read_result,
+)
+from uda.bench.restore import adaptation_images, attach, load_model
 from uda.config import BenchConfig, EvaluateSpec, build_method
 from uda.data import FileDataset
 from uda.engine import Evaluation, Settings, Trainer, checkpoint, evaluate
@@ -50,6 +61,9 @@ def run_cell(config: BenchConfig, cell: Cell, root: Path, progress: Progress | N
         ``None``, or the failure in one line; ``error.txt`` in the cell's folder has the traceback.
     """
     folder = root / cell.name
+    old = read_description(folder)
+    if old is not None and old["key"] != cell.key and not has_training(folder):
+        shutil.rmtree(folder)  # a failure of another config left its first curves and nothing else
     folder.mkdir(parents=True, exist_ok=True)
     try:
         _describe(config, cell, folder)
@@ -68,7 +82,7 @@ def _describe(config: BenchConfig, cell: Cell, folder: Path) -> None:
         "test_time": next(iter(cell.scoring.values()))["test_time"] if cell.scoring else None,
         "training": cell.training,
     }  # fmt: skip
-    _write(folder / "cell.json", json.dumps(content, indent=2))
+    _write(folder / DESCRIPTION, json.dumps(content, indent=2))
     _write(folder / "config.yaml", yaml.safe_dump(config.resolved(), sort_keys=False))
 
 

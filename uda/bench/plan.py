@@ -16,6 +16,10 @@ WARM_START = "warm_start"
 """Folder and name of the shared source-only checkpoints."""
 RESULT = "result.json"
 """A cell's done marker: written last, whole or not at all."""
+CHECKPOINT = "checkpoint.pt"
+"""Name of the trainer's checkpoint in a cell's folder."""
+DESCRIPTION = "cell.json"
+"""What a cell's folder holds, written before the first step."""
 ERROR = "error.txt"
 """The traceback of a cell that failed."""
 WARM_SEED = 1_000_003
@@ -168,15 +172,28 @@ def is_done(cell: Cell, root: Path) -> bool:
 
 
 def stale(cells: Iterable[Cell], root: Path) -> dict[str, str]:
-    """Cells of the benchmark in ``root`` that hold training of another config, with the first setting that differs."""
+    """Cells of the benchmark in ``root`` that hold training of another config, with the first setting that differs.
+
+    A cell that failed before its first checkpoint holds none.
+    """
     found: dict[str, str] = {}
     for cell in cells:
-        path = root / cell.name / "cell.json"
-        if path.is_file():
-            old = json.loads(path.read_text())
-            if old["key"] != cell.key:
-                found[cell.name] = _difference(old["training"], json.loads(json.dumps(cell.training)))
+        old = read_description(root / cell.name)
+        if old is not None and old["key"] != cell.key and has_training(root / cell.name):
+            found[cell.name] = _difference(old["training"], json.loads(json.dumps(cell.training)))
     return found
+
+
+def read_description(folder: Path) -> dict[str, Any] | None:
+    """What a cell's folder says that it holds; ``None`` for a new one."""
+    path = folder / DESCRIPTION
+    content: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    return content
+
+
+def has_training(folder: Path) -> bool:
+    """Whether a cell's folder holds anything that took training or scoring to make."""
+    return (folder / CHECKPOINT).is_file() or (folder / RESULT).is_file()
 
 
 def _difference(old: Any, new: Any, path: str = "") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any
 from torch import nn
 
 from uda.bench.build import build_segmenter, build_space, open_source
+from uda.bench.plan import CHECKPOINT, read_description
 from uda.config import BenchConfig, ConfigError, Spec, build_method, load_config
 from uda.data.label_spaces import LabelSpace
 from uda.engine import checkpoint
 from uda.methods import TestTimeMethod
 from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset
-
-CHECKPOINT = "checkpoint.pt"
-"""Name of the trainer's checkpoint in a run folder."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +44,13 @@ def open_run(path: Path) -> RunFolder:
         ConfigError: no run folder, or one without a checkpoint yet.
     """
     path = path.parent if path.name == CHECKPOINT else path
-    if not (path / "cell.json").is_file():
+    cell = read_description(path)
+    if cell is None:
         raise ConfigError(f"{path}: not a run folder (no cell.json); they are <out>/<benchmark>/<method>/seed<k>")
-    cell = json.loads((path / "cell.json").read_text())
     base = path if cell["kind"] != "test_time" else path.parent.parent / cell["needs"][0]
     if not (base / CHECKPOINT).is_file():
         raise ConfigError(f"{base}: no {CHECKPOINT}; the run has not got that far")
-    training = cell["training"] if base == path else json.loads((base / "cell.json").read_text())["training"]
+    training = (read_description(base) or cell)["training"]
     config = load_config(path / "config.yaml")
     return RunFolder(path, config, cell["method"], cell["seed"], training, base / CHECKPOINT, cell["test_time"])
 
