@@ -112,6 +112,7 @@ class _View:
         self.started: dict[str, float] = {}
 
     def report(self, event: Event) -> None:
+        """Show one event."""
         if event.kind == "start":
             self.cell = event.cell
             self.started[event.cell] = time.monotonic()
@@ -127,6 +128,7 @@ class _View:
             self.progress.console.print(line, markup=False)
 
     def line(self, event: Event) -> str:
+        """An event as plain text."""
         if event.kind in ("note", "plan"):
             return event.message
         place = f"[{event.finished}/{event.total}]"
@@ -136,5 +138,6 @@ class _View:
         return f"{place} {event.cell} {event.kind}{seconds}" + (f": {event.message}" if event.message else "")
 
     def steps(self, steps: Iterable[int]) -> Iterator[int]:
+        """Show how far the current cell is."""
         listed = list(steps)
         return track(listed, f"  {self.cell}", len(listed), self.progress)

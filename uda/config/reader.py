@@ -61,6 +61,7 @@ class _Reader:
         self.file = file
 
     def fail(self, path: str, message: str) -> ConfigError:
+        """The error to raise about the key at ``path``."""
         return ConfigError(f"{self.file}: {path}: {message}" if path else f"{self.file}: {message}")
 
     def read(self, raw: dict[str, Any], roots: Mapping[str, str]) -> BenchConfig:
@@ -104,6 +105,7 @@ class _Reader:
                 raise self.fail(f"{path}.{key}".lstrip("."), f"unknown key; {nearest(str(key), model.model_fields)}")
 
     def settings(self, own: Any, base: Any, path: str) -> Settings:
+        """Settings of which ``own`` says the ones that differ from ``base``."""
         self.known_keys(Settings, own, path)
         if "seed" in own:
             raise self.fail(f"{path}.seed", "seeds are a list of the config, not a setting")
@@ -137,6 +139,7 @@ class _Reader:
         return rows
 
     def spec(self, value: Any, path: str, kind: type[Method] | type[TestTimeMethod]) -> Spec:
+        """One method, built once to see that its arguments are right."""
         try:
             spec = parse_spec(value)
             method = build_method(spec)
@@ -148,6 +151,7 @@ class _Reader:
         return spec
 
     def check_methods(self, config: BenchConfig, settings: Any) -> None:
+        """What makes the comparison fair: an honest baseline, equal steps."""
         row = config.methods[SOURCE_ONLY]
         if not row.methods or row.test_time or any(self.needs_target(spec) for spec in row.methods):
             raise self.fail(f"methods.{SOURCE_ONLY}", "must train without target images; write [Supervised]")
@@ -167,6 +171,7 @@ class _Reader:
         return isinstance(method, Method) and method.needs_target
 
     def check_data(self, config: BenchConfig) -> None:
+        """Kinds and options of all data sets, before any is opened."""
         specs = {"source_val": config.source_val, "target": config.target, "target_val": config.target_val}
         specs |= {f"source.{at}" if len(config.source) > 1 else "source": one for at, one in enumerate(config.source)}
         specs |= {f"unseen.{name}": one for name, one in config.unseen.items()}

@@ -47,7 +47,7 @@ def resolve_encoder(name: str) -> str:
         return name
     if timm.is_model(plain.split(".")[0]):
         return f"tu-{plain}"
-    nearest = difflib.get_close_matches(plain, [*own, *timm.list_models()], n=3)
+    nearest = difflib.get_close_matches(plain, dict.fromkeys([*own, *timm.list_models()]), n=3)
     hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
     raise ValueError(f"no encoder {name!r} in segmentation-models-pytorch or timm{hint}")
 
