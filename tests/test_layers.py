@@ -1,4 +1,4 @@
-"""Imports point down only: types, functional -> data, models, metrics -> step -> methods -> engine -> gap, bench -> cli."""
+"""Imports point down: types, functional -> data, models, metrics -> step -> methods -> engine -> gap, bench -> cli."""
 
 from __future__ import annotations
 
