@@ -92,7 +92,24 @@ def run(
     config = config if isinstance(config, BenchConfig) else load_config(config, roots)
     folder = Path(out) / config.name
     cells = make_plan(config, methods, seeds)
-    _clear_stale(cells, folder, fresh)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            _clear_stale(cells, folder, fresh)
+            work = _do(config, cells, folder, workers, report, progress)
+    except Timeout:
+        raise ConfigError(f"{folder}: another run is working there; wait for it, or use another --out") from None
+    return BenchResult(config, folder, make_table(config, folder, seeds), work.ran, work.failed)
+
+
+def _do(
+    config: BenchConfig,
+    cells: list[Cell],
+    folder: Path,
+    workers: int,
+    report: Callable[[Event], None],
+    progress: Progress | None,
+) -> _Work:
     if config.streets is not None:
         report(Event("note", message=f"street scenes in {streets_folder(config.streets)}"))
         build.make_streets(config.streets, workers=workers)
@@ -101,16 +118,11 @@ def run(
     if todo:
         build.check(config)
     work = _Work(config, folder, todo, report)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            if workers == 1:
-                work.here(progress)
-            else:
-                work.side_by_side(workers)
-    except Timeout:
-        raise ConfigError(f"{folder}: another run is working there; wait for it, or use another --out") from None
-    return BenchResult(config, folder, make_table(config, folder, seeds), work.ran, work.failed)
+    if workers == 1:
+        work.here(progress)
+    else:
+        work.side_by_side(workers)
+    return work
 
 
 def _clear_stale(cells: list[Cell], folder: Path, fresh: bool) -> None:

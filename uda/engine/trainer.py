@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,13 @@ class Trainer:
             raise ValueError(f"{', '.join(self.labels)} need target images; fit(source, target)")
         self._build(source, target)
         self._resume()
-        log = RunLog(self.out, start=self.step_index)
+        with closing(RunLog(self.out, start=self.step_index)) as log:
+            self._train(source, target, log)
+        if not self.evaluations:  # the run was complete before: score it, its log already holds the numbers
+            self._evaluate(RunLog(None))
+        return self.evaluations
+
+    def _train(self, source: LabelledDataset, target: UnlabelledDataset | None, log: RunLog) -> None:
         log.text("settings", self.settings.model_dump_json(indent=2))
         s = self.settings
         batches = iter(self._pairs(source, target).loader(self.step_index, s.steps, workers=s.workers))
@@ -121,10 +127,6 @@ class Trainer:
             self._after(step, log, source)
         if self.step_index > first:
             self.seconds_per_step = (time.perf_counter() - started) / (self.step_index - first)
-        if not self.evaluations:  # the run was complete before: score it, its log already holds the numbers
-            self._evaluate(RunLog(None))
-        log.close()
-        return self.evaluations
 
     def _pairs(self, source: LabelledDataset, target: UnlabelledDataset | None) -> Pairs:
         s = self.settings
@@ -293,7 +295,7 @@ class Trainer:
             log.scalars(
                 {f"miou/{name}": result.miou(), f"eval_loss/{name}": result.loss(), **scores}, self.step_index - 1
             )
-        if self.evaluations and self.step_index == self.settings.steps:
+        if self.step_index == self.settings.steps:
             metrics = {f"miou/{name}": result.miou() for name, result in self.evaluations.items()}
             log.hyper_parameters(self._hyper_parameters(), metrics)
 
