@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import rich.box
 import rich.table
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from uda.bench.bootstrap import Estimate
@@ -87,7 +87,7 @@ def columns(table: Table, row: Row, *, wide: bool = True) -> list[tuple[str, lis
 
 def terminal(table: Table) -> RenderableType:
     """For a rich console: the table, the sentences, the notes."""
-    grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, title=table.name, pad_edge=False)
+    grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, title=table.name, pad_edge=False, collapse_padding=True)
     grid.add_column("method", no_wrap=True)
     for title, _ in columns(table, table.rows[0], wide=False) if table.rows else []:
         grid.add_column(title.replace(" ", "\n"), justify="right", no_wrap=True)
@@ -101,14 +101,6 @@ def terminal(table: Table) -> RenderableType:
 def _style(score: Score | None) -> str:
     verdict = score.verdict if score else ""
     return {"helps": "green", "hurts": "red"}.get(verdict, "")
-
-
-def plain(table: Table, width: int = 140) -> str:
-    """What :func:`terminal` shows, without colours."""
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(terminal(table))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
 
 
 def markdown(table: Table) -> str:

@@ -20,7 +20,7 @@ WRONG_INPUT = 2
 """Exit code: the input is wrong."""
 INTERRUPTED = 130
 """Exit code: Ctrl-C."""
-PLAIN_WIDTH = 140
+PLAIN_WIDTH = 160
 """Columns of tables where the output is no terminal."""
 QUIET_SECONDS = 10.0
 """At least so long between two plain lines of progress."""
