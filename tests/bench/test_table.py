@@ -10,17 +10,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tests.bench import tiny
 from uda.bench import Table, make_table
 from uda.bench.plan import RESULT, make_plan
 from uda.bench.record import record
-from uda.bench.render import markdown, plain, sentences, to_csv
+from uda.bench.render import markdown, sentences, terminal, to_csv
 from uda.config import BenchConfig, load_config
 from uda.engine import Evaluation
 
 NAMES = ("road", "sidewalk", "construction", "pole or sign", "nature", "sky", "vehicle", "person or cycle")
 QUALITY = {"source_only": 60, "oracle": 80, "fda": 70, "adabn": 55, "warm_start": 0}
+
+
+def plain(table: Table) -> str:
+    """What a terminal shows, without colours."""
+    console = Console(file=io.StringIO(), width=160, color_system=None)
+    console.print(terminal(table))
+    return console.file.getvalue()
 
 
 def confusion(quality: int) -> np.ndarray:

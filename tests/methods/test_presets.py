@@ -54,7 +54,7 @@ def test_trains(name: str) -> None:
     assert own == [label for label, one in zip(run.labels, run.methods, strict=True) if one.reads]
 
 
-@pytest.mark.parametrize("options", {json.dumps(one["model"]) for one in PRESETS.values()})
+@pytest.mark.parametrize("options", sorted({json.dumps(one["model"]) for one in PRESETS.values()}))
 def test_model_is_known(options: str) -> None:
     model = json.loads(options)
     if model["name"] == "deeplabv2_resnet101":
