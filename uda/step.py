@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -48,9 +48,11 @@ class Step:
         self._views = dict(views)
         self._original = dict(views)
         self._graph_views = frozenset(graph_views)
+        self._roots: dict[str, SegOutput] = {}
         self._student: dict[str, SegOutput] = {}
         self._released: dict[str, SegOutput] = {}
         self._taught: dict[str, SegOutput] = {}
+        self._forgotten: set[str] = set()
         self._reader: tuple[str, frozenset[str]] | None = None
 
     @property
@@ -91,7 +93,7 @@ class Step:
         Raises:
             RuntimeError: the view was predicted or taught already, so the replacement would go unseen.
         """
-        if name in self._student or name in self._released or name in self._taught:
+        if name in {*self._student, *self._released, *self._taught, *self._forgotten}:
             raise RuntimeError(
                 f"view {name!r} was already predicted in this step; put it before any method looks at it"
             )
@@ -110,8 +112,14 @@ class Step:
         if name in self._released:
             raise RuntimeError(f"the graph of view {name!r} was released; use detached({name!r})")
         if name not in self._student:
-            self._student[name] = self._model(self.view(name).images)
+            self._forward(name)
         return self._student[name]
+
+    def _forward(self, name: str) -> None:
+        # methods get leaves: each one's graph ends there and is freed before the next one's is built, and what they
+        # leave in the leaves' gradients goes through the network once, in :meth:`backward`
+        self._roots[name] = self._model(self.view(name).images)
+        self._student[name] = self._roots[name].map(lambda tensor: tensor.detach().requires_grad_())
 
     def detached(self, name: str) -> SegOutput:
         """The same numbers as :meth:`predict`, without gradient."""
@@ -120,7 +128,7 @@ class Step:
         if name in self._student:
             return self._student[name].detach()
         if name in self._graph_views:
-            self._student[name] = self._model(self.view(name).images)
+            self._forward(name)
             return self._student[name].detach()
         with torch.no_grad():
             self._released[name] = self._model(self.view(name).images)
@@ -130,8 +138,11 @@ class Step:
         """The shared EMA teacher's output, without gradient.
 
         Raises:
-            RuntimeError: the run has no teacher (no method says ``needs_teacher``).
+            RuntimeError: the run has no teacher (no method says ``needs_teacher``), or the output was dropped because
+                no method says ``teacher_in_losses``.
         """
+        if name in self._forgotten:
+            raise RuntimeError(f"the teacher's output of {name!r} was dropped; set teacher_in_losses = True to keep it")
         if self._teacher is None:
             raise RuntimeError("this run has no teacher; a method that calls teach() must set needs_teacher = True")
         if name not in self._taught:
@@ -153,11 +164,38 @@ class Step:
         finally:
             self._model.train(training)
 
-    def release(self, names: Collection[str]) -> None:
-        """Drop the graphs of these views after their backward pass; their numbers stay for :meth:`detached`."""
+    def forget_taught(self) -> None:
+        """Drop the teacher's outputs, before the graphs of the losses need the memory."""
+        self._forgotten |= self._taught.keys()
+        self._taught = {}
+
+    def leaves(self, names: Collection[str]) -> list[Tensor]:
+        """The tensors of the predicted views among ``names``, where losses on them leave their gradients."""
+        return [leaf for name in sorted(names) if name in self._student for leaf in self._student[name].tensors()]
+
+    def backward(self, names: Collection[str], parameters: Sequence[Tensor]) -> None:
+        """Take the gradients that losses left at these views through the network, then drop its graphs.
+
+        The numbers of the views stay for :meth:`detached`.
+
+        Args:
+            names: views; those that were not predicted do not matter.
+            parameters: what gets the gradients.
+        """
+        names = [name for name in sorted(names) if name in self._student]
+        reached = [
+            (root, leaf.grad)
+            for name in names
+            for root, leaf in zip(self._roots[name].tensors(), self._student[name].tensors(), strict=True)
+            if leaf.grad is not None and root.requires_grad
+        ]
         for name in names:
-            if name in self._student:
-                self._released[name] = self._student.pop(name).detach()
+            self._released[name] = self._student.pop(name).detach()
+            del self._roots[name]
+        if reached:
+            roots, gradients = zip(*reached, strict=True)
+            del reached
+            torch.autograd.backward(roots, gradients, inputs=parameters)
 
     @contextmanager
     def reading(self, who: str, reads: Collection[str]) -> Iterator[None]:

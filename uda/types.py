@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -30,9 +30,26 @@ class SegOutput(NamedTuple):
     aux: Tensor | None = None
     """``(N, C, H, W)`` logits of the auxiliary classifier, where the model has one."""
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> SegOutput:
+        """``function`` of every tensor; subclasses with more tensors take them along."""
+        return SegOutput(
+            function(self.logits), function(self.features), None if self.aux is None else function(self.aux)
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor there is, in the order in which :meth:`map` visits them."""
+        found: list[Tensor] = []
+
+        def keep(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.map(keep)
+        return found
+
     def detach(self) -> SegOutput:
         """The same numbers without their graph."""
-        return SegOutput(self.logits.detach(), self.features.detach(), None if self.aux is None else self.aux.detach())
+        return self.map(lambda tensor: tensor.detach())
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ def corner(view: View, side: int = 64) -> View:
 def main() -> None:
     """Measure every run and print the tables; exit 1 if a limit is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    numbers = (("repeat", 30), ("height", 96), ("width", 192), ("memory-height", 192), ("memory-width", 384))
+    numbers = (("repeat", 30), ("height", 96), ("width", 192), ("memory-height", 256), ("memory-width", 512))
     for name, default in numbers:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--device", default="cpu")

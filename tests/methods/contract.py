@@ -154,19 +154,21 @@ class MethodContract:
 
         one = test.make()
         run = self.train([one], trainer=Spy, steps=1)
-        terms = self._terms(run, one)
+        step = self._step(run)
+        terms = self._terms(run, one, step)
         assert bool(terms) == self.trains_segmenter
         for name, term in terms.items():
             assert term.ndim == 0, name
             assert term.requires_grad, name
         if terms:
-            total = torch.stack(list(terms.values())).sum()
-            grads = torch.autograd.grad(total, run._parameters, allow_unused=True)
-            assert any(grad is not None and grad.abs().sum() > 0 for grad in grads)
+            run.optimizer.zero_grad()
+            torch.stack(list(terms.values())).sum().backward(inputs=step.leaves(one.reads))
+            step.backward(one.reads, run._parameters)
+            assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in run._parameters)
 
-    def _terms(self, run: Trainer, one: Method) -> dict[str, Tensor]:
+    def _terms(self, run: Trainer, one: Method, step: Step | None = None) -> dict[str, Tensor]:
         """The method's ``losses`` on one more step after a run."""
-        step = self._step(run)
+        step = step or self._step(run)
         one.prepare(step)
         with step.reading(type(one).__name__, one.reads):
             return one.losses(step)

@@ -58,8 +58,10 @@ class TestCLAN(MethodContract):
 
     def test_the_weight_map_carries_gradient_to_both_classifiers(self) -> None:
         run = self.train([self.make()], steps=1)
-        term = self._terms(run, run.methods[0])["adversarial"]
-        for grad in torch.autograd.grad(term, [run.model.head.weight, run.model.aux_head.weight]):
+        step = self._step(run)
+        term = self._terms(run, run.methods[0], step)["adversarial"]
+        output = step.predict("target")
+        for grad in torch.autograd.grad(term, [output.logits, output.aux]):
             assert grad.abs().sum() > 0
 
 

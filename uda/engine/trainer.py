@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -80,7 +79,6 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.step_index = 0
         self.evaluations: dict[str, Evaluation] = {}
-        self.seconds_per_step = float("nan")
         self._progress = progress or (lambda steps: steps)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._decayed = [p for p in self._parameters if p.ndim > 1]
@@ -120,13 +118,10 @@ class Trainer:
         s = self.settings
         batches = iter(self._pairs(source, target).loader(self.step_index, s.steps, workers=s.workers))
         self.model.train()
-        started, first = time.perf_counter(), self.step_index
         for index in self._progress(range(self.step_index, s.steps)):
             step = self._one_step(index, next(batches))
             self.step_index = index + 1
             self._after(step, log, source)
-        if self.step_index > first:
-            self.seconds_per_step = (time.perf_counter() - started) / (self.step_index - first)
 
     def _pairs(self, source: LabelledDataset, target: UnlabelledDataset | None) -> Pairs:
         s = self.settings
@@ -193,6 +188,8 @@ class Trainer:
         with self._autocast():
             for method in self.methods:
                 method.prepare(step)
+        if not any(method.teacher_in_losses for method in self.methods):
+            step.forget_taught()
         self.optimizer.zero_grad(set_to_none=True)
         for group in self.groups:
             self._backward_group(step, group)
@@ -220,28 +217,27 @@ class Trainer:
         return View(view.images.contiguous(memory_format=torch.channels_last), view.labels, view.weight, view.names)
 
     def _backward_group(self, step: Step, group: Sequence[int]) -> None:
-        total: Tensor | None = None
         for at in group:
             method, label = self.methods[at], self.labels[at]
             with self._autocast(), step.reading(label, method.reads):
-                terms = method.losses(step)
-            total = self._sum(step, label, terms, total)
-        if total is not None and total.requires_grad:
-            # only into the segmenter: own networks never see this gradient, and it is not computed for them
-            total.backward(inputs=self._parameters)  # type: ignore[no-untyped-call]
-        step.release(frozenset().union(*(self.methods[at].reads for at in group)))
+                total = self._sum(step, label, method.losses(step))
+            leaves = step.leaves(method.reads)
+            if total is not None and total.requires_grad and leaves:
+                # only to the outputs: own networks never see this gradient, and it is not computed for them
+                total.backward(inputs=leaves)  # type: ignore[no-untyped-call]
+        step.backward(frozenset().union(*(self.methods[at].reads for at in group)), self._parameters)
 
     def _own_update(self, step: Step, label: str, method: Method, optimizer: Optimizer) -> None:
         with self._autocast():
-            terms = method.own_losses(step)
-        total = self._sum(step, label, terms, None)
+            total = self._sum(step, label, method.own_losses(step))
         if total is None:
             return
         optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    def _sum(self, step: Step, label: str, terms: Mapping[str, Tensor], total: Tensor | None) -> Tensor | None:
+    def _sum(self, step: Step, label: str, terms: Mapping[str, Tensor]) -> Tensor | None:
+        total: Tensor | None = None
         for name, term in terms.items():
             self._unchecked[f"{label}/{name}"] = term.detach()
             step.log(f"loss/{label}/{name}", term)

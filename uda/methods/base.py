@@ -27,6 +27,8 @@ class Method(nn.Module):
     """Views that ``losses`` predicts with gradient; methods whose reads overlap share one backward pass."""
     needs_teacher: ClassVar[bool] = False
     """Whether the run keeps an EMA teacher for ``step.teach``."""
+    teacher_in_losses: ClassVar[bool] = False
+    """Whether ``losses`` or ``after_step`` call ``step.teach``; else its outputs are dropped after ``prepare``."""
     needs_target: ClassVar[bool] = True
     """Whether the run must load target images at all; a run of methods that all say no never opens one."""
 

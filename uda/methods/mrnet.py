@@ -43,6 +43,7 @@ class MRNet(Method):
 
     reads = frozenset({"target"})
     needs_teacher = True
+    teacher_in_losses = True
 
     def __init__(
         self, *, weight: float = 1.0, aux_weight: float = 0.5, memory_weight: float = 0.1, start: float = 0.0

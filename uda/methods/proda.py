@@ -58,6 +58,7 @@ class ProDA(Method):
     """
 
     needs_teacher = True
+    teacher_in_losses = True
     bank: PrototypeBank
 
     def __init__(

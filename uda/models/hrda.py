@@ -11,7 +11,7 @@ sliding windows (HRDA: in inference), so that a teacher in train mode labels all
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -129,10 +129,10 @@ class HrdaOutput(SegOutput):
     box: Box | None = None
     """The crop in the pixels of the image that was given."""
 
-    def detach(self) -> HrdaOutput:
-        """The same numbers without their graph."""
-        out = HrdaOutput(*super().detach())
-        out.detail, out.box = None if self.detail is None else self.detail.detach(), self.box
+    def map(self, function: Callable[[Tensor], Tensor]) -> HrdaOutput:
+        """``function`` of every tensor, the detail's logits last."""
+        out = HrdaOutput(*super().map(function))
+        out.detail, out.box = None if self.detail is None else function(self.detail), self.box
         return out
 
 
