@@ -102,6 +102,8 @@ class Step:
     def predict(self, name: str) -> SegOutput:
         """The student's output with gradient; one forward pass however often it is asked for.
 
+        Its tensors are leaves: losses leave their gradients there, and :meth:`backward` takes them through the network.
+
         Raises:
             RuntimeError: the calling method does not list the view in its ``reads``, or its graph is gone already.
         """
