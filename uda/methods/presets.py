@@ -9,6 +9,9 @@ Departures that hold for all of them: source and target have one crop size, and 
 (AdaptSegNet, ADVENT, CLAN and FDA stop early in a longer one). Rare class sampling's thresholds are shares of the image
 instead of pixels. The encoder of DAFormer, HRDA and MIC is MiT-B5, which is for non-commercial use;
 ``model: {encoder: mit_b5}`` names it, the default is the library's own.
+
+Not checked against the papers: learning rates and batch sizes of CBST, CRST and ProDA, the steps of CLAN, FDA and
+AdaptSegNet, and HRDA's ignored rows.
 """
 
 from __future__ import annotations
