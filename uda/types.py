@@ -8,8 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -131,5 +131,3 @@ class TaskSpec:
     source: LabelledDataset | None = None
     target: UnlabelledDataset | None = None
     device: Any = "cpu"
-    class_counts: Sequence[int] = field(default=())
-    """Pixels of each class in the source, where the run has counted them."""
