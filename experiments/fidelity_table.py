@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 import pytest
 
-from uda.methods import METHODS, TEST_TIME_METHODS
+import uda.functional
+from uda.methods import METHODS, TEST_TIME_METHODS, Method, method
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -54,15 +55,21 @@ AUTHORS = {
     "MRNet": "layumi/Seg-Uncertainty",
     "ProDA": "microsoft/ProDA",
     "SAC": "visinf/da-sac",
+    "RareClassSampling": "lhoyer/DAFormer",
+    "L1": "",
+    "L2SP": "",
     "AdaBN": "DequanWang/tent (its norm baseline)",
     "TENT": "DequanWang/tent",
     "CoTTA": "qinenergy/cotta",
 }
 """Where the authors' code is, by method; empty where there is none."""
-PLUMBING = {"uda.methods", "uda.methods.base", "uda.methods.checks", "uda.methods.logging"}
+PLUMBING = {"uda.methods", "uda.methods.base", "uda.methods.support.checks", "uda.registry"}
 """Modules that every method imports and that compute nothing."""
-NETWORK = {"HRDA": ("HrdaSegmenter",)}
-"""Networks that a method cannot do without."""
+NEEDS = {
+    "HRDA": ("uda.models.hrda", "HrdaSegmenter"),
+    "RareClassSampling": ("uda.functional.sampling", "rcs_probs"),
+}
+"""What a method cannot do without and reaches by way of the network or the loader."""
 
 
 class Results:
@@ -98,9 +105,11 @@ class Source(NamedTuple):
     """Function, class or constant -> the names in it, ``module.attribute`` included."""
 
 
-def read_source(text: str) -> Source:
+def read_source(text: str, *, deep: bool = False) -> Source:
+    """A file's imports from the library and its definitions; ``deep``: imports inside functions too."""
     imports, uses = {}, {}
-    for node in ast.parse(text).body:
+    tree = ast.parse(text)
+    for node in ast.walk(tree) if deep else tree.body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("uda"):
             imports |= {alias.asname or alias.name: (str(node.module), alias.name) for alias in node.names}
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -176,10 +185,10 @@ def is_module(package: str, name: str) -> bool:
 def used_by(name: str, cls: type) -> set[str]:
     """Names from ``uda.functional`` and ``uda.models`` that a method computes with, however indirectly."""
     seen = reach(cls.__module__, name, set())
-    if getattr(cls, "needs_teacher", False):
+    if getattr(method(name), "teacher", None) is not None and issubclass(cls, Method):
         reach("uda.models.teacher", "Teacher", seen)
-    for one in NETWORK.get(name, ()):
-        reach("uda.models", one, seen)
+    if name in NEEDS:
+        reach(*NEEDS[name], seen)
     return {name for module, name in seen if module.startswith(("uda.functional", "uda.models"))}
 
 
@@ -225,7 +234,7 @@ def departure_rows() -> Iterator[str]:
     others = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for package in packages
-        for path in sorted((ROOT / "uda" / package).glob("*.py"))
+        for path in sorted((ROOT / "uda" / package).rglob("*.py"))
         if path.stem != "__init__"
     ]
     yield "| file | departures |"
@@ -234,6 +243,27 @@ def departure_rows() -> Iterator[str]:
         text = departures(module)
         if text or module in modules:
             yield f"| `{module.removeprefix('uda.').replace('.', '/')}.py` | {text or 'None stated.'} |"
+
+
+def toolbox_rows() -> Iterator[str]:
+    """Public functions that nothing in the library calls: for users' own code."""
+    called_by: set[str] = set()
+    for path in sorted((ROOT / "uda").rglob("*.py")):
+        text = path.read_text()
+        if path.parent.name != "functional":
+            called_by |= {alias for _, alias in read_source(text, deep=True).imports.values()}
+        else:
+            source = read_source(text)
+            for name, uses in source.uses.items():
+                called_by |= uses - {name}
+    yield "| function | what it is |"
+    yield "|---|---|"
+    for name in sorted(uda.functional.__all__):
+        thing = getattr(uda.functional, name)
+        if inspect.isfunction(thing) and name not in called_by:
+            summary = (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+            summary = re.sub(r":\w+:`[~.]?([^`]+)`", r"`\1`", summary).replace("``", "`")
+            yield f"| `{name}` | {summary} |"
 
 
 def whole_steps() -> str:
@@ -269,6 +299,12 @@ def document(results: Results) -> str:
         "## Recorded functions",
         "",
         *function_rows(results, tested),
+        "",
+        "## Toolbox",
+        "",
+        "Functions of the papers that no method here calls; for code of your own.",
+        "",
+        *toolbox_rows(),
         "",
         "## Departures",
         "",

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import yaml
 
-import uda.methods
 from tests.bench import tiny
-from tests.bench.test_run import Boom
+from tests.bench.test_run import BOOM
 from uda.bench import run
 from uda.cli import main
+from uda.methods import METHODS, TEST_TIME_METHODS
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +84,8 @@ def test_bench_with_a_failed_cell_gives_1(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(uda.methods.METHODS, "Boom", Boom)
     content = yaml.safe_load(config.read_text())
-    content["methods"]["boom"] = ["Supervised", "Boom"]
+    content["methods"]["boom"] = ["Supervised", BOOM]
     path = tmp_path / "x.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     assert call("bench", path, "--root", f"data={data}", "--out", runs) == 1
@@ -194,7 +193,7 @@ def test_a_model_that_does_not_fit(tmp_path: Path, data: Path, capfd: pytest.Cap
     # logits of another size are brought to the image's
     assert call("predict", f"{file}:bare", images, "--out", tmp_path / "p", "--space", "street8") == 0
     assert call("predict", f"{file}:bare", images, "--out", "x", "--space", "street8", "--test-time", "AdaBN") == 2
-    assert "wrap Conv2d in uda.models.adapt" in capfd.readouterr().err
+    assert "Conv2d has no 'num_classes', so it is no segmenter; wrap it: uda.models.adapt" in capfd.readouterr().err
 
 
 def test_eval_of_a_row_gives_the_tables_numbers(config: Path, data: Path, tmp_path: Path) -> None:
@@ -233,7 +232,7 @@ def test_data_check_of_a_config(config: Path, data: Path, capfd: pytest.CaptureF
 def test_methods_are_listed_with_papers(capfd: pytest.CaptureFixture[str]) -> None:
     assert call("methods") == 0
     out = capfd.readouterr().out
-    for name in (*uda.methods.METHODS, *uda.methods.TEST_TIME_METHODS):
+    for name in (*METHODS, *TEST_TIME_METHODS):
         assert f"  {name}(" in out
     assert "Yang and Soatto, CVPR 2020" in out
 
@@ -300,7 +299,7 @@ def test_unknown_option_gives_2() -> None:
 def test_interrupt_gives_130(
     config: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(*args: object) -> None:
+    def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("uda.engine.Trainer.fit", interrupt)

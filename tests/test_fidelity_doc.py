@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from experiments.fidelity_table import toolbox_rows
 from uda.methods import METHODS, TEST_TIME_METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -13,8 +14,13 @@ AGAIN = "run: python experiments/fidelity_table.py"
 
 
 def test_every_method_has_a_row() -> None:
-    rows = set(re.findall(r"^\| `(\w+)` \|", DOCUMENT, re.MULTILINE))
+    methods = DOCUMENT.partition("## Recorded functions")[0]
+    rows = set(re.findall(r"^\| `(\w+)` \|", methods, re.MULTILINE))
     assert rows == {*METHODS, *TEST_TIME_METHODS}, AGAIN
+
+
+def test_functions_that_nothing_calls_are_marked_as_toolbox() -> None:
+    assert "\n".join(toolbox_rows()) in DOCUMENT, AGAIN
 
 
 def test_every_recorded_function_has_a_row_and_passed() -> None:

@@ -18,9 +18,13 @@ LAYER = {
     "metrics": 2,
     "step": 3,
     "methods": 4,
+    "presets": 6,
     "engine": 5,
     "gap": 6,
     "config": 6,
+    "testing": 7,
+    "registry": 0,
+    "files": 0,
     "bench": 6,
     "cli": 7,
 }

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
+from uda.models.modes import evaluating
 from uda.types import SegOutput, View
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Phase = Literal["prepare", "losses", "own_losses", "after_step"]
+"""The hooks of a method, in the order in which a step calls them."""
+
+
+class _Hook(NamedTuple):
+    """Which method's hook is running, and what it said it looks at."""
+
+    label: str
+    phase: Phase
+    reads: frozenset[str]
+    looks: frozenset[str]
 
 
 class Step:
@@ -26,6 +39,11 @@ class Step:
         teacher: images -> :class:`SegOutput` of the EMA teacher, run without gradient; ``None`` without one.
         graph_views: every view that some method of the run predicts with gradient. ``detached`` of one of these
             shares the pass that has the graph instead of making a second one.
+        kept_views: every view that some method looks at without gradient (``Method.looks``); the numbers of all others
+            go with their graph.
+        forward: takes a view through the student; by default ``model(view.images)``.
+        logging: whether anybody reads the logs of this step.
+        micro_batch: which of the batches this is whose gradients make one optimiser step together; 0 is the first.
     """
 
     def __init__(
@@ -38,22 +56,40 @@ class Step:
         generator: torch.Generator,
         teacher: Callable[[Tensor], SegOutput] | None = None,
         graph_views: Collection[str] = (),
+        kept_views: Collection[str] = (),
+        forward: Callable[[str, View], SegOutput] | None = None,
+        logging: bool = True,
+        micro_batch: int = 0,
     ) -> None:
         self.index = index
-        self.total = total
+        self.micro_batch = micro_batch
         self.generator = generator
+        self.logging = logging
         self.logs: dict[str, Tensor] = {}
+        self.asked_total = False
+        """Whether anything of this step depended on the length of the run."""
+        self._total = total
         self._model = model
+        self._pass = forward or (lambda name, view: model(view.images))
         self._teacher = teacher
         self._views = dict(views)
         self._original = dict(views)
         self._graph_views = frozenset(graph_views)
+        self._kept_views = frozenset(kept_views)
         self._roots: dict[str, SegOutput] = {}
         self._student: dict[str, SegOutput] = {}
-        self._released: dict[str, SegOutput] = {}
+        self._kept: dict[str, SegOutput] = {}
+        self._dropped: set[str] = set()
         self._taught: dict[str, SegOutput] = {}
         self._forgotten: set[str] = set()
-        self._reader: tuple[str, frozenset[str]] | None = None
+        self._hook: _Hook | None = None
+        self._updated = False
+
+    @property
+    def total(self) -> int:
+        """Iterations of the whole run."""
+        self.asked_total = True
+        return self._total
 
     @property
     def progress(self) -> float:
@@ -84,8 +120,14 @@ class Step:
 
     def _lookup(self, views: Mapping[str, View], name: str) -> View:
         if name not in views:
-            raise KeyError(f"no view {name!r} in this step; there are: {', '.join(sorted(views)) or 'none'}")
+            raise KeyError(
+                f"{self._who()}there is no view {name!r} in this step, only {', '.join(sorted(views)) or 'none'}; "
+                "views come from the loader or from the methods listed before (ClassMix puts 'mixed')"
+            )
         return views[name]
+
+    def _who(self) -> str:
+        return f"{self._hook.label}: " if self._hook is not None else ""
 
     def put(self, name: str, view: View) -> None:
         """Add a view or replace it (restyling).
@@ -93,60 +135,80 @@ class Step:
         Raises:
             RuntimeError: the view was predicted or taught already, so the replacement would go unseen.
         """
-        if name in {*self._student, *self._released, *self._taught, *self._forgotten}:
+        if name in {*self._student, *self._kept, *self._dropped, *self._taught, *self._forgotten}:
             raise RuntimeError(
-                f"view {name!r} was already predicted in this step; put it before any method looks at it"
+                f"{self._who()}view {name!r} was already predicted in this step; put it before any method looks at it"
             )
         self._views[name] = view
 
     def predict(self, name: str) -> SegOutput:
         """The student's output with gradient; one forward pass however often it is asked for.
 
-        Its tensors are leaves: losses leave their gradients there, and :meth:`backward` takes them through the network.
+        Its tensors are leaves, where the losses leave their gradients: each method's graph ends there and is freed
+        before the next method's is built, and what they left goes through the network once (:meth:`release`).
+        What no parameter of the network can change (the features of a frozen encoder) takes no gradient.
 
         Raises:
             RuntimeError: the calling method does not list the view in its ``reads``, or its graph is gone already.
         """
-        if self._reader is not None and name not in self._reader[1]:
+        if self._hook is not None and (self._hook.phase != "losses" or name not in self._hook.reads):
             raise RuntimeError(
-                f"{self._reader[0]} predicts {name!r} with gradient but its reads are {sorted(self._reader[1])}"
+                f"{self._hook.label} predicts {name!r} with gradient in {self._hook.phase}(); that is for losses(), "
+                f"for the views of its reads, which are {sorted(self._hook.reads)}"
             )
-        if name in self._released:
-            raise RuntimeError(f"the graph of view {name!r} was released; use detached({name!r})")
+        if name in self._kept or name in self._dropped:
+            raise RuntimeError(f"{self._who()}the graph of view {name!r} was released; use detached({name!r})")
         if name not in self._student:
             self._forward(name)
         return self._student[name]
 
     def _forward(self, name: str) -> None:
-        # methods get leaves: each one's graph ends there and is freed before the next one's is built, and what they
-        # leave in the leaves' gradients goes through the network once, in :meth:`backward`
-        self._roots[name] = self._model(self.view(name).images)
-        self._student[name] = self._roots[name].map(lambda tensor: tensor.detach().requires_grad_())
+        self._roots[name] = self._pass(name, self.view(name))
+        self._student[name] = self._roots[name].map(lambda root: root.detach().requires_grad_(root.requires_grad))
 
     def detached(self, name: str) -> SegOutput:
-        """The same numbers as :meth:`predict`, without gradient."""
-        if name in self._released:
-            return self._released[name]
+        """The same numbers as :meth:`predict`, without gradient.
+
+        Once the view's graph is gone, without the ``extra`` tensors too: maps at a quarter of the image are not kept.
+
+        Raises:
+            RuntimeError: the calling method does not list the view in its ``looks`` (or, in ``losses``, its ``reads``),
+                or it is asked for after the update, when the network is another one.
+        """
+        hook = self._hook
+        if hook is not None and name not in hook.looks and not (hook.phase == "losses" and name in hook.reads):
+            raise RuntimeError(
+                f"{hook.label} looks at {name!r} in {hook.phase}(), but its looks are {sorted(hook.looks)}; list the "
+                "view there, so that its numbers are made before the update and kept"
+            )
         if name in self._student:
             return self._student[name].detach()
-        if name in self._graph_views:
+        if name in self._kept:
+            return self._kept[name]
+        if self._updated or name in self._dropped:
+            raise RuntimeError(f"{self._who()}the output of view {name!r} is gone; list the view in looks to keep it")
+        if name in self._graph_views and (hook is None or hook.phase in ("prepare", "losses")):
             self._forward(name)
             return self._student[name].detach()
         with torch.no_grad():
-            self._released[name] = self._model(self.view(name).images)
-        return self._released[name]
+            self._kept[name] = _without_extra(self._pass(name, self.view(name)))
+        return self._kept[name]
 
     def teach(self, name: str) -> SegOutput:
         """The shared EMA teacher's output, without gradient.
 
         Raises:
-            RuntimeError: the run has no teacher (no method says ``needs_teacher``), or the output was dropped because
-                no method says ``teacher_in_losses``.
+            RuntimeError: the run has no teacher (no method says which it needs), or the output was dropped because no
+                method says ``teacher_in_losses``.
         """
         if name in self._forgotten:
-            raise RuntimeError(f"the teacher's output of {name!r} was dropped; set teacher_in_losses = True to keep it")
+            raise RuntimeError(
+                f"{self._who()}the teacher's output of {name!r} was dropped; set teacher_in_losses = True to keep it"
+            )
         if self._teacher is None:
-            raise RuntimeError("this run has no teacher; a method that calls teach() must set needs_teacher = True")
+            raise RuntimeError(
+                f"{self._who()}this run has no teacher; a method that calls teach() sets teacher = TeacherSpec(...)"
+            )
         if name not in self._taught:
             with torch.no_grad():
                 self._taught[name] = self._teacher(self.view(name).images)
@@ -157,14 +219,9 @@ class Step:
 
         For passes over a whole data set (self-training rounds, prototype initialisation).
         """
-        training = self._model.training
-        self._model.eval()
-        try:
-            with torch.no_grad():
-                output: SegOutput = self._model(images)
-                return output
-        finally:
-            self._model.train(training)
+        with evaluating(self._model), torch.no_grad():
+            output: SegOutput = self._model(images)
+            return output
 
     def forget_taught(self) -> None:
         """Drop the teacher's outputs, before the graphs of the losses need the memory."""
@@ -173,41 +230,75 @@ class Step:
 
     def leaves(self, names: Collection[str]) -> list[Tensor]:
         """The tensors of the predicted views among ``names``, where losses on them leave their gradients."""
-        return [leaf for name in sorted(names) if name in self._student for leaf in self._student[name].tensors()]
+        return [
+            leaf
+            for name in sorted(names)
+            if name in self._student
+            for leaf in self._student[name].tensors()
+            if leaf.requires_grad
+        ]
 
-    def backward(self, names: Collection[str], parameters: Sequence[Tensor]) -> None:
-        """Take the gradients that losses left at these views through the network, then drop its graphs.
+    def release(self, names: Collection[str]) -> tuple[list[Tensor], list[Tensor]]:
+        """Let go of the graphs of these views, and hand over what is left to do with them.
 
-        The numbers of the views stay for :meth:`detached`.
+        The numbers of the views that some method looks at stay for :meth:`detached`.
 
         Args:
             names: views; those that were not predicted do not matter.
-            parameters: what gets the gradients.
+
+        Returns:
+            the network's outputs that losses left a gradient at, and these gradients.
         """
-        names = [name for name in sorted(names) if name in self._student]
-        reached = [
-            (root, leaf.grad)
-            for name in names
-            for root, leaf in zip(self._roots[name].tensors(), self._student[name].tensors(), strict=True)
-            if leaf.grad is not None and root.requires_grad
-        ]
-        for name in names:
-            self._released[name] = self._student.pop(name).detach()
-            del self._roots[name]
-        if reached:
-            roots, gradients = zip(*reached, strict=True)
-            del reached
-            torch.autograd.backward(roots, gradients, inputs=parameters)
+        roots: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for name in sorted(names):
+            if name not in self._student:
+                continue
+            student = self._student.pop(name)
+            for root, leaf in zip(self._roots.pop(name).tensors(), student.tensors(), strict=True):
+                if leaf.grad is not None:
+                    roots.append(root)
+                    gradients.append(leaf.grad)
+            if name in self._kept_views:
+                self._kept[name] = _without_extra(student.detach())
+            else:
+                self._dropped.add(name)
+        return roots, gradients
+
+    def close(self) -> None:
+        """Say that the network is about to change: no output is made from now on, only what there is can be read."""
+        self._updated = True
 
     @contextmanager
-    def reading(self, who: str, reads: Collection[str]) -> Iterator[None]:
-        """Allow gradient predictions of ``reads`` only, while one method computes its losses."""
-        self._reader = (who, frozenset(reads))
+    def running(
+        self, label: str, phase: Phase, reads: Collection[str] = (), looks: Collection[str] = ()
+    ) -> Iterator[None]:
+        """Inside, one method's hook runs: it may predict its ``reads`` and look at its ``looks``, and its logs are its
+        own; errors name it."""
+        outer, self._hook = self._hook, _Hook(label, phase, frozenset(reads), frozenset(looks))
         try:
             yield
         finally:
-            self._reader = None
+            self._hook = outer
 
     def log(self, name: str, value: Tensor | float) -> None:
-        """Record a scalar under ``name`` (kept on its device until the trainer writes it)."""
+        """Record a scalar, kept on its device until somebody writes it.
+
+        Inside a method's hook the method's label goes behind the first part of the name
+        (``pseudo_label/coverage`` -> ``pseudo_label/ClassMix/coverage``) or, where there is one part, before it.
+
+        Raises:
+            RuntimeError: the step has a value of that name already.
+        """
+        if not self.logging:
+            return
+        if self._hook is not None:
+            first, slash, rest = name.partition("/")
+            name = f"{first}/{self._hook.label}/{rest}" if slash else f"{self._hook.label}/{name}"
+        if name in self.logs:
+            raise RuntimeError(f"{name!r} is logged twice in one step; the second value would hide the first")
         self.logs[name] = value.detach() if isinstance(value, torch.Tensor) else torch.tensor(float(value))
+
+
+def _without_extra(output: SegOutput) -> SegOutput:
+    return output._replace(extra=None)

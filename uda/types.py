@@ -8,20 +8,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, device, nn
 
 IGNORE = 255
 SOURCE = 0
 TARGET = 1
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Channel means (RGB, images in [0, 1]) of ImageNet, as torchvision's and most of timm's weights expect them."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Channel standard deviations beside :data:`IMAGENET_MEAN`."""
+
 
 class SegOutput(NamedTuple):
-    """What a segmenter gives for a batch of images ``(N, 3, H, W)``."""
+    """What a segmenter gives for a batch of images ``(N, 3, H, W)``; a plain tuple of tensors for torch's utilities."""
 
     logits: Tensor
     """``(N, C, H, W)`` at image size."""
@@ -29,23 +35,46 @@ class SegOutput(NamedTuple):
     """``(N, D, h, w)`` bottleneck features."""
     aux: Tensor | None = None
     """``(N, C, H, W)`` logits of the auxiliary classifier, where the model has one."""
+    extra: dict[str, Tensor] | None = None
+    """Further tensors by name, where the model has any: ``"decoder"`` ``(N, K, h', w')``, the features before the
+    classifier; HRDA's ``"detail"``; layers that :func:`uda.models.adapt` was asked for."""
+
+    def get(self, name: str) -> Tensor:
+        """One of the ``extra`` tensors.
+
+        Raises:
+            KeyError: the model gives none of that name; the message lists those it gives.
+        """
+        extra = self.extra or {}
+        if name not in extra:
+            raise KeyError(f"this model gives no {name!r}; extra tensors: {', '.join(extra) or 'none'}")
+        return extra[name]
+
+    def levels(self, level: str) -> dict[str, Tensor]:
+        """``{"main": logits}``, and ``"aux"`` with ``level="multi"``; each ``(N, C, H, W)``.
+
+        Raises:
+            ValueError: ``"multi"`` of a model without auxiliary classifier.
+        """
+        if level == "single":
+            return {"main": self.logits}
+        if self.aux is None:
+            raise ValueError("level 'multi' needs auxiliary logits, which this model does not give")
+        return {"main": self.logits, "aux": self.aux}
 
     def map(self, function: Callable[[Tensor], Tensor]) -> SegOutput:
-        """``function`` of every tensor; subclasses with more tensors take them along."""
+        """``function`` of every tensor."""
         return SegOutput(
-            function(self.logits), function(self.features), None if self.aux is None else function(self.aux)
+            function(self.logits),
+            function(self.features),
+            None if self.aux is None else function(self.aux),
+            None if self.extra is None else {name: function(tensor) for name, tensor in self.extra.items()},
         )
 
     def tensors(self) -> list[Tensor]:
         """Every tensor there is, in the order in which :meth:`map` visits them."""
-        found: list[Tensor] = []
-
-        def keep(tensor: Tensor) -> Tensor:
-            found.append(tensor)
-            return tensor
-
-        self.map(keep)
-        return found
+        aux = [] if self.aux is None else [self.aux]
+        return [self.logits, self.features, *aux, *(self.extra or {}).values()]
 
     def detach(self) -> SegOutput:
         """The same numbers without their graph."""
@@ -111,6 +140,76 @@ class LabelledDataset(UnlabelledDataset, Protocol):
         ...
 
 
+class SegmenterLike(Protocol):
+    """What the library asks of a network; any ``nn.Module`` with these three attributes that gives a `SegOutput`.
+
+    :func:`uda.models.adapt` makes one of somebody else's network.
+    """
+
+    num_classes: int
+    feature_channels: int
+    """Channels D of ``SegOutput.features``."""
+    has_aux: bool
+    training: bool
+
+    def __call__(self, images: Tensor, /) -> SegOutput: ...
+    def train(self, mode: bool = True) -> Any: ...
+    def eval(self) -> Any: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def buffers(self) -> Iterator[Tensor]: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+    def requires_grad_(self, requires_grad: bool = True) -> Any: ...
+
+
+SEGMENTER_ATTRIBUTES = ("num_classes", "feature_channels", "has_aux")
+"""What a network must have beside its forward pass, see :class:`SegmenterLike`."""
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """The EMA teacher that a method needs; a run has one, so its methods must agree.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    decay: float = 0.999
+    """Cap α of the ramp min(1 - 1/(i+1), α), in [0, 1]."""
+    update: Literal["after", "before"] = "after"
+    """``after`` the optimiser step (DACS) or ``before`` the step, with the student of the last one (DAFormer, MIC)."""
+    mode: Literal["train", "eval"] = "train"
+    """``train``: own batch-norm statistics from own forwards, dropout off (the papers); ``eval``: the student's."""
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.decay, (int, float)) and not isinstance(self.decay, bool)
+        if not number or not 0 <= self.decay <= 1:
+            raise ValueError(f"decay is {self.decay!r}, must be in [0, 1]")
+        for name, kind in (("update", ("after", "before")), ("mode", ("train", "eval"))):
+            if getattr(self, name) not in kind:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, must be one of {', '.join(map(repr, kind))}")
+
+    @classmethod
+    def of(cls, value: TeacherSpec | Mapping[str, Any], default: TeacherSpec) -> TeacherSpec:
+        """A spec as configs write it: a mapping of what differs from ``default``.
+
+        Raises:
+            ValueError: an unknown key (with those there are), or a value out of its range.
+        """
+        if isinstance(value, TeacherSpec):
+            return value
+        known = [field.name for field in fields(cls)]
+        for key in value:
+            if key not in known:
+                raise ValueError(f"teacher has no {key!r} (known: {', '.join(known)})")
+        return replace(default, **value)
+
+    def __str__(self) -> str:
+        return f"decay {self.decay:g}, updated {self.update} the step, in {self.mode} mode"
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """What a method may know of the run when it builds its own networks and state."""
@@ -119,15 +218,71 @@ class TaskSpec:
     class_names: tuple[str, ...]
     feature_channels: int
     """Channels D of ``SegOutput.features``."""
-    total_steps: int
+    total_steps: int = 0
+    """Optimiser steps of the run; :class:`uda.engine.Update` fills in its own."""
     has_aux: bool = False
     thing_classes: tuple[int, ...] = ()
     """Train ids of countable objects (DAFormer's feature distance)."""
-    crop_size: tuple[int, int] = (512, 512)
-    """Training crop (height, width) in pixels."""
-    batch_size: int = 2
-    model: nn.Module | None = None
+    model: SegmenterLike | None = None
     """The segmenter; to read or copy, never to register as a submodule."""
     source: LabelledDataset | None = None
     target: UnlabelledDataset | None = None
-    device: Any = "cpu"
+    device: torch.device | str = "cpu"
+    draws_source: bool = False
+    """Whether whoever draws the batches asks the methods how source images are drawn (``Method.source_sampling``)."""
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        space: Any,
+        *,
+        source: LabelledDataset | None = None,
+        target: UnlabelledDataset | None = None,
+        draws_source: bool = False,
+    ) -> Self:
+        """The task of a model and a label space.
+
+        Args:
+            model: a segmenter, see :class:`SegmenterLike`.
+            space: label space of its classes: ``num_classes``, ``names``, ``thing_classes``.
+            source: labelled images, for methods that look at all of them beforehand (colour statistics).
+            target: images of the target, likewise; a labelled data set is reduced to its unlabelled view.
+            draws_source: see the field.
+
+        Raises:
+            TypeError: the model is no segmenter.
+            ValueError: model and space have different numbers of classes.
+        """
+        shape = as_segmenter(model)
+        if space.num_classes != shape.num_classes:
+            named = f"label space {getattr(space, 'name', '')!r}" if source is None else f"the source {source.name}"
+            raise ValueError(f"the model has {shape.num_classes} classes, {named} has {space.num_classes}")
+        return cls(
+            num_classes=shape.num_classes,
+            class_names=tuple(space.names),
+            feature_channels=shape.feature_channels,
+            has_aux=shape.has_aux,
+            thing_classes=tuple(space.thing_classes),
+            model=shape,
+            source=source,
+            target=target.unlabelled() if isinstance(target, LabelledDataset) else target,
+            device=next((parameter.device for parameter in model.parameters()), "cpu"),
+            draws_source=draws_source,
+        )
+
+
+def as_segmenter(model: nn.Module) -> SegmenterLike:
+    """``model``, if it is a segmenter.
+
+    Raises:
+        TypeError: an attribute is missing; the message has the line that adapts a plain network.
+    """
+    missing = [name for name in SEGMENTER_ATTRIBUTES if not hasattr(model, name)]
+    if missing:
+        raise TypeError(
+            f"{type(model).__name__} has no {missing[0]!r}, so it is no segmenter; wrap it: uda.models.adapt(model, "
+            "num_classes=..., mean=(...), std=(...), feature_layer='...')"
+        )
+    segmenter: Any = model
+    return segmenter  # type: ignore[no-any-return]

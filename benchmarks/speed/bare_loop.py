@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uda.data import CITYSCAPES19
-from uda.engine import Trainer
+from uda.engine import Update
 from uda.functional.adversarial import bce_loss
 from uda.functional.augment import draw_strong_augmentation, strong_augment
 from uda.functional.class_balance import class_balanced_labels
@@ -19,7 +19,7 @@ from uda.functional.entropy import entropy_loss, self_information
 from uda.functional.fourier import fda_source_to_target
 from uda.functional.masks import block_mask, class_mix_masks, mix
 from uda.functional.pseudo_labels import confident_labels, confident_share
-from uda.methods.fda import pairing
+from uda.methods.support.restyle import pairing
 from uda.models.teacher import Teacher
 from uda.types import IGNORE, View
 
@@ -29,31 +29,34 @@ CLASSES = len(CITYSCAPES19.names)
 class Bare:
     """The passes and losses of the named methods in one step, and the updates.
 
-    Networks and optimisers are copies of a built trainer's.
+    Networks and optimisers are copies of an update's that was set up.
     """
 
-    def __init__(self, run: Trainer, names: tuple[str, ...]) -> None:
-        methods = dict(zip(names, run.methods, strict=True))
+    def __init__(self, update: Update, names: tuple[str, ...]) -> None:
+        methods = dict(zip(names, update.methods, strict=True))
         self.names = frozenset(names)
-        self.model, self.generator = copy.deepcopy(run.model), copy.deepcopy(run.generator)
-        self.optimizer = matching(run.optimizer, run.model, self.model)
+        self.model, self.generator = copy.deepcopy(update.model), copy.deepcopy(update.generator)
+        self.optimizer = matching(update.optimizer, update.model, self.model)
         self.parameters = list(self.model.parameters())
-        self.teacher = Teacher(self.model, **run.settings.teacher.model_dump()) if run.teacher else None
+        self.teacher = Teacher(self.model, **vars(update.teacher_spec)) if update.teacher_spec else None
         if "advent" in names:
             theirs: Any = methods["advent"]
             self.discriminator = copy.deepcopy(theirs.discriminators["main"])
-            own = run.own_optimizers[names.index("advent")]
+            own = update.own_optimizers["AdvEnt"]
             self.own_optimizer = matching(own, theirs.discriminators["main"], self.discriminator)
         if "cbst" in names:
-            self.thresholds = torch.full((CLASSES,), 0.05, device=run.device)
+            self.thresholds = torch.full((CLASSES,), 0.05, device=update.device)
             methods["cbst"].thresholds.copy_(self.thresholds)
         if "mic" in names:
-            self.hidden = torch.tensor(methods["mic"]._colour, device=run.device).view(1, 3, 1, 1)
+            self.hidden = torch.tensor(update.model.mean_colour, device=update.device).view(1, 3, 1, 1)
 
-    def augmented(self, image: Tensor, strength: float) -> Tensor:
-        """One image, jittered and blurred."""
-        draw = draw_strong_augmentation(self.generator, strength=strength, jitter_probability=1.0, blur_probability=1.0)
-        return strong_augment(image, parameters=draw)
+    def augmented(self, images: Tensor, strength: float) -> Tensor:
+        """Images, each jittered and blurred on its own."""
+        draws = [
+            draw_strong_augmentation(self.generator, strength=strength, jitter_probability=1.0, blur_probability=1.0)
+            for _ in images
+        ]
+        return torch.cat([strong_augment(x[None], parameters=draw) for x, draw in zip(images, draws, strict=True)])
 
     def taught(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's labels, and the share of pixels that it is sure of."""
@@ -64,14 +67,14 @@ class Bare:
         """ClassMix: images, labels, weights."""
         mask = class_mix_masks(truth, self.generator)
         weight = mix(mask, torch.ones_like(labels, dtype=torch.float32), share.expand(labels.shape))
-        images = torch.cat([self.augmented(one[None], 0.25) for one in mix(mask, source, target)])
-        return images, mix(mask, truth, labels), weight
+        return self.augmented(mix(mask, source, target), 0.25), mix(mask, truth, labels), weight
 
-    def masked(self, image: Tensor) -> Tensor:
-        """MIC: one image, augmented, with hidden blocks."""
-        changed = self.augmented(image, 0.2)
-        mask = block_mask(image.shape[-2:], block=64, ratio=0.7, generator=self.generator).to(image.device)
-        return torch.where(mask.bool(), changed, self.hidden)
+    def masked(self, images: Tensor) -> Tensor:
+        """MIC: every image augmented, with hidden blocks."""
+        changed = self.augmented(images, 0.2)
+        size = images.shape[-2:]
+        masks = [block_mask(size, block=64, ratio=0.7, generator=self.generator) for _ in images]
+        return torch.where(torch.cat(masks).to(images.device).bool(), changed, self.hidden)
 
     def step(self, index: int, views: Mapping[str, View]) -> None:
         """Update everything once."""
@@ -85,8 +88,7 @@ class Bare:
         if "classmix" in self.names:
             extra.append(self.mixed(source, truth, target, labels, share))
         if "mic" in self.names:
-            images = torch.cat([self.masked(one[None]) for one in target])
-            extra.append((images, labels, share.expand(labels.shape)))
+            extra.append((self.masked(target), labels, share.expand(labels.shape)))
         self.optimizer.zero_grad()
         logits = {"source": self.model(source).logits}
         F.cross_entropy(logits["source"], truth, ignore_index=IGNORE).backward()

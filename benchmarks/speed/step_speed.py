@@ -1,4 +1,4 @@
-"""The trainer's step beside a bare loop of the same maths, and the memory of composed runs, in one process.
+"""The update's step beside a bare loop of the same maths, and the memory of composed runs, in one process.
 
     python benchmarks/speed/step_speed.py [--repeat 30] [--height 96] [--width 192] [--device cpu] [--only fda]
 
@@ -19,7 +19,7 @@ import os
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,12 +34,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from uda.data import CITYSCAPES19
-from uda.engine import Settings, Trainer
-from uda.engine.tensorboard import RunLog
+from uda.engine import Update, constant, segmenter_optimizer
 from uda.methods import CBST, FDA, MIC, AdvEnt, ClassMix, MinEnt, Supervised
 from uda.methods.base import Method
 from uda.models import Segmenter
-from uda.types import IGNORE, Sample, View
+from uda.types import IGNORE, Sample, TaskSpec, TeacherSpec, View
 
 TIME_LIMIT, MEMORY_LIMIT = 1.05, 1.10
 MAKE: dict[str, Callable[[], Method]] = {
@@ -101,11 +100,11 @@ class LiveBytes(TorchDispatchMode):
         self.seen: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        known = {one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
+        known = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         out = func(*args, **(kwargs or {}))
-        for one in tree_leaves(out):
-            if isinstance(one, Tensor):
-                self._add(one.untyped_storage(), known)
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage(), known)
         return out
 
     def _add(self, storage: torch.UntypedStorage, known: set[int]) -> None:
@@ -122,32 +121,35 @@ class LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
 
-def held(run: Trainer) -> int:
+def held(update: Update) -> int:
     """Bytes of a run's networks, buffers, gradients and optimisers."""
-    modules: list[nn.Module] = [run.model, *run.methods, *([run.teacher] if run.teacher else [])]
+    modules: list[nn.Module] = [update.model, *update.methods, *([update.teacher] if update.teacher else [])]
     tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
     tensors += [p.grad for p in tensors if p.grad is not None]
-    optimizers = [run.optimizer, *(one for one in run.own_optimizers if one is not None)]
-    tensors += [t for one in optimizers for state in one.state.values() for t in state.values() if torch.is_tensor(t)]
+    states = [state for o in (update.optimizer, *update.own_optimizers.values()) for state in o.state.values()]
+    tensors += [t for state in states for t in state.values() if torch.is_tensor(t)]
     return sum(
         storage.nbytes() for storage in {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors}.values()
     )
 
 
-def build(names: tuple[str, ...], size: tuple[int, int], device: str) -> tuple[Trainer, dict[str, View]]:
-    """A trainer that is ready for its first step, and a batch."""
+def build(names: tuple[str, ...], size: tuple[int, int], device: str) -> tuple[Update, dict[str, View]]:
+    """An update that is ready for its second step (CBST's thresholds are set before the first), and a batch."""
     torch.manual_seed(0)
-    settings = Settings(steps=100_000, crop=size, device=device, lr=1e-4, head_multiplier=1.0, schedule="constant")
-    run = Trainer(Segmenter(CLASSES, weights=None), [MAKE[name]() for name in names], settings)
+    model = Segmenter(CLASSES, weights=None)
+    update = Update(
+        model,
+        [MAKE[name]() for name in names],
+        total_steps=100_000,
+        optimizer=segmenter_optimizer(model, lr=1e-4, head_multiplier=1.0),
+        schedule=constant(),
+        teacher=TeacherSpec() if {"classmix", "mic"} & set(names) else None,
+        device=device,
+    )
     source, target = Noise("source", size, 1), Noise("target", size, 2)
-    run._build(source, target)
-    run.model.train()
-    return run, {"source": source.view().to(device), "target": View(target.view().images.to(device))}
-
-
-def trainer_step(run: Trainer, index: int, views: Mapping[str, View], log: RunLog) -> None:
-    """A step and what the trainer does after it."""
-    run._after(run._one_step(index, views), log, Noise("source", run.settings.crop, 1))
+    update.setup(TaskSpec.of(model, CITYSCAPES19, source=source, target=target))
+    update.index = 1
+    return update, {"source": source.view().to(device), "target": View(target.view().images.to(device))}
 
 
 def clock(device: str, call: Callable[[], Any]) -> float:
@@ -164,23 +166,23 @@ def clock(device: str, call: Callable[[], Any]) -> float:
 
 
 def measure(names: tuple[str, ...], size: tuple[int, int], device: str, repeat: int) -> list[tuple[float, float]]:
-    """Pairs of times (trainer, bare loop).
+    """Pairs of times (update, bare loop).
 
     Raises:
         SystemExit: the two do not train alike.
     """
-    run, views = build(names, size, device)
-    log = RunLog(None)
-    bare = Bare(run, names)
+    update, views = build(names, size, device)
+    bare = Bare(update, names)
     pairs = []
     for index in range(1, repeat + 3):
-        calls = [lambda i=index: trainer_step(run, i, views, log), lambda i=index: bare.step(i, views)]
+        # as the trainer does, every tenth step is logged
+        calls = [lambda i=index: update(views, log=i % 10 == 0), lambda i=index: bare.step(i, views)]
         times = [0.0, 0.0]
         for which in (0, 1) if index % 2 else (1, 0):
             torch.manual_seed(index)  # dropout
             times[which] = clock(device, calls[which])
         if index <= 2:
-            for (name, mine), theirs in zip(run.model.named_parameters(), bare.model.parameters(), strict=True):
+            for (name, mine), theirs in zip(update.model.named_parameters(), bare.model.parameters(), strict=True):
                 if not torch.allclose(mine, theirs, rtol=1e-3, atol=1e-5):
                     raise SystemExit(f"{names}: {name} differs from the bare loop's by {(mine - theirs).abs().max()}")
         else:
@@ -190,14 +192,14 @@ def measure(names: tuple[str, ...], size: tuple[int, int], device: str, repeat: 
 
 def peak_memory(names: tuple[str, ...], size: tuple[int, int], device: str) -> int:
     """Peak bytes of a run's second step; the first, on a corner of the images, makes the optimisers' state."""
-    run, views = build(names, size, device)
-    run._one_step(1, {name: corner(view) for name, view in views.items()})
+    update, views = build(names, size, device)
+    update({name: corner(view) for name, view in views.items()})
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
-        run._one_step(2, views)
+        update(views)
         return torch.cuda.max_memory_allocated()
-    with LiveBytes(held(run)) as live:
-        run._one_step(2, views)
+    with LiveBytes(held(update)) as live:
+        update(views)
     return live.peak
 
 
@@ -230,7 +232,7 @@ def main() -> None:
 def times_table(runs: list[tuple[str, ...]], size: tuple[int, int], device: str, repeat: int) -> int:
     """Print the times; how many limits were missed."""
     table = Table(title=f"a step, batch 2, {size[0]} x {size[1]}, {device}, {repeat} repetitions", title_justify="left")
-    for heading in ("methods", "trainer ms", "bare ms", "median ratio", "minima", "limit", ""):
+    for heading in ("methods", "update ms", "bare ms", "median ratio", "minima", "limit", ""):
         table.add_column(heading, justify="left" if heading == "methods" else "right")
     missed = 0
     for names in runs:

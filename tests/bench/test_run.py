@@ -16,13 +16,12 @@ import torch
 import yaml
 from filelock import FileLock
 
-import uda.methods
 from tests.bench import tiny
 from uda.bench import BenchResult, Event, run, write_tables
 from uda.bench.cell import _Clock
 from uda.bench.restore import load_model, open_run
 from uda.config import ConfigError
-from uda.engine import Evaluation, Settings, Trainer
+from uda.engine import Evaluation, Settings, Update
 from uda.engine.tensorboard import read_scalars
 from uda.methods import Method
 
@@ -32,6 +31,9 @@ class Boom(Method):
 
     def losses(self, step: Any) -> dict[str, torch.Tensor]:
         raise RuntimeError("boom at once")
+
+
+BOOM = f"{__name__}:Boom"
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("this call trains a step")
 
-    monkeypatch.setattr(Trainer, "_one_step", refuse)
+    monkeypatch.setattr(Update, "__call__", refuse)
 
 
 def quiet(out: Path, data: Path, **changes: Any) -> Callable[..., BenchResult]:
@@ -133,8 +135,7 @@ def test_a_new_domain_is_scored_without_training(copy: Path, data: Path, no_trai
 
 
 def test_a_failed_cell_does_not_stop_the_others(copy: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(uda.methods.METHODS, "Boom", Boom)
-    methods = {**tiny.content(data)["methods"], "boom": ["Supervised", "Boom"], "minent": ["Supervised", "MinEnt"]}
+    methods = {**tiny.content(data)["methods"], "boom": ["Supervised", BOOM], "minent": ["Supervised", "MinEnt"]}
     result = run(tiny.content(data, methods=methods), out=copy)
     assert result.ran == ["minent/seed0"]
     assert result.failed == {"boom/seed0": "RuntimeError: boom at once"}
@@ -159,16 +160,15 @@ def test_a_cell_that_failed_before_its_first_checkpoint_is_not_in_the_way(
 
 
 def test_what_needs_a_failed_cell_fails_with_it(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(uda.methods.METHODS, "Boom", Boom)
     monkeypatch.setattr(Boom, "needs_target", False)
-    methods = {**tiny.content(data)["methods"], "source_only": ["Boom"]}
+    methods = {**tiny.content(data)["methods"], "source_only": [BOOM]}
     result = run(tiny.content(data, methods=methods, warm_start=None), out=tmp_path, methods=["adabn"])
     assert result.failed["adabn/seed0"] == "not run, because source_only/seed0 failed"
 
 
 def test_training_of_another_config_is_never_mixed_in(copy: Path, data: Path) -> None:
     settings = {**tiny.content(data)["settings"], "lr": 5e-4}
-    with pytest.raises(ConfigError, match=r"settings.lr was 0.001, is 0.0005.*--fresh"):
+    with pytest.raises(ConfigError, match=r"trained with another config.*--fresh.*\nsettings.lr: 0.001 -> 0.0005$"):
         run(tiny.content(data, settings=settings), out=copy)
     assert len(run(tiny.content(data, settings=settings), out=copy, methods=["source_only"], fresh=True).ran) == 2
 

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from tests.bench import tiny
 from uda.bench import Table, make_table
-from uda.bench.plan import RESULT, make_plan
+from uda.bench.identity import Identities
+from uda.bench.plan import DESCRIPTION, RESULT, make_plan
 from uda.bench.record import record
 from uda.bench.render import markdown, sentences, terminal, to_csv
 from uda.config import BenchConfig, load_config
@@ -40,7 +41,9 @@ def confusion(quality: int) -> np.ndarray:
 
 
 def fill(config: BenchConfig, root: Path, skip: tuple[str, ...] = ()) -> None:
-    for cell in make_plan(config):
+    cells = make_plan(config)
+    identities = Identities(config, cells)
+    for cell in cells:
         if cell.name in skip:
             continue
         folder = root / cell.name
@@ -50,9 +53,10 @@ def fill(config: BenchConfig, root: Path, skip: tuple[str, ...] = ()) -> None:
             names = tuple(f"{domain}{index}" for index in range(4))
             Evaluation(images, np.zeros(4), names, NAMES).save(folder / "evaluations" / f"{domain}.npz")
         content: dict[str, Any] = {
-            "key": cell.key, "scores": cell.scores, "steps": 2, "seconds": 5.0, "seconds_per_step": 0.25 + cell.seed,
+            "scores": identities.scores(cell), "steps": 2, "seconds": 5.0, "seconds_per_step": 0.25 + cell.seed,
             "peak_memory": 2**30, "threads": 1, "versions": {"torch": "2"}, "machine": "a machine", "label_maps": {},
         }  # fmt: skip
+        (folder / DESCRIPTION).write_text(json.dumps({"identity": identities.training(cell)}))
         (folder / RESULT).write_text(json.dumps(content))
 
 

@@ -221,7 +221,7 @@ class DatasetContract:
         assert np.array_equal(ignored[1:].numpy(), self.expected[1:])
 
     def test_wrong_option_and_split(self, tmp_path: Path, files: list[tuple[Path, Path]]) -> None:
-        with pytest.raises(ValueError, match="did you mean 'limit'"):
+        with pytest.raises(ValueError, match="the nearest is 'limit'"):
             self.open(tmp_path, limitt=3)
         with pytest.raises(ValueError, match="unknown must be"):
             self.open(tmp_path, unknown="warn")

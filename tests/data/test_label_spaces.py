@@ -141,9 +141,9 @@ def test_mapping_is_many_to_one_and_drops_the_rest() -> None:
 
 
 def test_mapping_is_checked_when_built() -> None:
-    with pytest.raises(ValueError, match="'cityscapes19' has no class 'rod'; did you mean 'road'"):
+    with pytest.raises(ValueError, match="'cityscapes19' has no class 'rod'; the nearest is 'road'"):
         CITYSCAPES19.mapping_to(CAMVID11, {"rod": "road"})
-    with pytest.raises(ValueError, match="did you mean 'pavement'"):
+    with pytest.raises(ValueError, match="the nearest is 'pavement'"):
         CITYSCAPES19.mapping_to(CAMVID11, {"road": "pavment"})
     with pytest.raises(ValueError, match="give aliases"):
         A.mapping_to(CAMVID11)
@@ -194,9 +194,7 @@ def test_common_of_nothing() -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(
-        ValueError, match=r"no label space 'camvid12'; did you mean 'camvid11'\? known: camvid, camvid11"
-    ):
+    with pytest.raises(ValueError, match=r"no label space .camvid12.; the nearest is .camvid11. .known: cityscapes19"):
         label_space("camvid12")
     assert label_space("Cityscapes") is CITYSCAPES19
     assert label_space(A) is A

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from uda.data import DataError, Mixture
-from uda.data.pairs import Pairs, RareClassSampling
+from uda.data.pairs import Pairs, RareClasses
 from uda.data.transforms import TrainTransform
 from uda.types import IGNORE, Sample, View
 
@@ -215,14 +215,14 @@ def test_errors_come_through_the_loader_as_they_are(workers: int) -> None:
 
 def test_rare_class_sampling_prefers_the_rare() -> None:
     """Class 2 covers 16 pixels of sample 5 alone; at a low temperature nearly all draws go to the rarest class."""
-    rare = RareClassSampling(temperature=0.01, min_share=0.05, crop_share=0.05)
+    rare = RareClasses(temperature=0.01, min_share=0.05, crop_share=0.05)
     data = pairs(count=8, target=None, rare_class=rare)
     counts = Counter(i for step in range(40) for i in drawn(data[step]["source"]))
     # class 1 covers 4 x 4 pixels too: it is drawn from the odd samples; class 0 is everywhere and nearly never wanted
     assert counts[5] > 24
     assert not any(counts[i] for i in (0, 2, 4, 6))
     assert same(data[17], pairs(count=8, target=None, rare_class=rare)[17])
-    even = pairs(count=8, target=None, rare_class=RareClassSampling(temperature=1000.0, min_share=0.05))
+    even = pairs(count=8, target=None, rare_class=RareClasses(temperature=1000.0, min_share=0.05))
     assert sum(any(i in (0, 2, 4, 6) for i in drawn(even[step]["source"])) for step in range(24)) > 4
 
 
@@ -236,7 +236,7 @@ def test_rare_class_sampling_crops_again_until_it_shows() -> None:
             return sample._replace(label=torch.where(sample.label == 1, 0, sample.label))
 
     def hits(tries: int) -> float:
-        rare = RareClassSampling(min_share=0.1, crop_share=0.3, tries=tries)
+        rare = RareClasses(min_share=0.1, crop_share=0.3, tries=tries)
         data = Pairs(Corner(8), None, crop, batch_size=1, rare_class=rare)
         shown = [(data[step]["source"].labels == 2).float().mean() > 0.3 for step in range(60)]
         return sum(map(bool, shown)) / 60
@@ -246,7 +246,7 @@ def test_rare_class_sampling_crops_again_until_it_shows() -> None:
 
 
 def test_rare_class_sampling_without_any_large_enough_area() -> None:
-    data = pairs(count=8, target=None, rare_class=RareClassSampling(min_share=0.9, crop_share=0.9, tries=2))
+    data = pairs(count=8, target=None, rare_class=RareClasses(min_share=0.9, crop_share=0.9, tries=2))
     assert len(data[0]["source"].names) == 2
 
 
@@ -256,7 +256,7 @@ def test_rare_class_sampling_of_unlabelled_pixels_only() -> None:
             return super().__getitem__(index)._replace(label=torch.full((8, 8), IGNORE))
 
     with pytest.raises(ValueError, match="no labelled pixel"):
-        Pairs(Empty(3), None, WHOLE, batch_size=1, rare_class=RareClassSampling())
+        Pairs(Empty(3), None, WHOLE, batch_size=1, rare_class=RareClasses())
 
 
 @pytest.mark.parametrize(
@@ -277,4 +277,4 @@ def test_wrong_values(settings: dict[str, int], message: str) -> None:
 @pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"min_share": 1.0}, {"crop_share": -0.1}, {"tries": 0}])
 def test_wrong_rare_class_settings(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
-        RareClassSampling(**settings)
+        RareClasses(**settings)

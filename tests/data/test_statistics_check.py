@@ -80,7 +80,7 @@ def test_class_counts(camvid: Path) -> None:
 def test_published() -> None:
     assert published_stats("KITTI") is KITTI_STATS
     assert published_stats("cityscapes").std.tolist() == pytest.approx([0.176, 0.181, 0.178])
-    with pytest.raises(ValueError, match="did you mean 'kitti'"):
+    with pytest.raises(ValueError, match="the nearest is 'kitti'"):
         published_stats("kity")
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from tests.methods.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.engine import Settings, Trainer, checkpoint
 from uda.methods import CBST, FDA, AdvEnt, ClassMix, MinEnt, Supervised
+from uda.testing.tiny import TinyDataset, TinySegmenter, tiny_target
 
 SETTINGS = Settings(
     steps=24, crop=(32, 64), lr=1e-3, log_every=1, eval_every=6, checkpoint_every=5, image_every=10, device="cpu"

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.methods.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.engine import Evaluation, evaluate
+from uda.testing.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.types import IGNORE, Sample
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.methods.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.engine import CheckpointError, NonFiniteLoss, Settings, Trainer
 from uda.engine.grouping import share_groups, unique_labels
-from uda.engine.optimisation import lr_factor
 from uda.engine.tensorboard import read_scalars
-from uda.methods import Supervised
+from uda.methods import L1, MinEnt, RareClassSampling, Supervised
 from uda.methods.base import Method
 from uda.step import Step
+from uda.testing import Killed, TinyDataset, TinySegmenter, assert_same, killed_at, tiny_target
 
 
 def settings(**changes: Any) -> Settings:
@@ -95,16 +95,12 @@ def test_non_finite_own_loss_stops_before_it_is_saved(tmp_path: Path) -> None:
     assert all(tensor.isfinite().all() for tensor in state["methods"]["PoisonedNetwork"].values())
 
 
-def test_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+def test_folder_of_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     Trainer(TinySegmenter(), [Supervised()], settings(), out=tmp_path).fit(TinyDataset())
-    with pytest.raises(CheckpointError, match=r"another run.*settings"):
-        Trainer(TinySegmenter(), [Supervised()], settings(lr=0.5), out=tmp_path).fit(TinyDataset())
-
-
-def test_folder_of_other_method_values_is_refused(tmp_path: Path) -> None:
-    Trainer(TinySegmenter(), [Supervised()], settings(), out=tmp_path).fit(TinyDataset())
-    with pytest.raises(CheckpointError, match=r"another run.*methods.*aux_weight"):
-        Trainer(TinySegmenter(), [Supervised(aux_weight=0.3)], settings(), out=tmp_path).fit(TinyDataset())
+    with pytest.raises(
+        CheckpointError, match=r"another run.*\nsettings.lr: 0.0001 -> 0.5; settings.clip: None -> 1.0$"
+    ):
+        Trainer(TinySegmenter(), [Supervised()], settings(lr=0.5, clip=1.0), out=tmp_path).fit(TinyDataset())
 
 
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
@@ -133,7 +129,7 @@ def test_workers_do_not_change_the_run() -> None:
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
 
 
-@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"channels_last": True}, {"l1": 1e-3}, {"clip": 0.1}])
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"channels_last": True}, {"clip": 0.1}])
 def test_options_change_training_but_not_much(changes: dict[str, Any]) -> None:
     runs = []
     for options in ({}, changes):
@@ -147,9 +143,9 @@ def test_options_change_training_but_not_much(changes: dict[str, Any]) -> None:
 
 def test_l1_shrinks_weights() -> None:
     sums = []
-    for l1 in (0.0, 1.0):
+    for weight in (0.0, 1.0):
         torch.manual_seed(0)
-        trainer = Trainer(TinySegmenter(), [Supervised()], settings(optimizer="sgd", lr=1e-3, l1=l1))
+        trainer = Trainer(TinySegmenter(), [Supervised(), L1(weight=weight)], settings(optimizer="sgd", lr=1e-3))
         trainer.fit(TinyDataset())
         sums.append(float(trainer.model.head.weight.detach().abs().sum()))  # type: ignore[union-attr]
     assert sums[1] < sums[0]
@@ -165,15 +161,135 @@ def test_wrong_class_count_is_an_error() -> None:
         Trainer(TinySegmenter(4), [Supervised()], settings()).fit(TinyDataset())
 
 
-def test_schedule_ends_low_and_warms_up() -> None:
-    run = settings(steps=100, warmup=10)
-    factors = [lr_factor(index, run) for index in range(100)]
-    assert factors[0] < 1e-3 < factors[9] < factors[10]
-    assert factors[10] == max(factors)
-    assert factors[-1] == pytest.approx(0.01**0.9)
+def test_schedule_ends_low_and_warms_up(tmp_path: Path) -> None:
+    Trainer(TinySegmenter(), [Supervised()], settings(steps=20, warmup=4), out=tmp_path).fit(TinyDataset())
+    rates = [line["lr"] / 1e-4 for line in read_scalars(tmp_path) if "lr" in line]
+    assert rates[0] < 1e-3 < rates[3] < rates[4]
+    assert rates[4] == max(rates)
+    assert rates[-1] == pytest.approx((1 / 20) ** 0.9)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"crop": (8, 64)}, {"warmup": 4}, {"lrr": 1.0}, {"precision": "fp16"}])
-def test_settings_are_closed_and_checked(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"crop": (8, 64)}, "crop"),
+        ({"warmup": 4}, "warmup"),
+        ({"lrr": 1.0}, "lrr"),
+        ({"lr": float("inf")}, "lr"),
+        ({"precision": "fp16"}, "precision"),
+        ({"optimizer": "adamv"}, "no optimizer 'adamv'; the nearest is 'adamw'"),
+        ({"optimizer": {"sgd": {"momentun": 0.9}}}, "'sgd' has no argument 'momentun'; the nearest is 'momentum'"),
+        ({"optimizer": {"sgd": {"lr": 0.9}}}, "lr of 'sgd' is a setting of its own"),
+        ({"optimizer": {"sgd": {}, "adamw": {}}}, "a name or .* got 2 names"),
+        ({"optimizer": "torch.optim:SDG"}, "torch.optim has no 'SDG'; the nearest is 'SGD'"),
+        ({"optimizer": "torch.nn:Linear"}, "is no optimizer"),
+        ({"schedule": "polly"}, "no schedule 'polly'; the nearest is 'poly'"),
+        ({"schedule": {"poly": {"power": -1}}}, "power is -1"),
+        ({"schedule": {"poly": {"powr": 1}}}, "has no argument 'powr'; the nearest is 'power'"),
+        ({"teacher": {"decay": 3}}, "decay is 3"),
+    ],
+)
+def test_settings_are_closed_and_checked(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         settings(**wrong)
+
+
+def halving(step: int) -> float:
+    """A schedule of somebody's own."""
+    return float(0.5**step)
+
+
+def test_optimiser_and_schedule_by_place(tmp_path: Path) -> None:
+    options = {"optimizer": {"torch.optim:RMSprop": {"alpha": 0.9}}, "schedule": f"{__name__}:halving"}
+    trainer = Trainer(TinySegmenter(), [Supervised()], settings(**options), out=tmp_path)
+    trainer.fit(TinyDataset())
+    assert isinstance(trainer.update.optimizer, torch.optim.RMSprop)
+    assert trainer.update.optimizer.param_groups[0]["alpha"] == 0.9
+    rates = [line["lr"] for line in read_scalars(tmp_path) if "lr" in line]
+    assert rates == pytest.approx([1e-4 * halving(step) for step in range(4)])
+    torchs = {"torch.optim.lr_scheduler:ExponentialLR": {"gamma": 0.1}}
+    run = Trainer(TinySegmenter(), [Supervised()], settings(schedule=torchs))
+    run.fit(TinyDataset())
+    assert run.update.optimizer.param_groups[0]["lr"] == pytest.approx(1e-8)
+
+
+def test_optimiser_and_schedule_as_objects() -> None:
+    model = TinySegmenter()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = Trainer(model, [Supervised()], settings(), optimizer=optimizer, schedule=lambda step: 1.0)
+    trainer.fit(TinyDataset())
+    assert trainer.update.optimizer is optimizer
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+# ---- fit, twice -----------------------------------------------------------------------------------------------------
+
+
+def test_fit_again_scores_again_and_goes_on_after_an_interruption() -> None:
+    trainer = Trainer(TinySegmenter(), [Supervised()], settings(), evaluate_on={"source": TinyDataset()})
+    first = trainer.fit(TinyDataset())["source"]
+    trainer.evaluate_on = {"target": tiny_target()}
+    assert set(trainer.fit(TinyDataset())) == {"target"}
+    assert (first.confusions != trainer.evaluations["target"].confusions).any()
+
+    bars = iter([killed_at(2), lambda steps: steps])
+    states = []
+    for progress in (lambda steps: steps, lambda steps: next(bars)(steps)):
+        torch.manual_seed(0)
+        run = Trainer(TinySegmenter(), [Supervised(), MinEnt()], settings(), progress=progress)
+        with contextlib.suppress(Killed):
+            run.fit(TinyDataset(), tiny_target())
+        run.fit(TinyDataset(), tiny_target())
+        states.append(run.state_dict())
+    assert_same(*states)
+
+
+def test_fit_on_other_data_is_refused() -> None:
+    trainer = Trainer(TinySegmenter(), [Supervised()], settings())
+    trainer.fit(TinyDataset())
+    with pytest.raises(ValueError, match=r"trained on other data; .* source.seed: 1 -> 5"):
+        trainer.fit(TinyDataset(seed=5))
+
+
+# ---- a checkpoint is kept -------------------------------------------------------------------------------------------
+
+
+def test_a_failing_evaluation_costs_no_checkpoint(tmp_path: Path) -> None:
+    class Unreadable(TinyDataset):
+        def label(self, index: int) -> Tensor:
+            raise OSError("the disk is gone")
+
+    broken = {"target": Unreadable()}
+    with pytest.raises(OSError, match="disk is gone"):
+        Trainer(TinySegmenter(), [Supervised()], settings(), out=tmp_path, evaluate_on=broken).fit(TinyDataset())
+    again = Trainer(TinySegmenter(), [Supervised()], settings(), out=tmp_path, evaluate_on={"target": tiny_target()})
+    assert set(again.fit(TinyDataset())) == {"target"}
+    assert again.step_index == 4
+
+
+def test_what_is_called_after_each_step() -> None:
+    steps: list[tuple[int, bool]] = []
+    run = Trainer(
+        TinySegmenter(), [Supervised()], settings(log_every=2),
+        on_step=lambda update, logs: steps.append((update.index, bool(logs))),
+    )  # fmt: skip
+    run.fit(TinyDataset())
+    assert steps == [(1, False), (2, True), (3, False), (4, True)]
+
+
+def test_two_ways_to_draw_the_source_are_refused() -> None:
+    methods = [Supervised(), RareClassSampling(), RareClassSampling(temperature=0.1)]
+    with pytest.raises(ValueError, match=r"RareClassSampling and RareClassSampling2 both say how source images"):
+        Trainer(TinySegmenter(), methods, settings()).fit(TinyDataset())
+
+
+def test_micro_batches_are_parts_of_the_large_batch() -> None:
+    """The same samples, in the same order, whether a step takes them at once or in parts; also at an epoch's end."""
+    large, parts = (
+        Trainer(TinySegmenter(), [Supervised()], settings(batch_size=size, accumulate=count)).pairs(TinyDataset())
+        for size, count in ((4, 1), (2, 2))
+    )
+    for step in range(5):
+        whole = large[step]["source"].names
+        assert whole == parts[2 * step]["source"].names + parts[2 * step + 1]["source"].names

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.methods.contract import TestTimeContract
-from tests.methods.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.engine import evaluate
 from uda.methods import AdaBN
+from uda.testing.methods import TestTimeContract
+from uda.testing.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.types import SegOutput, TaskSpec
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.methods.contract import MethodContract, train
 from uda.functional.entropy import self_information
 from uda.methods import AdaptSegNet, AdvEnt, MinEnt, Supervised
+from uda.testing.methods import MethodContract, one_step, train
 
 BAD = [{"weight": -0.1}, {"aux_weight": -1.0}, {"level": "triple"}]
 
@@ -14,7 +14,7 @@ BAD = [{"weight": -0.1}, {"aux_weight": -1.0}, {"level": "triple"}]
 class AdversarialContract(MethodContract):
     def test_discriminators_follow_the_runs_schedule(self) -> None:
         run = self.train([Supervised(), self.make()], steps=2)
-        (group,) = run.own_optimizers[1].param_groups
+        (group,) = run.update.own_optimizers[run.update.labels[1]].param_groups
         assert group["initial_lr"] == 1e-4
         assert group["lr"] == pytest.approx(1e-4 * 0.5**0.9)
         assert group["betas"] == (0.9, 0.99)
@@ -29,7 +29,7 @@ class TestAdaptSegNet(AdversarialContract):
         """Source is 0, target 1; the segmenter's term asks for 0 on the target; the halves are halved."""
         one = AdaptSegNet(width=4, objective=objective, weight=0.5)
         run = self.train([one], steps=1)
-        step = self._step(run)
+        step = one_step(run)
         terms, own = one.losses(step), one.own_losses(step)
         scores = {
             name: one.discriminators["main"](step.detached(name).logits.softmax(1)) for name in ("source", "target")
@@ -51,7 +51,7 @@ class TestAdaptSegNetMultiLevel(AdversarialContract):
 
     def test_both_levels(self) -> None:
         run = self.train([self.make()], steps=1)
-        assert set(self._terms(run, run.methods[0])) == {"adversarial_main", "adversarial_aux"}
+        assert set(self.terms(run, run.methods[0])) == {"adversarial_main", "adversarial_aux"}
 
 
 class TestAdvEnt(AdversarialContract):
@@ -75,9 +75,9 @@ class TestMinEnt(MethodContract):
 
     def test_lowers_the_entropy(self) -> None:
         run = self.train([MinEnt(weight=1.0)], steps=1)
-        first = self._terms(run, run.methods[0])["entropy_main"].item()
+        first = self.terms(run, run.methods[0])["entropy_main"].item()
         longer = self.train([MinEnt(weight=1.0)], steps=30, lr=0.1)
-        assert self._terms(longer, longer.methods[0])["entropy_main"].item() < 0.9 * first
+        assert self.terms(longer, longer.methods[0])["entropy_main"].item() < 0.9 * first
 
 
 class TestMinEntMultiLevel(MethodContract):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from tests.methods.contract import MethodContract, Recorder
 from uda.methods import CBST, Supervised
+from uda.testing.methods import MethodContract, Recorder, one_step
 from uda.types import IGNORE
 
 
@@ -22,7 +22,7 @@ class TestCBST(MethodContract):
 
     def test_thresholds_change_at_round_boundaries_only(self) -> None:
         run = self.train([Supervised(), CBST(rounds=2)], steps=6, trainer=Recorder)
-        measured = [index for index, logs in enumerate(run.logs) if "pseudo_label/threshold/class0" in logs]
+        measured = [index for index, logs in enumerate(run.logs) if "pseudo_label/CBST/threshold/class0" in logs]
         assert measured == [0, 3]
 
     def test_no_pseudo_labels_before_start(self) -> None:
@@ -33,7 +33,7 @@ class TestCBST(MethodContract):
         """Over the images that they were measured on, half of each predicted class is at or above its threshold."""
         run = self.train([CBST(portion=0.5)], steps=1)
         one, target = run.methods[0], run.methods[0]._target
-        step = self._step(run)
+        step = one_step(run)
         thresholds = one._measure(step, 0.5)
         images = torch.stack([target[index].image for index in range(len(target))]) / 255
         confidence, labels = step.infer(images).logits.softmax(1).max(1)
@@ -41,33 +41,33 @@ class TestCBST(MethodContract):
             mine = confidence[labels == index]
             assert (mine >= thresholds[index]).sum() == max(len(mine) // 2, 1)
 
-    def test_logs_coverage_and_shares_under_the_common_tags(self) -> None:
+    def test_logs_coverage_and_shares(self) -> None:
         run = self.train([Supervised(), self.make()], trainer=Recorder)
         for logs in run.logs:
-            assert 0 < logs["pseudo_label/coverage"] <= 1
-            assert abs(sum(logs[f"pseudo_label/share/class{index}"] for index in range(5)) - 1) < 1e-5
+            assert 0 < logs["pseudo_label/CBST/coverage"] <= 1
+            assert abs(sum(logs[f"pseudo_label/CBST/share/class{index}"] for index in range(5)) - 1) < 1e-5
 
     def test_nothing_selected_is_zero_loss(self) -> None:
         run = self.train([Supervised(), CBST(portion=0.0, portion_step=0.0)], trainer=Recorder)
-        assert all(logs["loss/CBST/pseudo_label"] == 0 and logs["pseudo_label/coverage"] == 0 for logs in run.logs)
+        assert all(logs["loss/CBST/pseudo_label"] == 0 and logs["pseudo_label/CBST/coverage"] == 0 for logs in run.logs)
 
     def test_memory_is_bounded(self, monkeypatch) -> None:
         """No more than the set number of images and pixels, and the target is touched at the boundary only."""
-        monkeypatch.setattr("uda.methods.target_pass.PIXELS", 100)
+        monkeypatch.setattr("uda.methods.support.target_pass.PIXELS", 100)
         seen: list[int] = []
         original = torch.cat
         run = self.train([CBST(images=2)], steps=1)
         monkeypatch.setattr(
             torch, "cat", lambda tensors, *a, **k: seen.append(sum(map(len, tensors))) or original(tensors)
         )
-        run.methods[0]._measure(self._step(run), 0.2)
+        run.methods[0]._measure(one_step(run), 0.2)
         assert max(seen) <= 2 * 100 * 1.1
 
     def test_labels_ignore_where_no_ratio_reaches_one(self) -> None:
         run = self.train([self.make()], steps=1)
         one = run.methods[0]
         one.thresholds.fill_(float("inf"))
-        step = self._step(run)
+        step = one_step(run)
         step.index = 1
         assert one.losses(step)["pseudo_label"] == 0
         assert IGNORE == 255

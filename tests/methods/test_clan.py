@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.methods.contract import MethodContract, train
 from uda.functional.adversarial import clan_weight_map, weighted_bce_loss
 from uda.methods import CLAN
+from uda.testing.methods import MethodContract, one_step, train
 
 
 class TestCLAN(MethodContract):
@@ -20,7 +20,7 @@ class TestCLAN(MethodContract):
     def test_terms_are_the_weighted_losses(self, batch_size: int) -> None:
         one = CLAN(width=4, weight=0.5, local_weight=10.0, epsilon=0.3, damping=False)
         run = self.train([one], steps=2, batch_size=batch_size)
-        step = self._step(run)
+        step = one_step(run)
         adversarial = one.losses(step)["adversarial"]
         own = one.own_losses(step)
         source, target = step.detached("source"), step.detached("target")
@@ -37,8 +37,7 @@ class TestCLAN(MethodContract):
     def test_plain_loss_before_the_end_of_the_warmup(self) -> None:
         one = CLAN(width=4, weight=1.0, warmup=0.5, damping=False)
         run = self.train([one], steps=1)
-        step = self._step(run)
-        step.total, step.index = 10, 4
+        step = one_step(run, index=4, total=10)
         score = one.discriminator((step.predict("target").logits + step.predict("target").aux).softmax(1))
         score = F.interpolate(score, (32, 64), mode="bilinear")
         plain = F.binary_cross_entropy_with_logits(score, torch.zeros_like(score))
@@ -49,8 +48,7 @@ class TestCLAN(MethodContract):
     def test_damping_fades_the_segmenters_term_only(self) -> None:
         one = CLAN(width=4, warmup=0.0)
         run = self.train([one], steps=1)
-        step = self._step(run)
-        step.total, values = 4, []
+        step, values = one_step(run, total=4), []
         for step.index in (0, 1, 3):
             values.append([one.losses(step)["adversarial"].item(), one.own_losses(step)["discriminator_target"].item()])
         assert values[1] == pytest.approx([0.75 * values[0][0], values[0][1]])
@@ -58,8 +56,8 @@ class TestCLAN(MethodContract):
 
     def test_the_weight_map_carries_gradient_to_both_classifiers(self) -> None:
         run = self.train([self.make()], steps=1)
-        step = self._step(run)
-        term = self._terms(run, run.methods[0], step)["adversarial"]
+        step = one_step(run)
+        term = self.terms(run, run.methods[0], step)["adversarial"]
         output = step.predict("target")
         for grad in torch.autograd.grad(term, [output.logits, output.aux]):
             assert grad.abs().sum() > 0

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from tests.methods.contract import MethodContract, Recorder
 from uda.methods import ClassMix, Supervised
+from uda.testing.methods import MethodContract, Recorder, one_step
 
 
 class TestClassMix(MethodContract):
@@ -18,7 +18,7 @@ class TestClassMix(MethodContract):
     def test_mixed_pixels_come_from_source_or_target_with_their_labels(self) -> None:
         one = ClassMix(jitter_probability=0.0, blur_probability=0.0, threshold=0.3)
         run = self.train([one], steps=1)
-        step = self._step(run)
+        step = one_step(run)
         source, target = step.view("source"), step.view("target")
         taught = step.teach("target").logits.softmax(1).max(1)
         one.prepare(step)
@@ -39,7 +39,7 @@ class TestClassMix(MethodContract):
 
     def test_pixel_weighting(self) -> None:
         one = ClassMix(weighting="pixel", threshold=0.3)
-        step = self._step(self.train([one], steps=1))
+        step = one_step(self.train([one], steps=1))
         one.prepare(step)
         assert set(step.view("mixed").weight.unique().tolist()) <= {0.0, 1.0}
 
@@ -48,8 +48,8 @@ class TestClassMix(MethodContract):
         run = self.train([self.make()], steps=1)
         views = []
         for strength in (0.0, 1.0):
-            run.generator.manual_seed(5)
-            step = self._step(run)
+            run.update.generator.manual_seed(5)
+            step = one_step(run)
             one = run.methods[0]
             one.jitter_probability = one.blur_probability = strength
             one.prepare(step)
@@ -59,15 +59,15 @@ class TestClassMix(MethodContract):
         assert torch.equal(plain.weight, strong.weight)
         assert not torch.allclose(plain.images, strong.images)
 
-    def test_logs_coverage_and_shares_under_the_common_tags(self) -> None:
+    def test_logs_coverage_and_shares(self) -> None:
         run = self.train([Supervised(), ClassMix(threshold=0.2)], trainer=Recorder)
         for logs in run.logs:
-            assert 0 < logs["pseudo_label/coverage"] <= 1
-            assert abs(sum(logs[f"pseudo_label/share/class{index}"] for index in range(5)) - 1) < 1e-5
+            assert 0 < logs["pseudo_label/ClassMix/coverage"] <= 1
+            assert abs(sum(logs[f"pseudo_label/ClassMix/share/class{index}"] for index in range(5)) - 1) < 1e-5
 
     def test_unsure_teacher_gives_target_pixels_no_weight(self) -> None:
         one = ClassMix(threshold=1.0)
-        step = self._step(self.train([one], steps=1))
+        step = one_step(self.train([one], steps=1))
         one.prepare(step)
         assert set(step.view("mixed").weight.unique().tolist()) == {0.0, 1.0}
 
@@ -77,7 +77,7 @@ class TestClassMix(MethodContract):
         run = self.train([one], steps=1)
         shown = []
         for _ in range(20):
-            step = self._step(run)
+            step = one_step(run)
             source = step.view("source")
             labels = torch.full_like(source.labels, 4)
             labels[1] = torch.arange(4).repeat(16).expand(32, 64)
@@ -90,7 +90,7 @@ class TestClassMix(MethodContract):
 
     def test_rows_without_weight_belong_to_the_target_alone(self) -> None:
         one = ClassMix(threshold=0.3, ignore_top=4, ignore_bottom=6, jitter_probability=0.0, blur_probability=0.0)
-        step = self._step(self.train([one], steps=1))
+        step = one_step(self.train([one], steps=1))
         share = (step.teach("target").logits.softmax(1).amax(1) >= 0.3).float().mean()
         one.prepare(step)
         weight = step.view("mixed").weight

@@ -5,13 +5,13 @@ import pytest
 import torch
 from skimage import exposure
 
-from tests.methods.contract import MethodContract, TestTimeContract
-from tests.methods.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.data.statistics import channel_stats, published_stats
 from uda.functional.colour import image_stats
 from uda.methods import ColourAtTest, ColourTransport, HistogramMatching, MeanStd, Reinhard
 from uda.methods.colour_at_test import TRANSFERS
-from uda.methods.statistics import spread
+from uda.methods.support.statistics import spread
+from uda.testing.methods import MethodContract, TestTimeContract, one_step
+from uda.testing.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.types import TaskSpec
 
 
@@ -20,7 +20,7 @@ class ColourContract(MethodContract):
 
     def test_source_colours_move_to_the_target_and_labels_stay(self) -> None:
         run = self.train([self.make()], steps=1)
-        step = self._step(run)
+        step = one_step(run)
         before, target = step.view("source"), step.view("target").images
         run.methods[0].prepare(step)
         after = step.view("source")
@@ -56,7 +56,7 @@ class TestMeanStdPerImage(ColourContract):
 
     def test_every_image_gets_the_statistics_of_one_target_image(self) -> None:
         run = self.train([self.make()], steps=1)
-        step = self._step(run)
+        step = one_step(run)
         run.methods[0].prepare(step)
         got, wanted = image_stats(step.view("source").images), image_stats(step.view("target").images)
         for index in range(2):
@@ -78,7 +78,7 @@ class TestHistogramMatching(ColourContract):
     def test_is_scikit_images_result(self) -> None:
         one = HistogramMatching(quantise=False)
         run = self.train([one], steps=1)
-        step = self._step(run)
+        step = one_step(run)
         source, target = step.view("source").images, step.view("target").images
         one.prepare(step)
         for image, got in zip(source, step.view("source").images, strict=True):

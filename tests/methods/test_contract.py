@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.methods.contract import MethodContract
 from uda.methods.base import Method
 from uda.step import Step
+from uda.testing.methods import MethodContract
 
 
 class Term(Method):
@@ -67,7 +67,7 @@ def test_a_correct_method_passes(tmp_path: Path) -> None:
     test = contract(Term)
     test.test_random_numbers_come_from_the_step()
     test.test_resumes_to_the_same_numbers(tmp_path)
-    test.test_terms_are_scalars_with_gradient_to_the_segmenter_only()
+    test.test_gradients_reach_their_owners_only()
 
 
 def test_global_random_numbers() -> None:
@@ -82,11 +82,11 @@ def test_state_outside_of_the_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "error"),
-    [(Vector, (AssertionError, RuntimeError)), (NoGradient, AssertionError), (Undeclared, RuntimeError)],
+    [(Vector, ValueError), (NoGradient, ValueError), (Undeclared, RuntimeError)],
 )
 def test_terms(kind: type[Method], error: type[Exception]) -> None:
     with pytest.raises(error):
-        contract(kind).test_terms_are_scalars_with_gradient_to_the_segmenter_only()
+        contract(kind).test_gradients_reach_their_owners_only()
 
 
 def test_unchecked_numbers() -> None:

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.methods.contract import TestTimeContract
-from tests.methods.tiny import TinySegmenter
 from uda.methods import CoTTA
+from uda.testing.methods import TestTimeContract
+from uda.testing.tiny import TinySegmenter
 
 
 class TestCoTTA(TestTimeContract):

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.methods.contract import MethodContract
 from uda.functional.class_balance import class_balanced_labels, regularised_labels
 from uda.functional.losses import mrkld_loss, mrkld_soft_loss
 from uda.methods import CBST, CRST, Supervised
+from uda.testing.methods import MethodContract, one_step
 from uda.types import IGNORE
 
 
@@ -22,7 +22,7 @@ class TestCRST(MethodContract):
     def test_is_the_regularised_loss_of_the_target_prediction(self, regulariser: str, batch_size: int) -> None:
         one = CRST(regulariser=regulariser, model_weight=0.3, label_weight=0.5, portion=0.5, weight=2.0)
         run = self.train([one], steps=1, batch_size=batch_size)
-        step = self._step(run)
+        step = one_step(run)
         logits = step.predict("target").logits
         prob, ones = logits.detach().softmax(1), torch.ones(2)
         strength = 0.3 if "mrkld" in regulariser else 0.0
@@ -44,14 +44,14 @@ class TestCRST(MethodContract):
     def test_the_model_regulariser_keeps_predictions_softer(self) -> None:
         def confidence(weight: float) -> float:
             run = self.train([CRST(model_weight=weight, portion=0.5, portion_max=1.0)], steps=15, lr=0.5)
-            return self._step(run).detached("target").logits.softmax(1).amax(1).mean().item()
+            return one_step(run).detached("target").logits.softmax(1).amax(1).mean().item()
 
         assert confidence(2.0) < confidence(0.0) - 0.05
 
     def test_nothing_before_start(self) -> None:
         one = CRST(start=1.0)
         run = self.train([Supervised(), one], steps=2)
-        assert one.losses(self._step(run)) == {}
+        assert one.losses(one_step(run)) == {}
         assert (one.thresholds == float("inf")).all()
 
 
@@ -63,7 +63,7 @@ class TestCRSTSoftLabels(MethodContract):
         one = run.methods[0]
         with torch.no_grad():
             run.model.head.bias[2] = -200.0
-        step = self._step(run)
+        step = one_step(run)
         step.index = 0
         one.prepare(step)
         assert one.thresholds[2] == 1

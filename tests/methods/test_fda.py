@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.methods.contract import MethodContract, train
 from uda.functional.fourier import fda_source_to_target
 from uda.methods import FDA, Supervised
-from uda.methods.fda import pairing
+from uda.methods.support.restyle import pairing
+from uda.testing.methods import MethodContract, one_step, train
 
 
 class TestFDA(MethodContract):
@@ -16,7 +16,7 @@ class TestFDA(MethodContract):
 
     def test_source_is_restyled_with_a_target_of_the_step(self) -> None:
         one = self.make()
-        step = self._step(self.train([one], steps=1))
+        step = one_step(self.train([one], steps=1))
         before, target = step.view("source"), step.view("target").images
         one.prepare(step)
         after = step.view("source")
@@ -28,7 +28,7 @@ class TestFDA(MethodContract):
 
     def test_clip(self) -> None:
         one = FDA(beta=0.4, clip=True)
-        step = self._step(self.train([one], steps=1))
+        step = one_step(self.train([one], steps=1))
         one.prepare(step)
         images = step.view("source").images
         assert images.min() >= 0
@@ -53,5 +53,5 @@ def test_pairing_uses_targets_equally(sources: int, targets: int) -> None:
 
 def test_pairing_differs_from_step_to_step() -> None:
     run = train([Supervised(), FDA()], batch_size=6, steps=1)
-    draws = {tuple(pairing(6, 6, run.generator).tolist()) for _ in range(10)}
+    draws = {tuple(pairing(6, 6, run.update.generator).tolist()) for _ in range(10)}
     assert len(draws) > 5

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.methods.contract import MethodContract, Recorder
-from tests.methods.tiny import TinySegmenter
 from uda.functional.class_balance import multiband_probabilities, portion_thresholds
 from uda.functional.losses import cross_entropy_2d
 from uda.methods import FDAMultiBand, Supervised
-from uda.methods.target_pass import target_confidences
+from uda.methods.support.target_pass import target_confidences
+from uda.testing.methods import MethodContract, Recorder, one_step
+from uda.testing.tiny import TinySegmenter
 from uda.types import IGNORE
 
 
@@ -47,7 +47,7 @@ class TestThreeNetworks(MethodContract):
         models = networks()
         one = FDAMultiBand(models=models, weight=2.0, cap=0.5, portion=0.4)
         run = self.train([one], steps=1)
-        step = self._step(run)
+        step = one_step(run)
         with torch.no_grad():
             images = torch.stack([one._target[index].image for index in range(6)]) / 255
             prob = multiband_probabilities([model(images).logits for model in models])
@@ -72,7 +72,7 @@ class TestThreeNetworks(MethodContract):
             assert {grad for _, grad in model.passes} == {False}
         assert set(one.state_dict()) == {"thresholds", "measured"}
         assert list(one.parameters()) == []
-        assert run.logs[0]["pseudo_label/coverage"] > 0
+        assert run.logs[0]["pseudo_label/FDAMultiBand/coverage"] > 0
 
     def test_thresholds_are_taken_once(self) -> None:
         (model,) = models = networks(1)
@@ -94,9 +94,9 @@ class TestThreeNetworks(MethodContract):
 
 
 def test_the_pass_keeps_few_pixels_of_few_images(monkeypatch) -> None:
-    from tests.methods.tiny import tiny_target
+    from uda.testing.tiny import tiny_target
 
-    monkeypatch.setattr("uda.methods.target_pass.PIXELS", 100)
+    monkeypatch.setattr("uda.methods.support.target_pass.PIXELS", 100)
     target = tiny_target().unlabelled()
     labels, confidences = target_confidences(
         target, lambda image: torch.rand(1, 4, 32, 64), 2, torch.Generator().manual_seed(0), "cpu"

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.methods.contract import MethodContract, Recorder
 from uda.functional.distances import coral, coral_tllib, mkmmd, random_projections, sliced_wasserstein
 from uda.functional.features import cell_labels
 from uda.methods import MMD, Coral, SlicedWasserstein, Supervised
-from uda.methods.feature_alignment import rows
+from uda.methods.support.feature_alignment import rows
+from uda.testing.methods import MethodContract, Recorder, one_step
 from uda.types import IGNORE
 
 BAD = [{"weight": -1.0}, {"pixels": 1}, {"threshold": 1.5}]
@@ -23,14 +23,14 @@ class AlignmentContract(MethodContract):
 
     def test_gradient_reaches_both_domains(self) -> None:
         run = self.train([self.make()], steps=1)
-        step = self._step(run)
+        step = one_step(run)
         features = [step.predict(name).features for name in ("source", "target")]
         for grad in torch.autograd.grad(run.methods[0].losses(step)["distance"], features):
             assert grad.abs().sum() > 0
 
     def test_draws_from_the_steps_generator(self) -> None:
         run = self.train([self.make()], steps=1)
-        step, one = self._step(run), run.methods[0]
+        step, one = one_step(run), run.methods[0]
         state = step.generator.get_state()
         first, second = (one.losses(step)["distance"] for _ in range(2))
         step.generator.set_state(state)
@@ -40,7 +40,7 @@ class AlignmentContract(MethodContract):
     def test_brings_the_domains_together(self) -> None:
         kind, pixels = type(self.make()), 64
         short, longer = (self.train([kind(weight=1.0, pixels=pixels)], steps=n, lr=0.2) for n in (1, 25))
-        before, after = (self._terms(run, run.methods[0])["distance"].item() for run in (short, longer))
+        before, after = (self.terms(run, run.methods[0])["distance"].item() for run in (short, longer))
         assert after < 0.8 * before
 
 
@@ -51,7 +51,7 @@ class TestCoral(AlignmentContract):
     @pytest.mark.parametrize("means", [False, True])
     def test_is_the_distance_of_all_features_where_they_fit(self, means: bool) -> None:
         run = self.train([Coral(weight=3.0, means=means)], steps=1)
-        step = self._step(run)
+        step = one_step(run)
         expected = (coral_tllib if means else coral)(*self.all_features(step))
         torch.testing.assert_close(run.methods[0].losses(step)["distance"], 3 * expected)
 
@@ -73,7 +73,7 @@ class TestMMD(AlignmentContract):
     def test_is_the_unbiased_estimate_of_the_chosen_features(self, linear: bool) -> None:
         one = MMD(weight=0.5, bandwidths=(1.0,), linear=linear, pixels=40)
         run = self.train([one], steps=1)
-        step = self._step(run)
+        step = one_step(run)
         source, target = self.all_features(step)
         state = step.generator.get_state()
         loss = one.losses(step)["distance"]
@@ -87,7 +87,7 @@ class TestMMD(AlignmentContract):
         features = torch.randn(2000, 4)
         generator = torch.Generator().manual_seed(0)
         one = MMD(pixels=50)
-        values = torch.stack([one._between(features, features, generator) for _ in range(50)])
+        values = torch.stack([one.alignment.between(features, features, generator) for _ in range(50)])
         assert values.mean().abs() < 0.01
         assert values.min() < 0
 
@@ -98,7 +98,7 @@ class TestSlicedWasserstein(AlignmentContract):
 
     def test_is_the_distance_of_all_features_where_they_fit(self) -> None:
         run = self.train([SlicedWasserstein(weight=3.0, projections=10)], steps=1)
-        step = self._step(run)
+        step = one_step(run)
         features = self.all_features(step)
         state = step.generator.get_state()
         loss = run.methods[0].losses(step)["distance"]
@@ -115,7 +115,7 @@ class TestPerClass(MethodContract):
     def test_is_the_mean_over_the_classes_that_both_domains_show(self) -> None:
         one = Coral(per_class=True, threshold=0.2)
         run = self.train([one], steps=1, num_classes=3)
-        step = self._step(run)
+        step = one_step(run)
         state = step.generator.get_state()
         loss = one.losses(step)["distance"]
         step.generator.set_state(state)
@@ -130,7 +130,7 @@ class TestPerClass(MethodContract):
             if min(len(x), len(y)) >= 8:
                 chosen = [torch.randperm(len(z), generator=step.generator)[: min(len(x), len(y))] for z in (x, y)]
                 distances.append(coral(x[chosen[0]], y[chosen[1]]))
-        assert step.logs["Coral/classes"] == len(distances) > 0
+        assert step.logs["classes"] == len(distances) > 0
         torch.testing.assert_close(loss, torch.stack(distances).mean())
 
     @pytest.mark.parametrize("make", [Coral, MMD, SlicedWasserstein])
@@ -141,7 +141,7 @@ class TestPerClass(MethodContract):
         with torch.no_grad():
             run.model.head.bias[3] = 100.0
         run.graph_views = frozenset({"source", "target"})
-        step = self._step(run)
+        step = one_step(run)
         step.view("source").labels.fill_(3)
         state = step.generator.get_state()
         first = whole.losses(step)["distance"]

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.methods.contract import MethodContract
-from tests.methods.tiny import TinySegmenter
 from uda.methods import FeatureDistance
 from uda.models import Segmenter
+from uda.testing.methods import MethodContract, one_step
+from uda.testing.tiny import TinySegmenter
 from uda.types import IGNORE, TaskSpec, View
 
 
@@ -25,8 +25,8 @@ class TestFeatureDistance(MethodContract):
         one = make(weight=0.5)
         run = self.train([one], steps=1)
         images = torch.rand(2, 3, 32, 64, generator=torch.Generator().manual_seed(0))
-        step = self._step(run, {"source": View(images, labels)})
-        with step.reading("test", one.reads):
+        step = one_step(run, {"source": View(images, labels)})
+        with step.running("test", "losses", one.reads, one.looks):
             (loss,) = one.losses(step).values()
             features = step.predict("source").features
         return one, loss, features, run.model.pretrained_encoder()(images)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.methods.contract import settings, train
-from tests.methods.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.engine import Trainer
 from uda.functional.augment import draw_strong_augmentation, strong_augment
 from uda.methods import FDA, AdvEnt, ClassMix, Supervised
 from uda.models.discriminator import Discriminator
+from uda.testing.methods import settings, train
+from uda.testing.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.types import IGNORE, View
 
 STEPS = 3
@@ -26,20 +26,18 @@ def student() -> TinySegmenter:
     return TinySegmenter().train()
 
 
-def batches() -> Iterator[tuple[View, View]]:
+def batches(run: Trainer) -> Iterator[tuple[View, View]]:
     """What the trainer's loader gives, step by step."""
-    with torch.random.fork_rng():
-        run = Trainer(TinySegmenter(), [Supervised()], settings(steps=STEPS))
-    pairs = run._pairs(TinyDataset(), tiny_target().unlabelled())
+    pairs = run.pairs(TinyDataset(), tiny_target().unlabelled())
     return ((pairs[index]["source"], pairs[index]["target"]) for index in range(STEPS))
 
 
 def sgd(model: nn.Module) -> torch.optim.SGD:
-    s = settings()
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": s.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=s.lr, momentum=s.momentum)
+    """The run's settings written out: 0.01, momentum 0.9, decay 0.01 on convolutions' weights alone."""
+    weights = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
+    rest = [p for p in model.parameters() if not any(p is weight for weight in weights)]
+    groups = [{"params": weights, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=0.01, momentum=0.9)
 
 
 def poly(optimizer: torch.optim.Optimizer, base: float, index: int) -> None:
@@ -73,7 +71,7 @@ def test_advent() -> None:
     def bce(scores: Tensor, label: float) -> Tensor:
         return F.binary_cross_entropy_with_logits(scores, torch.full_like(scores, label))
 
-    for index, (source, target) in enumerate(batches()):
+    for index, (source, target) in enumerate(batches(run)):
         poly(optimizer, s.lr, index)
         poly(optimizer_d, 1e-4, index)
         optimizer.zero_grad()
@@ -102,7 +100,7 @@ def test_fda() -> None:
     s, model, generator = settings(), student(), torch.Generator().manual_seed(3)
     torch.manual_seed(s.seed)
     optimizer = sgd(model)
-    for index, (source, target) in enumerate(batches()):
+    for index, (source, target) in enumerate(batches(run)):
         poly(optimizer, s.lr, index)
         style = target.images[torch.randperm(2, generator=generator)]
         # swap the centred low-frequency square of the amplitude, keep the phase
@@ -124,14 +122,14 @@ def test_fda() -> None:
 
 def test_dacs() -> None:
     threshold = 0.4
-    run = train([Supervised(), ClassMix(threshold=threshold)], steps=STEPS, teacher={"decay": 0.6})
+    run = train([Supervised(), ClassMix(threshold=threshold, teacher={"decay": 0.6})], steps=STEPS)
 
     s, model, generator = settings(), student(), torch.Generator().manual_seed(3)
     torch.manual_seed(s.seed)
     teacher = copy.deepcopy(model)
     teacher.dropout.eval()
     optimizer, shares = sgd(model), []
-    for index, (source, target) in enumerate(batches()):
+    for index, (source, target) in enumerate(batches(run)):
         poly(optimizer, s.lr, index)
         with torch.no_grad():
             confidence, pseudo = teacher(target.images).logits.softmax(1).max(1)
@@ -157,5 +155,14 @@ def test_dacs() -> None:
             mine.data = alpha * mine.data + (1 - alpha) * theirs.data
     assert any(0 < share < 1 for share in shares)
     check(run.model, model)
-    for (name, got), wanted in zip(run.teacher.model.state_dict().items(), teacher.state_dict().values(), strict=True):
+    for (name, got), wanted in zip(
+        run.update.teacher.model.state_dict().items(), teacher.state_dict().values(), strict=True
+    ):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_supervised_and_class_mix_alone_are_dacs() -> None:
+    """The teacher's decay and the order of its update are the method's, not the run's."""
+    run = train([Supervised(), ClassMix()], steps=1)
+    teacher = run.update.teacher
+    assert (teacher.decay, teacher.when, teacher.mode) == (0.99, "after", "train")

@@ -8,21 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.methods.contract import settings, train
 from tests.methods.test_fidelity import check, student
-from tests.methods.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.engine import Trainer
 from uda.functional.augment import draw_strong_augmentation, strong_augment
-from uda.methods import ClassMix, FeatureDistance, Supervised
+from uda.methods import ClassMix, FeatureDistance, RareClassSampling, Supervised
+from uda.testing.methods import train
+from uda.testing.tiny import TinyDataset, tiny_target
 from uda.types import View
 
 STEPS, WARMUP, THRESHOLD, DECAY, TOP, BOTTOM = 3, 2, 0.3, 0.6, 3, 5
 RUN: dict[str, Any] = {
-    "steps": STEPS, "optimizer": "adamw", "lr": 1e-2, "power": 1.0, "warmup": WARMUP,
-    "rare_class_temperature": 0.01, "teacher": {"decay": DECAY, "update": "before"},
+    "steps": STEPS, "optimizer": "adamw", "lr": 1e-2, "schedule": {"poly": {"power": 1.0}}, "warmup": WARMUP,
 }  # fmt: skip
 """DAFormer's settings, the numbers made larger so that three steps show them."""
 
@@ -32,11 +31,9 @@ def source() -> TinyDataset:
     return TinyDataset(ignored=0.2)
 
 
-def batches() -> Iterator[tuple[View, View]]:
+def batches(run: Trainer) -> Iterator[tuple[View, View]]:
     """What the loader gives, with rare class sampling."""
-    with torch.random.fork_rng():
-        run = Trainer(TinySegmenter(), [Supervised(average="all")], settings(**RUN))
-    pairs = run._pairs(source(), tiny_target().unlabelled())
+    pairs = run.pairs(source(), tiny_target().unlabelled())
     return ((pairs[index]["source"], pairs[index]["target"]) for index in range(STEPS))
 
 
@@ -44,18 +41,18 @@ class Loop:
     """The plain loop, with the terms that a test switches on."""
 
     def __init__(self) -> None:
-        s = settings(**RUN)
-        self.model, self.base, self.generator = student(), s.lr, torch.Generator().manual_seed(s.seed)
+        self.model, self.base, self.generator = student(), 1e-2, torch.Generator().manual_seed(3)
         self.imagenet = self.model.pretrained_encoder()
         self.ema = copy.deepcopy(self.model)
         self.ema.dropout.eval()
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": s.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=s.lr)
+        # decay 0.01 on convolutions' weights alone
+        weights = [module.weight for module in self.model.modules() if isinstance(module, nn.Conv2d)]
+        rest = [p for p in self.model.parameters() if not any(p is weight for weight in weights)]
+        groups = [{"params": weights, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-2)
         self.shares: list[float] = []
         self.things = 0
-        torch.manual_seed(s.seed)
+        torch.manual_seed(3)
 
     def start(self, index: int) -> None:
         """The learning rate and the teacher of an iteration."""
@@ -113,21 +110,28 @@ class Loop:
     def check(self, run: Trainer) -> None:
         check(run.model, self.model)
         for (name, got), wanted in zip(
-            run.teacher.model.state_dict().items(), self.ema.state_dict().values(), strict=True
+            run.update.teacher.model.state_dict().items(), self.ema.state_dict().values(), strict=True
         ):
             torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def class_mix() -> ClassMix:
-    return ClassMix(threshold=THRESHOLD, classes="batch", jitter=0.2, ignore_top=TOP, ignore_bottom=BOTTOM)
+def class_mix(**teacher: Any) -> ClassMix:
+    return ClassMix(
+        threshold=THRESHOLD, classes="batch", jitter=0.2, ignore_top=TOP, ignore_bottom=BOTTOM,
+        teacher={"decay": DECAY, "update": "before", **teacher},
+    )  # fmt: skip
+
+
+def daformer(weight: float = 0.5, **teacher: Any) -> list[Any]:
+    return [Supervised(average="all"), RareClassSampling(), FeatureDistance(weight=weight), class_mix(**teacher)]
 
 
 @pytest.mark.parametrize("weight", [0.005, 0.5])
 def test_daformer(weight: float) -> None:
-    run = train([Supervised(average="all"), FeatureDistance(weight=weight), class_mix()], source=source(), **RUN)
+    run = train(daformer(weight), source=source(), **RUN)
 
     loop = Loop()
-    for index, (view, target) in enumerate(batches()):
+    for index, (view, target) in enumerate(batches(run)):
         loop.start(index)
         loop.train_source(view, weight)
         pseudo, pseudo_weight = loop.pseudo_label(target.images)
@@ -139,19 +143,17 @@ def test_daformer(weight: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("methods", "changes"),
     [
-        {"teacher": {"decay": DECAY, "update": "after"}},
-        {"warmup": 0},
-        {"rare_class_temperature": None},
+        (daformer(update="after"), {}),
+        (daformer(), {"warmup": 0}),
+        ([part for part in daformer() if not isinstance(part, RareClassSampling)], {}),
     ],
+    ids=["teacher", "warmup", "sampling"],
 )
-def test_the_comparison_sees_each_setting(wrong: dict[str, Any]) -> None:
+def test_the_comparison_sees_each_setting(methods: list[Any], changes: dict[str, Any]) -> None:
     """Another setting of the run gives other weights."""
-    methods = [Supervised(average="all"), FeatureDistance(weight=0.5), class_mix()]
-    right = train(methods, source=source(), **RUN)
-    other = train(
-        [Supervised(average="all"), FeatureDistance(weight=0.5), class_mix()], source=source(), **{**RUN, **wrong}
-    )
+    right = train(daformer(), source=source(), **RUN)
+    other = train(methods, source=source(), **{**RUN, **changes})
     with pytest.raises(AssertionError):
         check(other.model, right.model)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from tests.methods.contract import train
-from tests.methods.test_fidelity_daformer import BOTTOM, RUN, THRESHOLD, TOP, Loop, batches, class_mix, source
-from uda.functional.augment import draw_strong_augmentation, strong_augment
-from uda.methods import MIC, FeatureDistance, Supervised
+from tests.methods.test_fidelity_daformer import BOTTOM, DECAY, RUN, THRESHOLD, TOP, Loop, batches, daformer, source
+from uda.methods import MIC
+from uda.testing.methods import train
 
 BLOCK, RATIO, WEIGHT = 8, 0.7, 0.8
 
@@ -15,21 +14,20 @@ BLOCK, RATIO, WEIGHT = 8, 0.7, 0.8
 def test_mic() -> None:
     mic = MIC(
         weight=WEIGHT, block=BLOCK, ratio=RATIO, threshold=THRESHOLD, ignore_top=TOP, ignore_bottom=BOTTOM,
-        fill=(0.5, 0.5, 0.5),
+        fill=(0.5, 0.5, 0.5), teacher={"decay": DECAY},
     )  # fmt: skip
-    run = train([Supervised(average="all"), FeatureDistance(), class_mix(), mic], source=source(), **RUN)
+    run = train([*daformer(0.005), mic], source=source(), **RUN)
 
     loop, hidden = Loop(), 0.0
-    for index, (view, target) in enumerate(batches()):
+    for index, (view, target) in enumerate(batches(run)):
         loop.start(index)
         loop.train_source(view, 0.005)
         pseudo, pseudo_weight = loop.pseudo_label(target.images)
         mixed = loop.mix(view, target, pseudo, pseudo_weight)
         masked = []
-        for image in target.images:
+        for image in loop.augment(target.images):
             # jitter and blur, then blocks of the normalised image times 0
-            draw = draw_strong_augmentation(loop.generator, strength=0.2)
-            normalised = (strong_augment(image[None], parameters=draw) - 0.5) / 0.25
+            normalised = (image[None] - 0.5) / 0.25
             grid = torch.rand(1, 1, 32 // BLOCK, 64 // BLOCK, generator=loop.generator)
             keep = (grid > RATIO).float().repeat_interleave(BLOCK, 2).repeat_interleave(BLOCK, 3)
             hidden += float(1 - keep.mean())

@@ -9,34 +9,32 @@ from typing import Any
 import pytest
 import torch
 
-from tests.methods.contract import train
-from uda.engine import Trainer
+from uda.engine import Trainer, Update
 from uda.methods import FDA, AdvEnt, ClassMix, MinEnt, Supervised
 from uda.methods.base import Method
 from uda.step import Step
-from uda.types import View
+from uda.testing.methods import train
 
 
 class Counter(Trainer):
-    """Counts the passes of each step, and the graphs alive whenever a new one begins and after each backward."""
+    """Counts the passes of each step, and the graphs alive whenever a new one begins and after each step."""
 
-    counted: list[tuple[int, int]]
-    alive: int
-
-    def _one_step(self, index: int, views: Mapping[str, View]) -> Step:
-        if index == 0:
-            self.counted, self.alive, self.graphs = [], 0, []
-            self.model.register_forward_hook(self._count)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, on_step=self.count, **kwargs)
+        self.counted: list[tuple[int, int]] = []
+        self.alive = 0
+        self.graphs: list[weakref.ref[torch.Tensor]] = []
         self.model.passes.clear()
-        if self.teacher is not None:
-            self.teacher.model.passes.clear()
-        step = super()._one_step(index, views)
-        taught = 0 if self.teacher is None else len(self.teacher.model.passes)
-        self.counted.append((len(self.model.passes), taught))
-        assert not [graph for graph in self.graphs if graph() is not None], "a graph outlived its step"
-        return step
+        self.model.register_forward_hook(self.watch)
 
-    def _count(self, model: Any, inputs: Any, output: Any) -> None:
+    def count(self, update: Update, logs: Mapping[str, torch.Tensor]) -> None:
+        taught = [] if update.teacher is None else update.teacher.model.passes
+        self.counted.append((len(self.model.passes), len(taught)))
+        assert not [graph for graph in self.graphs if graph() is not None], "a graph outlived its step"
+        self.model.passes.clear()
+        taught.clear()
+
+    def watch(self, model: Any, inputs: Any, output: Any) -> None:
         if torch.is_grad_enabled():
             self.graphs.append(weakref.ref(output.logits))
             self.alive = max(self.alive, sum(graph() is not None for graph in self.graphs))

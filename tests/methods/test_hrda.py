@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.methods.contract import MethodContract, Recorder, settings, train
-from tests.methods.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.engine import Trainer
 from uda.functional.losses import hrda_losses, weighted_cross_entropy
 from uda.methods import HRDA, MIC, ClassMix, Supervised
 from uda.models import HrdaSegmenter, Segmenter
+from uda.testing.methods import MethodContract, Recorder, one_step, settings, train
+from uda.testing.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.types import SegOutput, View
 
 
@@ -23,32 +23,34 @@ class TestHRDA(MethodContract):
         labels = torch.randint(0, 5, (2, 32, 64))
         weight = torch.rand(2, 32, 64)
         view = View(torch.rand(2, 3, 32, 64), labels, weight)
-        step = self._step(run, {"source": view})
-        with step.reading("test", one.reads):
+        step = one_step(run, {"source": view})
+        with step.running("test", "losses", one.reads, one.looks):
             (loss,) = one.losses(step).values()
             output = step.predict("source")
-        top, bottom, left, right = output.box
+        top, bottom, left, right = output.get("detail_box").tolist()
         part = (slice(None), slice(top, bottom), slice(left, right))
-        torch.testing.assert_close(loss, 0.3 * weighted_cross_entropy(output.detail, labels[part], weight[part]))
+        torch.testing.assert_close(loss, 0.3 * weighted_cross_entropy(output.get("detail"), labels[part], weight[part]))
         labels[:, bottom:] = 0
-        with step.reading("test", one.reads):
+        with step.running("test", "losses", one.reads, one.looks):
             assert one.losses(step)["detail_source"] == loss
 
 
 def test_with_the_rest_of_the_weight_it_is_the_published_loss() -> None:
     run = train([Supervised(weight=0.9), HRDA()], steps=1)
     labels = torch.randint(0, 5, (2, 32, 64))  # all labelled, where both divisors agree
-    step = TestHRDA()._step(run, {"source": View(torch.rand(2, 3, 32, 64), labels)})
+    step = one_step(run, {"source": View(torch.rand(2, 3, 32, 64), labels)})
     terms = [*run.methods[0].losses(step).values(), *run.methods[1].losses(step).values()]
     output = step.predict("source")
-    published = hrda_losses(output.logits, None, output.detail, labels, None, output.box)
+    box = tuple(output.get("detail_box").tolist())
+    published = hrda_losses(output.logits, None, output.get("detail"), labels, None, box)
     torch.testing.assert_close(terms, [published.fused, published.high])
 
 
 def test_each_view_in_its_own_backward_pass() -> None:
     methods = [Supervised(weight=0.9), ClassMix(weight=0.9), MIC(block=8, weight=0.9, threshold=0.2)]
-    run = train([*methods, *(HRDA(view=view) for view in ("source", "mixed", "masked"))], trainer=Recorder)
-    assert [[run.labels[at] for at in group] for group in run.groups] == [
+    details = [HRDA(view=view) for view in ("source", "mixed", "masked")]
+    run = train([*methods, *details], trainer=Recorder, teacher={"update": "before"})
+    assert [[run.update.labels[at] for at in group] for group in run.update.groups] == [
         ["Supervised", "HRDA"], ["ClassMix", "HRDA2"], ["MIC", "HRDA3"],
     ]  # fmt: skip
     for label, view in (("HRDA", "source"), ("HRDA2", "mixed"), ("HRDA3", "masked")):
@@ -71,7 +73,7 @@ def test_trains_the_real_network() -> None:
 def test_a_network_without_detail_is_refused() -> None:
     class Plain(TinySegmenter):
         def forward(self, images: torch.Tensor) -> SegOutput:
-            return SegOutput(*super().forward(images))
+            return super().forward(images)._replace(extra=None)
 
     network: nn.Module = Plain()
     with pytest.raises(ValueError, match="model 'hrda'"):

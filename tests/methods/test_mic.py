@@ -3,12 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.methods.contract import MethodContract, Recorder, train
-from tests.methods.tiny import TinySegmenter
 from uda.methods import MIC, ClassMix, Supervised
-from uda.methods.mic import IMAGENET_MEAN, mean_colour
 from uda.models import DeepLabV2, HrdaSegmenter, Segmenter
-from uda.types import TaskSpec
+from uda.testing.methods import MethodContract, Recorder, one_step, train
+from uda.testing.tiny import TinySegmenter
+from uda.types import IMAGENET_MEAN, TaskSpec
 
 PLAIN = {"jitter_probability": 0.0, "blur_probability": 0.0}
 
@@ -23,7 +22,7 @@ class TestMIC(MethodContract):
 
     def test_blocks_are_hidden_and_labels_are_those_of_the_whole_image(self) -> None:
         one = MIC(block=8, threshold=0.3, fill=(0.1, 0.2, 0.3), **PLAIN)
-        step = self._step(self.train([one], steps=1))
+        step = one_step(self.train([one], steps=1))
         one.prepare(step)
         view, target = step.view("masked"), step.view("target")
         confidence, labels = step.teach("target").logits.softmax(1).max(1)
@@ -39,14 +38,14 @@ class TestMIC(MethodContract):
 
     def test_the_expected_share_is_hidden(self) -> None:
         one = MIC(block=4, fill=(1.0, 0.0, 1.0), ratio=0.7, **PLAIN)
-        step = self._step(self.train([one], steps=1))
+        step = one_step(self.train([one], steps=1))
         one.prepare(step)
         hidden = (step.view("masked").images == torch.tensor([1.0, 0.0, 1.0])[:, None, None]).all(1)
         assert 0.6 < hidden.float().mean() < 0.8  # 256 blocks
 
     def test_rows_without_weight_count_in_the_share(self) -> None:
         one = MIC(block=8, threshold=0.3, ignore_top=3, ignore_bottom=5)
-        step = self._step(self.train([one], steps=1))
+        step = one_step(self.train([one], steps=1))
         one.prepare(step)
         weight = step.view("masked").weight
         share = (step.teach("target").logits.softmax(1).amax(1) >= 0.3).float().mean()
@@ -56,7 +55,7 @@ class TestMIC(MethodContract):
 
     def test_colours_are_augmented_before_they_are_hidden(self) -> None:
         one = MIC(block=8, jitter_probability=1.0, fill=(0.1, 0.2, 0.3))
-        step = self._step(self.train([one], steps=1))
+        step = one_step(self.train([one], steps=1))
         one.prepare(step)
         images = step.view("masked").images
         hidden = (images == torch.tensor([0.1, 0.2, 0.3])[:, None, None]).all(1)
@@ -66,23 +65,35 @@ class TestMIC(MethodContract):
 
 
 def test_shares_the_teacher_with_class_mix() -> None:
-    run = train([Supervised(), ClassMix(), MIC(block=8, threshold=0.2)], trainer=Recorder)
+    run = train(
+        [Supervised(), ClassMix(teacher={"decay": 0.999, "update": "before"}), MIC(block=8, threshold=0.2)],
+        trainer=Recorder,
+    )
     assert run.logs[-1]["loss/MIC/masked"] > 0
-    taught = [one for one in run.teacher.model.passes if not one[1]]
+    taught = [one for one in run.update.teacher.model.passes if not one[1]]
     assert len(taught) == 3
 
 
 @pytest.mark.parametrize("wrap", [lambda one: one, lambda one: HrdaSegmenter(one, embed_channels=8)])
 def test_hidden_blocks_are_zero_to_the_network(wrap) -> None:
     network = wrap(Segmenter(5, "resnet18", "FPN", weights=None, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)))
-    assert mean_colour(network) == pytest.approx((0.1, 0.2, 0.3))
+    assert network.mean_colour == pytest.approx((0.1, 0.2, 0.3))
     one = MIC()
-    one.setup(TaskSpec(5, tuple("abcde"), 8, 1, model=network))
+    one.setup(TaskSpec(5, tuple("abcde"), 8, model=network))
     assert one._colour == pytest.approx((0.1, 0.2, 0.3))
 
 
 def test_mean_colour_is_rgb_whatever_the_network_reads() -> None:
     network = DeepLabV2(2, weights=None, aux=False)
-    colour = torch.tensor(mean_colour(network)).view(1, 3, 1, 1)
+    colour = torch.tensor(network.mean_colour).view(1, 3, 1, 1)
     torch.testing.assert_close(network.normalise(colour), torch.zeros(1, 3, 1, 1), atol=1e-5, rtol=0)
-    assert mean_colour(TinySegmenter()) == IMAGENET_MEAN
+    caffe = DeepLabV2(2, weights=None, aux=False, mean=(10, 20, 30), std=(1, 1, 1), scale=255, bgr=True)
+    colour = torch.tensor(caffe.mean_colour).view(1, 3, 1, 1)
+    torch.testing.assert_close(caffe.normalise(colour), torch.zeros(1, 3, 1, 1), atol=1e-5, rtol=0)
+    assert caffe.mean_colour == pytest.approx((30 / 255, 20 / 255, 10 / 255))
+
+
+def test_a_network_that_does_not_tell_its_mean_colour_gets_imagenets() -> None:
+    one = MIC()
+    one.setup(TaskSpec(5, tuple("abcde"), 8, model=TinySegmenter()))
+    assert one._colour == IMAGENET_MEAN

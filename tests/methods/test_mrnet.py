@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.methods.contract import MethodContract, Recorder, train
 from uda.functional.entropy import kl_divergence_map
 from uda.functional.losses import uncertainty_rectified_loss
 from uda.methods import MRNet, Supervised
+from uda.testing.methods import MethodContract, Recorder, one_step, train
 
 
 class TestMRNet(MethodContract):
@@ -17,7 +17,7 @@ class TestMRNet(MethodContract):
     @pytest.mark.parametrize("batch_size", [1, 3])
     def test_terms_are_the_rectified_losses_of_the_teachers_labels(self, batch_size: int) -> None:
         run = self.train([MRNet(weight=2.0, aux_weight=0.25)], steps=2, batch_size=batch_size)
-        step = self._step(run)
+        step = one_step(run)
         terms = run.methods[0].losses(step)
         output, taught = step.predict("target"), step.teach("target")
         labels = (taught.logits.softmax(1) + 0.5 * taught.aux.softmax(1)).argmax(1)
@@ -27,10 +27,10 @@ class TestMRNet(MethodContract):
 
     def test_memory_regularisation_before_start(self) -> None:
         run = self.train([Supervised(), MRNet(start=0.5, memory_weight=0.3)], steps=4, trainer=Recorder)
-        tags = [sorted(tag for tag in logs if "MRNet" in tag) for logs in run.logs]
+        tags = [sorted(tag for tag in logs if tag.startswith("loss/MRNet")) for logs in run.logs]
         late = ["loss/MRNet/rectified", "loss/MRNet/rectified_auxiliary"]
         assert tags == [["loss/MRNet/memory"]] * 2 + [late] * 2
-        step = self._step(run)
+        step = one_step(run)
         step.index = 0
         output = step.predict("target")
         both = kl_divergence_map(output.logits, output.aux) + kl_divergence_map(output.aux, output.logits)

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from tests.methods.contract import Recorder, train
-from tests.methods.tiny import TinySegmenter
 from uda.methods import METHODS, Supervised, method, parameters
 from uda.methods.base import Method
+from uda.testing.methods import Recorder, train
+from uda.testing.tiny import TinySegmenter
 
 SMALL = {"width": 4, "pixels": 50, "samples": 50}
 """Sizes that a test can afford, for the methods that have them."""
-NEEDED: dict[str, dict[str, Any]] = {"FDAMultiBand": {"models": [TinySegmenter(aux=True)]}}
+NEEDED: dict[str, dict[str, Any]] = {"FDAMultiBand": {"models": [TinySegmenter(aux=True)]}, "L2SP": {"part": "all"}}
 """What a method cannot do without, by name."""
 OTHERS = sorted(set(METHODS) - {"Supervised"})
 
@@ -26,10 +26,10 @@ def make(name: str) -> Method:
 
 
 def run_together(*names: str) -> None:
-    run = train([Supervised(), *map(make, names)], steps=2, aux=True, trainer=Recorder)
+    run = train([Supervised(), *map(make, names)], steps=2, aux=True, trainer=Recorder, teacher={})
     assert run.step_index == 2
     assert all(value == value for logs in run.logs for value in logs.values()), names
-    for label, one in zip(run.labels, run.methods, strict=True):
+    for label, one in zip(run.update.labels, run.methods, strict=True):
         tags = [tag for tag in run.logs[-1] if tag.startswith(f"loss/{label}/")]
         assert tags or not one.reads, f"{label} adds no loss beside {names}"
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.methods.contract import MethodContract, Recorder
 from uda.functional.losses import kld_regulariser, symmetric_cross_entropy
 from uda.functional.prototypes import class_mean, prototype_consistency, prototype_update, prototype_weight, rectify
 from uda.methods import ProDA, Supervised
-from uda.methods.prototype_bank import UNKNOWN, PrototypeBank
+from uda.methods.support.prototype_bank import UNKNOWN, PrototypeBank
+from uda.testing.methods import MethodContract, Recorder, one_step
 from uda.types import IGNORE, SegOutput
 
 
@@ -26,7 +26,7 @@ class TestProDA(MethodContract):
     def test_terms_follow_the_paper(self, batch_size: int) -> None:
         one = ProDA(weight=2.0, alpha=0.3, beta=0.7, temperature=1.5, consistency=4.0, regulariser=0.2, threshold=0.21)
         run = self.train([one], steps=2, batch_size=batch_size)
-        step = self._step(run)
+        step = one_step(run)
         one.prepare(step)
         terms = one.losses(step)
         taught, logits = step.teach("target"), step.predict("target").logits
@@ -50,7 +50,7 @@ class TestProDA(MethodContract):
     def test_prototypes_start_as_running_means_and_move_with_the_teacher(self) -> None:
         one = ProDA(momentum=0.3)
         run = self.train([Supervised(), one], steps=3)
-        step = self._step(run)
+        step = one_step(run)
         step.index = 0
         one.bank.prototypes.zero_()
         one.bank.counts.zero_()
@@ -74,14 +74,14 @@ class TestProDA(MethodContract):
 
     def test_the_frozen_network_is_the_student_at_start_and_stays(self) -> None:
         class Keeper(Recorder):
-            def _one_step(self, index, views):
-                if index in (0, 2):
-                    self.kept = {key: value.clone() for key, value in self.model.state_dict().items()}
-                return super()._one_step(index, views)
+            def record(self, update, logs):
+                super().record(update, logs)
+                if update.index == 2:
+                    self.at_start = {key: value.clone() for key, value in self.model.state_dict().items()}
 
         run = self.train([Supervised(), ProDA(start=0.5)], steps=4, trainer=Keeper)
         frozen = run.methods[1].frozen.state_dict()
-        assert all(torch.equal(value, run.kept[key]) for key, value in frozen.items())
+        assert all(torch.equal(value, run.at_start[key]) for key, value in frozen.items())
         assert any(not torch.equal(value, run.model.state_dict()[key]) for key, value in frozen.items())
         assert ["loss/ProDA/pseudo_label" in logs for logs in run.logs] == [False, False, True, True]
 
@@ -90,9 +90,9 @@ class TestProDA(MethodContract):
         assert plain.reads == {"target"}
         run = self.train([Supervised(), plain], trainer=Recorder)
         assert plain.frozen is None
-        assert {tag for tag in run.logs[-1] if "ProDA" in tag} == {"loss/ProDA/pseudo_label"}
+        assert {tag for tag in run.logs[-1] if tag.startswith("loss/ProDA")} == {"loss/ProDA/pseudo_label"}
         assert "target_strong" not in run.steps[-1].view_names
-        step = self._step(run)
+        step = one_step(run)
         labels = step.teach("target").logits.argmax(1)
         expected = F.cross_entropy(step.predict("target").logits, labels)
         torch.testing.assert_close(plain.losses(step)["pseudo_label"], expected)
@@ -119,9 +119,9 @@ class TestProDATeacherLabels(MethodContract):
         run = self.train([Supervised(), self.make()], trainer=Recorder)
         assert [any("ProDA" in tag for tag in logs) for logs in run.logs] == [False, True]
 
-    def test_terms_are_scalars_with_gradient_to_the_segmenter_only(self) -> None:
+    def test_gradients_reach_their_owners_only(self) -> None:
         run = self.train([self.make()], steps=2)
-        assert set(self._terms(run, run.methods[0])) == {"pseudo_label", "regulariser", "consistency"}
+        assert set(self.terms(run, run.methods[0])) == {"pseudo_label", "regulariser", "consistency"}
 
 
 class TestPrototypeBank:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.methods.tiny import TinySegmenter, TinyUnlabelled
 from uda.methods import TENT, Prediction, Protocol, TestTimeMethod, stream
+from uda.testing.tiny import TinySegmenter, TinyUnlabelled
 from uda.types import SegOutput
 
 

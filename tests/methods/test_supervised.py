@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.methods.contract import MethodContract, settings, train
-from tests.methods.tiny import TinyDataset, TinySegmenter, TinyUnlabelled, tiny_target
-from uda.engine import Trainer
 from uda.methods import Supervised
 from uda.methods.supervised import labelled_loss
+from uda.testing.methods import MethodContract, train
+from uda.testing.tiny import TinyDataset, TinySegmenter, TinyUnlabelled, tiny_target
 from uda.types import IGNORE, View
 
 
@@ -23,7 +22,7 @@ class TestSupervisedWithAux(MethodContract):
 
     def test_auxiliary_term(self) -> None:
         run = self.train([self.make()], steps=1)
-        terms = self._terms(run, run.methods[0])
+        terms = self.terms(run, run.methods[0])
         assert set(terms) == {"segmentation", "auxiliary"}
 
 
@@ -94,23 +93,18 @@ def test_target_labels_are_out_of_reach() -> None:
 def test_source_only_equals_a_plain_loop_batch_norm_included() -> None:
     """The whole trainer against twelve lines of PyTorch, to the last bit."""
     run = train([Supervised()], steps=4)
-    s = settings(steps=4)
     torch.manual_seed(0)
     model = TinySegmenter().train()
-    pairs = Trainer(TinySegmenter(), [Supervised()], s)._pairs(TinyDataset(), tiny_target().unlabelled())
-    optimizer = torch.optim.SGD(
-        [
-            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": s.weight_decay},
-            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=s.lr,
-        momentum=s.momentum,
-    )
-    torch.manual_seed(s.seed)
-    for index in range(s.steps):
+    pairs = run.pairs(TinyDataset(), tiny_target().unlabelled())
+    norms = [p for name, p in model.named_parameters() if name.endswith("bias") or ".1." in name]
+    rest = [p for p in model.parameters() if not any(p is norm for norm in norms)]
+    groups = [{"params": rest, "weight_decay": 0.01}, {"params": norms, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+    torch.manual_seed(3)
+    for index in range(4):
         batch = pairs[index]["source"]
         for group in optimizer.param_groups:
-            group["lr"] = s.lr * (1 - index / s.steps) ** s.power
+            group["lr"] = 0.01 * (1 - index / 4) ** 0.9
         optimizer.zero_grad()
         F.cross_entropy(model(batch.images).logits, batch.labels, ignore_index=IGNORE).backward()
         optimizer.step()

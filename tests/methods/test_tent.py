@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.methods.contract import TestTimeContract
-from tests.methods.tiny import TinySegmenter
 from uda.functional.entropy import softmax_entropy
 from uda.functional.normalisation import affine_parameters
 from uda.methods import TENT
 from uda.models import Segmenter
+from uda.testing.methods import TestTimeContract
+from uda.testing.tiny import TinySegmenter
 from uda.types import SegOutput
 
 

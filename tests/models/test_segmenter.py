@@ -97,21 +97,21 @@ def test_nvidias_encoder_warns_of_its_licence():
         Segmenter(2, "mit_b0", "Segformer", weights=None)
 
 
-def test_position_embeddings_and_frozen_parameters_are_not_decayed():
+def test_position_embeddings_are_not_decayed_and_frozen_parameters_are_there():
     module = nn.Module()
     module.pos_embed = nn.Parameter(torch.zeros(1, 4, 8))
     module.weight = nn.Parameter(torch.zeros(2, 2))
     module.frozen = nn.Parameter(torch.zeros(2, 2), requires_grad=False)
     decayed, kept = split_decay(module, "x", 0.1, 0.2)
-    assert [p.shape for p in decayed["params"]] == [(2, 2)]
+    assert [p.shape for p in decayed["params"]] == [(2, 2), (2, 2)]
     assert [p.shape for p in kept["params"]] == [(1, 4, 8)]
 
 
 def test_build_model_by_name():
     assert isinstance(build_model("segmenter", 2, encoder=SMALL, weights=None), Segmenter)
-    with pytest.raises(ValueError, match=r"did you mean daformer\?.*deeplabv2_resnet101"):
+    with pytest.raises(ValueError, match=r"the nearest is 'daformer' .*deeplabv2_resnet101"):
         build_model("dafromer", 2)
-    with pytest.raises(ValueError, match=r"no option 'encodr' \(did you mean encoder\?\); known: encoder, decoder"):
+    with pytest.raises(ValueError, match=r"no option 'encodr'; the nearest is 'encoder' \(known: encoder, decoder"):
         build_model("segmenter", 2, encodr=SMALL)
     with pytest.raises(ValueError, match=r"'segmenter' has no option 'encodr'"):
         build_model("hrda", 2, base="segmenter", encodr=SMALL)

@@ -23,6 +23,7 @@ from torch import nn
 
 import uda
 from uda.bench import build
+from uda.bench.identity import Identities
 from uda.bench.plan import (
     CHECKPOINT,
     DESCRIPTION,
@@ -30,7 +31,6 @@ from uda.bench.plan import (
     RESULT,
     Cell,
     has_training,
-    missing_scores,
     read_description,
     read_result,
 )
@@ -39,6 +39,7 @@ from uda.config import BenchConfig, EvaluateSpec, build_method
 from uda.data import FileDataset
 from uda.engine import Evaluation, Settings, Trainer, checkpoint, evaluate
 from uda.engine.predict import label_map
+from uda.files import atomic_write
 from uda.methods import TestTimeMethod
 from uda.types import LabelledDataset
 
@@ -48,26 +49,32 @@ PACKAGES = ("torch", "torchvision", "numpy", "timm", "segmentation-models-pytorc
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
-def run_cell(config: BenchConfig, cell: Cell, root: Path, progress: Progress | None = None) -> str | None:
+def run_cell(
+    config: BenchConfig,
+    cells: list[Cell],
+    cell: Cell,
+    root: Path,
+    progress: Progress | None = None,
+    extend: bool = False,
+) -> str | None:
     """Do what is missing of a cell; a cell that failed leaves its traceback and the others alone.
 
     Args:
         config: the benchmark.
-        cell: one of its plan, whose ``needs`` are done.
+        cells: its plan.
+        cell: one of them, whose ``needs`` are done.
         root: the benchmark's folder; the cell's is ``root/method/seedK``.
         progress: wraps the training steps, for a progress bar.
+        extend: train the checkpoint of a shorter run on.
 
     Returns:
         ``None``, or the failure in one line; ``error.txt`` in the cell's folder has the traceback.
     """
-    folder = root / cell.name
-    old = read_description(folder)
-    if old is not None and old["key"] != cell.key and not has_training(folder):
-        shutil.rmtree(folder)  # a failure of another config left its first curves and nothing else
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, identities = root / cell.name, Identities(config, cells)
     try:
-        _describe(config, cell, folder)
-        _run(config, cell, root, folder, progress)
+        _prepare(identities, cell, folder)
+        _describe(config, identities, cell, folder)
+        _run(config, identities, cell, root, folder, progress, extend)
     except Exception as error:
         (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -75,10 +82,22 @@ def run_cell(config: BenchConfig, cell: Cell, root: Path, progress: Progress | N
     return None
 
 
-def _describe(config: BenchConfig, cell: Cell, folder: Path) -> None:
+def _prepare(identities: Identities, cell: Cell, folder: Path) -> None:
+    """Clear what another training left: all of a failure's first curves, the result of a shorter run."""
+    old = read_description(folder)
+    if old is not None and identities.differences(cell, old):
+        if has_training(folder):
+            (folder / RESULT).unlink(missing_ok=True)
+        else:
+            shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _describe(config: BenchConfig, identities: Identities, cell: Cell, folder: Path) -> None:
     """Write the resolved config before the first step, so that a folder always says what it holds."""
     content = {
-        "key": cell.key, "kind": cell.kind, "method": cell.method, "seed": cell.seed, "needs": cell.needs,
+        "identity": identities.training(cell), "kind": cell.kind, "method": cell.method, "seed": cell.seed,
+        "needs": cell.needs,
         "test_time": next(iter(cell.scoring.values()))["test_time"] if cell.scoring else None,
         "training": cell.training,
     }  # fmt: skip
@@ -86,9 +105,17 @@ def _describe(config: BenchConfig, cell: Cell, folder: Path) -> None:
     _write(folder / "config.yaml", yaml.safe_dump(config.resolved(), sort_keys=False))
 
 
-def _run(config: BenchConfig, cell: Cell, root: Path, folder: Path, progress: Progress | None) -> None:
+def _run(
+    config: BenchConfig,
+    identities: Identities,
+    cell: Cell,
+    root: Path,
+    folder: Path,
+    progress: Progress | None,
+    extend: bool,
+) -> None:
     started, result = time.perf_counter(), read_result(folder)
-    missing = missing_scores(cell, result)
+    missing = identities.missing_scores(cell, result)
     datasets = {domain: build.open_dataset(config.domains[domain], config.space) for domain in missing}
     _reset_peak()
     measured: dict[str, Any] = {}
@@ -97,7 +124,7 @@ def _run(config: BenchConfig, cell: Cell, root: Path, folder: Path, progress: Pr
         model = load_model(root / cell.needs[0]).to(build.open_device(config.settings.device))
     else:
         clock = _Clock(progress)
-        trainer = _train(config, cell, root, folder, datasets, clock)
+        trainer = _train(config, cell, root, folder, datasets, clock, extend)
         model, scored = trainer.model, trainer.evaluations if _plain(config, cell) else {}
         seconds = clock.seconds(trainer.settings) or (result or {}).get("seconds_per_step")
         measured = {"seconds_per_step": seconds, "device": str(trainer.device)}
@@ -111,10 +138,10 @@ def _run(config: BenchConfig, cell: Cell, root: Path, folder: Path, progress: Pr
     device = measured.pop("device", None) or str(next(model.parameters()).device)
     maps = (result or {}).get("label_maps", {}) | {name: _label_map(one) for name, one in datasets.items()}
     content = {
-        "key": cell.key, "method": cell.method, "seed": cell.seed, "kind": cell.kind, "steps": steps,
+        "method": cell.method, "seed": cell.seed, "kind": cell.kind, "steps": steps,
         "seconds_per_step": None, **measured,
         "seconds": time.perf_counter() - started, "device": device, "machine": machine(),
-        "threads": torch.get_num_threads(), "versions": versions(), "scores": cell.scores,
+        "threads": torch.get_num_threads(), "versions": versions(), "scores": identities.scores(cell),
         "label_maps": maps,
     }  # fmt: skip
     _write(folder / RESULT, json.dumps(content, indent=2))
@@ -127,6 +154,7 @@ def _train(
     folder: Path,
     datasets: dict[str, LabelledDataset],
     progress: Progress,
+    extend: bool,
 ) -> Trainer:
     assert cell.settings is not None
     space = build.build_space(config.space)
@@ -141,7 +169,7 @@ def _train(
     # scored by the trainer, where it does so as the config says, so that the scores stand in the run's TensorBoard too
     watched = datasets if cell.settings.eval_every or _plain(config, cell) else {}
     trainer = Trainer(model, methods, cell.settings, out=folder, evaluate_on=watched, progress=progress)
-    trainer.fit(source, target.unlabelled())
+    trainer.fit(source, target.unlabelled(), extend=extend)
     return trainer
 
 
@@ -226,9 +254,8 @@ def picture_indices(number: int) -> list[int]:
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text + "\n")
-    part.replace(path)
+    with atomic_write(path) as file:
+        file.write(text + "\n")
 
 
 def versions() -> dict[str, str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from uda.config import ORACLE, SOURCE_ONLY, BenchConfig, ConfigError, MethodEntry
+from uda.data.identity import digest
 from uda.engine.settings import Settings
 
 WARM_START = "warm_start"
@@ -34,9 +34,9 @@ class Cell:
     seed: int
     kind: Literal["warm_start", "train", "test_time"]
     training: dict[str, Any] = field(hash=False)
-    """Determines the weights (plain values); hashed into :attr:`key`."""
+    """How the weights are made, as the config says it."""
     scoring: dict[str, dict[str, Any]] = field(hash=False)
-    """By domain: determines its evaluation, given the weights."""
+    """By domain: how it is scored."""
     settings: Settings | None = field(default=None, hash=False)
     """Of the training run; ``None`` where there is none."""
     needs: tuple[str, ...] = ()
@@ -46,21 +46,6 @@ class Cell:
     def name(self) -> str:
         """``method/seedK``, also its folder inside the benchmark's."""
         return f"{self.method}/seed{self.seed}"
-
-    @property
-    def key(self) -> str:
-        """Hash of what determines the weights."""
-        return digest({"kind": self.kind, **self.training})
-
-    @property
-    def scores(self) -> dict[str, str]:
-        """By domain: hash of what determines its evaluation."""
-        return {domain: digest(content) for domain, content in self.scoring.items()}
-
-
-def digest(content: Any) -> str:
-    """Sixteen hex digits of the hash of plain values, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def make_plan(
@@ -108,12 +93,12 @@ def _add(
             "target": config.target.model_dump(mode="json"),
             "methods": row.methods,
             "labels": "source" if name != ORACLE or not config.oracle else "target",
-            "warm_start": warm.key if warm else None,
+            "warm_start": warm.name if warm else None,
         }
         cell = Cell(name, seed, "train", training, scoring, settings, (warm.name,) if warm else ())
     else:
         base = _add(cells, config, rows, SOURCE_ONLY, rows[SOURCE_ONLY], seed)
-        cell = Cell(name, seed, "test_time", {"base": base.key}, scoring, None, (base.name,))
+        cell = Cell(name, seed, "test_time", {"base": base.name}, scoring, None, (base.name,))
     cells[cell.name] = cell
     return cell
 
@@ -133,21 +118,13 @@ def _common(config: BenchConfig, model: dict[str, Any], settings: Settings) -> d
         "space": config.space,
         "source": [one.model_dump(mode="json") for one in config.source],
         "model": model,
-        # the loader's workers and the device do not belong to a run's identity (as in the trainer's checkpoints)
-        "settings": settings.model_dump(mode="json", exclude={"workers", "device"}),
+        "settings": settings.model_dump(mode="json"),
     }
 
 
 def _scoring(config: BenchConfig, row: MethodEntry) -> dict[str, dict[str, Any]]:
-    shared = {"space": config.space, "test_time": row.test_time, "evaluate": config.evaluate.model_dump(mode="json")}
-    adapt = {
-        "source": [one.model_dump(mode="json") for one in config.source],
-        "target": config.target.model_dump(mode="json"),
-    }
-    return {
-        domain: {**shared, "data": spec.model_dump(mode="json"), "adapt": adapt.get(domain) if row.test_time else None}
-        for domain, spec in config.domains.items()
-    }
+    content = {"test_time": row.test_time, "evaluate": config.evaluate.model_dump(mode="json")}
+    return dict.fromkeys(config.domains, content)
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -157,31 +134,6 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = json.loads(path.read_text())
     return content
-
-
-def missing_scores(cell: Cell, result: dict[str, Any] | None) -> list[str]:
-    """Domains whose evaluation is not there yet, or was made with another data set or test-time method."""
-    done = result["scores"] if result else {}
-    return [domain for domain, key in cell.scores.items() if done.get(domain) != key]
-
-
-def is_done(cell: Cell, root: Path) -> bool:
-    """Whether a cell of the benchmark in ``root`` needs no work at all."""
-    result = read_result(root / cell.name)
-    return result is not None and result["key"] == cell.key and not missing_scores(cell, result)
-
-
-def stale(cells: Iterable[Cell], root: Path) -> dict[str, str]:
-    """Cells of the benchmark in ``root`` that hold training of another config, with the first setting that differs.
-
-    A cell that failed before its first checkpoint holds none.
-    """
-    found: dict[str, str] = {}
-    for cell in cells:
-        old = read_description(root / cell.name)
-        if old is not None and old["key"] != cell.key and has_training(root / cell.name):
-            found[cell.name] = _difference(old["training"], json.loads(json.dumps(cell.training)))
-    return found
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:
@@ -194,11 +146,3 @@ def read_description(folder: Path) -> dict[str, Any] | None:
 def has_training(folder: Path) -> bool:
     """Whether a cell's folder holds anything that took training or scoring to make."""
     return (folder / CHECKPOINT).is_file() or (folder / RESULT).is_file()
-
-
-def _difference(old: Any, new: Any, path: str = "") -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(set(old) | set(new), key=str):
-            if old.get(key) != new.get(key):
-                return _difference(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
-    return f"{path} was {old!r}, is {new!r}"

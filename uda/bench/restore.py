@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import nn
 
 from uda.bench.build import build_segmenter, build_space, open_source
@@ -15,7 +16,7 @@ from uda.config import BenchConfig, ConfigError, Spec, build_method, load_config
 from uda.data.label_spaces import LabelSpace
 from uda.engine import checkpoint
 from uda.methods import TestTimeMethod
-from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset
+from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset, as_segmenter
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,32 @@ def open_run(path: Path) -> RunFolder:
     if not (base / CHECKPOINT).is_file():
         raise ConfigError(f"{base}: no {CHECKPOINT}; the run has not got that far")
     training = (read_description(base) or cell)["training"]
-    config = load_config(path / "config.yaml")
+    config = load_config(path / "config.yaml" if "identity" in cell else upgraded(path / "config.yaml"))
     return RunFolder(path, config, cell["method"], cell["seed"], training, base / CHECKPOINT, cell["test_time"])
+
+
+def upgraded(path: Path) -> dict[str, Any]:
+    """The config of a run that was recorded before runs had one identity, in today's words.
+
+    Only what evaluation and prediction need is kept exactly; how such a run was drawn and regularised is in its file.
+    """
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    rows = content.get("methods") or {}
+    for section in (
+        content.get("settings"),
+        content.get("warm_start"),
+        *(row.get("settings") for row in rows.values()),
+    ):
+        for key in ("l1", "rare_class_temperature"):
+            (section or {}).pop(key, None)
+        if not section:
+            continue
+        power, momentum = section.pop("power", None), section.pop("momentum", None)
+        if section.get("schedule", "poly") == "poly" and power is not None:
+            section["schedule"] = {"poly": {"power": power}}
+        if section.get("optimizer") == "sgd" and momentum is not None:
+            section["optimizer"] = {"sgd": {"momentum": momentum}}
+    return content
 
 
 def load_model(run: RunFolder | Path) -> nn.Module:
@@ -127,18 +152,18 @@ def attach(
     method = build_method(spec)
     if not isinstance(method, TestTimeMethod):
         raise ConfigError(f"{next(iter(spec))} acts in training, not at test time")
-    if not hasattr(model, "num_classes"):
-        raise ConfigError(f"{next(iter(spec))} needs an adapted model; wrap {type(model).__name__} in uda.models.adapt")
-    shape: Any = model
+    try:
+        segmenter = as_segmenter(model)
+    except TypeError as error:
+        raise ConfigError(f"{next(iter(spec))} needs a segmenter: {error}") from error
     names = tuple(source.space.names) if source is not None else ()
     method.attach(
         model,
         TaskSpec(
-            num_classes=shape.num_classes,
+            num_classes=segmenter.num_classes,
             class_names=names,
-            feature_channels=shape.feature_channels,
-            total_steps=0,
-            model=model,
+            feature_channels=segmenter.feature_channels,
+            model=segmenter,
             source=source,
             target=images,
             device=next(model.parameters()).device,

@@ -18,9 +18,11 @@ from filelock import FileLock, Timeout
 
 from uda.bench import build
 from uda.bench.cell import Progress, run_cell
-from uda.bench.plan import Cell, is_done, make_plan, stale
+from uda.bench.identity import Identities
+from uda.bench.plan import Cell, has_training, make_plan, read_description
 from uda.bench.table import Table, make_table
 from uda.config import BenchConfig, ConfigError, load_config, streets_folder
+from uda.engine.identity import describe_differences
 
 DIED = (
     "its process died: killed, out of memory, or started from a script without `if __name__ == '__main__':`; "
@@ -63,6 +65,7 @@ def run(
     methods: Collection[str] | None = None,
     seeds: Collection[int] | None = None,
     fresh: bool = False,
+    extend: bool = False,
     report: Callable[[Event], None] = lambda event: None,
     progress: Progress | None = None,
 ) -> BenchResult:
@@ -79,6 +82,7 @@ def run(
         methods: only these rows (and what they start from).
         seeds: only these.
         fresh: delete the cells whose training was configured differently, instead of refusing.
+        extend: train cells on that differ in having fewer steps, where their schedule and methods allow it.
         report: told what happens.
         progress: wraps the training steps; used with one worker.
 
@@ -95,8 +99,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            _clear_stale(cells, folder, fresh)
-            work = _do(config, cells, folder, workers, report, progress)
+            work = _do(config, cells, folder, workers, fresh, extend, report, progress)
     except Timeout:
         raise ConfigError(f"{folder}: another run is working there; wait for it, or use another --out") from None
     return BenchResult(config, folder, make_table(config, folder, seeds), work.ran, work.failed)
@@ -107,17 +110,21 @@ def _do(
     cells: list[Cell],
     folder: Path,
     workers: int,
+    fresh: bool,
+    extend: bool,
     report: Callable[[Event], None],
     progress: Progress | None,
 ) -> _Work:
     if config.streets is not None:
         report(Event("note", message=f"street scenes in {streets_folder(config.streets)}"))
         build.make_streets(config.streets, workers=workers)
-    todo = [cell for cell in cells if not is_done(cell, folder)]
+    identities = Identities(config, cells)
+    _clear_stale(identities, folder, fresh, extend)
+    todo = [cell for cell in cells if not identities.is_done(cell, folder)]
     report(Event("plan", message=f"{len(todo)} of {len(cells)} cells to do in {folder}", total=len(todo)))
     if todo:
         build.check(config)
-    work = _Work(config, folder, todo, report)
+    work = _Work(config, cells, folder, todo, extend, report)
     if workers == 1:
         work.here(progress)
     else:
@@ -125,24 +132,48 @@ def _do(
     return work
 
 
-def _clear_stale(cells: list[Cell], folder: Path, fresh: bool) -> None:
-    found = stale(cells, folder)
-    if found and not fresh:
-        name, difference = next(iter(found.items()))
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+def _clear_stale(identities: Identities, root: Path, fresh: bool, extend: bool) -> None:
+    """Refuse or delete cells that hold training of another config; one that failed before its first checkpoint holds
+    none."""
+    stale: dict[str, list[str]] = {}
+    for cell in identities.cells.values():
+        described = read_description(root / cell.name)
+        if described is None or not has_training(root / cell.name):
+            continue
+        found = identities.differences(cell, described)
+        if found and not (extend and all(_is_length(text) for text in found)):
+            stale[cell.name] = found
+    if stale and not fresh:
+        name, found = next(iter(stale.items()))
+        more = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
+        length = all(_is_length(text) for text in found)
+        hint = "--extend to train on, or " if length else ""
         raise ConfigError(
-            f"{folder / name}{more}: trained with another config ({difference}). "
-            "Use --fresh to delete these cells, or another name or --out"
+            f"{root / name}{more}: trained with another config; use {hint}--fresh to delete these cells, or another "
+            f"name or --out\n{describe_differences(found)}"
         )
-    for name in found:
-        shutil.rmtree(folder / name)
+    for name in stale:
+        shutil.rmtree(root / name)
+
+
+def _is_length(difference: str) -> bool:
+    """Whether a difference is in the number of steps, of the cell itself or of the network that it starts from."""
+    return difference.split(":")[0] in ("settings.steps", "base.settings.steps")
 
 
 class _Work:
     """The cells that are left, and how far they are."""
 
-    def __init__(self, config: BenchConfig, folder: Path, todo: list[Cell], report: Callable[[Event], None]) -> None:
-        self.config, self.folder, self.report = config, folder, report
+    def __init__(
+        self,
+        config: BenchConfig,
+        cells: list[Cell],
+        folder: Path,
+        todo: list[Cell],
+        extend: bool,
+        report: Callable[[Event], None],
+    ) -> None:
+        self.config, self.cells, self.folder, self.extend, self.report = config, cells, folder, extend, report
         self.waiting = list(todo)
         self.running: list[Cell] = []
         self.total = len(todo)
@@ -178,7 +209,7 @@ class _Work:
 
     def here(self, progress: Progress | None) -> None:
         while (cell := self.start()) is not None:
-            self.finish(cell, run_cell(self.config, cell, self.folder, progress))
+            self.finish(cell, run_cell(self.config, self.cells, cell, self.folder, progress, self.extend))
 
     def side_by_side(self, workers: int) -> None:
         while self.waiting:
@@ -193,7 +224,8 @@ class _Work:
         try:
             while True:
                 while len(futures) < workers and (cell := self.start()) is not None:
-                    futures[pool.submit(run_cell, self.config, cell, self.folder)] = cell
+                    arguments = (self.config, self.cells, cell, self.folder, None, self.extend)
+                    futures[pool.submit(run_cell, *arguments)] = cell
                 if not futures:
                     return
                 for future in wait(futures, return_when=FIRST_COMPLETED).done:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from uda.bench.bootstrap import Comparison, compare
-from uda.bench.plan import WARM_START, Cell, make_plan, missing_scores, read_result
+from uda.bench.identity import Identities
+from uda.bench.plan import WARM_START, Cell, make_plan, read_result
 from uda.config import ORACLE, SOURCE_ONLY, BenchConfig, DatasetSpec, MethodEntry
 from uda.engine import Evaluation
 
@@ -119,12 +120,14 @@ def make_table(config: BenchConfig, folder: Path, seeds: Collection[int] | None 
         ValueError: cells were scored on different images.
     """
     every = sorted({*config.seeds, *(seeds or ())})
-    cells = [cell for cell in make_plan(config, seeds=every) if not cell.method.startswith(WARM_START)]
+    planned = make_plan(config, seeds=every)
+    identities = Identities(config, planned)
+    cells = [cell for cell in planned if not cell.method.startswith(WARM_START)]
     results: dict[str, dict[int, dict[str, Any]]] = {}
     found: ByCell = {}
     for cell in cells:
         result = read_result(folder / cell.name)
-        if result is None or result["key"] != cell.key or missing_scores(cell, result):
+        if result is None or not identities.is_done(cell, folder):
             continue
         results.setdefault(cell.method, {})[cell.seed] = result
         found.setdefault(cell.method, {})[cell.seed] = _load(cell, folder)

@@ -6,6 +6,7 @@ in the work (a cell, an unreadable image, a problem in a data set), 2 the input 
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -46,10 +47,12 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; the entry point of the ``uda`` script."""
-    given = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if arguments is None else arguments
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # so that package.module:Name finds what lies beside a config, workers too
     # accepted after the command too, where people write it
-    rest = [one for one in given if one != "--debug"]
-    app(["--debug", *rest] if len(rest) < len(given) else rest, prog_name="uda")
+    rest = [word for word in words if word != "--debug"]
+    app(["--debug", *rest] if len(rest) < len(words) else rest, prog_name="uda")
 
 
 __all__ = ["app", "main"]

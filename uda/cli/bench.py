@@ -21,6 +21,11 @@ CONFIG = typer.Argument(..., help="A benchmark config (YAML).", show_default=Fal
 OUT = typer.Option(Path("runs"), "--out", "-o", help="Runs go to OUT/<name of the config>/<method>/seed<k>.")
 ROOT = typer.Option([], "--root", help="NAME=PATH for ${NAME} in the config; repeatable.", show_default=False)
 FRESH = typer.Option(False, "--fresh", help="Delete cells that were trained with another config, instead of refusing.")
+EXTEND = typer.Option(
+    False,
+    "--extend",
+    help="Train on cells that have fewer steps; where schedule and methods do not depend on the length.",
+)
 
 
 @guarded
@@ -34,6 +39,7 @@ def bench(
     only: list[str] = typer.Option([], "--only", help="Only this row (and what it starts from); repeatable."),
     seeds: str = typer.Option(None, "--seeds", help="Only these seeds, such as 0,1."),
     fresh: bool = FRESH,
+    extend: bool = EXTEND,
     record: Path = typer.Option(None, "--record", help="Write results.md, .csv and .json there, for keeping."),
 ) -> None:
     """Run what is missing of a benchmark (methods x seeds on a shift) and show its table.
@@ -51,7 +57,7 @@ def bench(
         view = _View(progress)
         result = run(
             loaded, out=out, workers=workers, methods=only or None, seeds=integers(seeds, "--seeds"), fresh=fresh,
-            report=view.report, progress=view.steps,
+            extend=extend, report=view.report, progress=view.steps,
         )  # fmt: skip
     console().print(terminal(result.table))
     paths = write_tables(loaded, result.folder, result.table)
@@ -71,6 +77,7 @@ def train(
     out: Path = OUT,
     root: list[str] = ROOT,
     fresh: bool = FRESH,
+    extend: bool = EXTEND,
 ) -> None:
     """Train one method with one seed, as the benchmark would (warm start included), and show its scores.
 
@@ -83,8 +90,9 @@ def train(
     with bars() as progress:
         view = _View(progress)
         result = run(
-            loaded, out=out, methods=[method], seeds=[seed], fresh=fresh, report=view.report, progress=view.steps
-        )
+            loaded, out=out, methods=[method], seeds=[seed], fresh=fresh, extend=extend, report=view.report,
+            progress=view.steps,
+        )  # fmt: skip
     folder = result.folder / method / f"seed{seed}"
     if not result.failed:
         for domain in result.table.domains:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import inspect
 import sys
+from dataclasses import is_dataclass
 
 import typer
 
 from uda.cli.common import guarded
+
+
+def argument(parameter: inspect.Parameter) -> str:
+    """An argument with its default, as configs write it."""
+    if parameter.default is parameter.empty:
+        return parameter.name
+    default = vars(parameter.default) if is_dataclass(parameter.default) else parameter.default
+    return f"{parameter.name}={default!r}"
 
 
 @guarded
@@ -17,13 +26,17 @@ def methods(
     """List the methods with their papers, arguments and defaults, as configs name them."""
     from uda.methods import METHODS, TEST_TIME_METHODS, parameters
 
-    for title, found in (("Training", METHODS), ("Test time", TEST_TIME_METHODS)):
+    for title, registry in (("Training", METHODS), ("Test time", TEST_TIME_METHODS)):
         print(f"{title}:")
-        for name, cls in found.items():
-            arguments = ", ".join(
-                key if one.default is one.empty else f"{key}={one.default!r}" for key, one in parameters(name).items()
-            )
-            print(f"  {name}({arguments})")
+        for name in registry:
+            try:
+                cls = registry[name]
+            except (ImportError, ValueError) as error:  # an installed extension that is broken hides no other method
+                print(f"  {name}: cannot be loaded: {error}")
+                continue
+            arguments = ", ".join(map(argument, parameters(cls).values()))
+            origin = f" from {registry.extensions[name].value}" if name in registry.extensions else ""
+            print(f"  {name}({arguments}){origin}")
             module = sys.modules[cls.__module__]
             paper = " ".join(inspect.cleandoc(module.__doc__ or "").split("\n\n")[0].split())
             text = inspect.cleandoc(cls.__doc__ or "")

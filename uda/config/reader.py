@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 import types
@@ -15,10 +16,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from uda.config.records import ORACLE, SOURCE_ONLY, BenchConfig, MethodEntry, StreetsSpec
-from uda.config.specs import ConfigError, Spec, build_method, nearest, parse_spec
+from uda.config.specs import ConfigError, Spec, build_method, parse_spec
 from uda.data import DATASETS, dataset_options
 from uda.engine.settings import Settings
 from uda.methods.base import Method, TestTimeMethod
+from uda.models import MODELS, model_options
+from uda.presets import PARTS, preset
+from uda.registry import nearest
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -81,6 +85,7 @@ class _Reader:
             content["warm_start"] = self.settings(warm, settings, "warm_start")
         config = self.validate(BenchConfig, content, "")
         self.check_methods(config, settings)
+        self.check_models(config)
         self.check_data(config)
         return config
 
@@ -124,6 +129,7 @@ class _Reader:
                 raise self.fail(path, "a row's name is also a folder's: letters, digits and . _ + - only")
             if isinstance(row, list):
                 row = {"methods": row}
+            row = self.preset(row, path)
             self.known_keys(MethodEntry, row, path)
             row = dict(row)
             if row.get("methods") is not None:
@@ -137,6 +143,30 @@ class _Reader:
                 raise self.fail(path, "methods or test_time is needed")
             rows[str(name)] = row
         return rows
+
+    def preset(self, row: Any, path: str) -> Any:
+        """A row that names a paper's recipe, with the recipe's methods, settings and model written out."""
+        if not isinstance(row, dict) or "preset" not in row:
+            if isinstance(row, dict) and {"change", "parts"} & set(row):
+                raise self.fail(path, "change and parts go with preset")
+            return row
+        row = dict(row)
+        name, changes, parts = row.pop("preset"), row.pop("change", None) or {}, row.pop("parts", list(PARTS))
+        if "methods" in row:
+            raise self.fail(f"{path}.methods", "are the preset's; write what differs under change")
+        for part in parts if isinstance(parts, list) else [parts]:
+            if part not in PARTS:
+                raise self.fail(f"{path}.parts", f"no part {part!r} of a preset; {nearest(str(part), PARTS)}")
+        if not isinstance(changes, dict):
+            raise self.fail(f"{path}.change", f"a mapping of entries is needed, got {changes!r}")
+        try:
+            recipe = preset(str(name), changes)
+        except ValueError as error:
+            raise self.fail(f"{path}.preset", str(error)) from error
+        chosen = {part: recipe[part] for part in PARTS if part in parts}
+        if "settings" in chosen:
+            row["settings"] = {**chosen["settings"], **(row.get("settings") or {})}
+        return {**chosen, **row}
 
     def spec(self, value: Any, path: str, kind: type[Method] | type[TestTimeMethod]) -> Spec:
         """One method, built once to see that its arguments are right."""
@@ -170,19 +200,36 @@ class _Reader:
         method = build_method(spec)
         return isinstance(method, Method) and method.needs_target
 
+    def check_models(self, config: BenchConfig) -> None:
+        """Names and options of all models, before any is built."""
+        places = {"model": config.model}
+        places |= {f"methods.{name}.model": row.model for name, row in config.methods.items() if row.model is not None}
+        for path, model in places.items():
+            name = model.get("name", "segmenter")
+            try:
+                known = [*model_options(name), "name"]
+            except ValueError as error:
+                raise self.fail(f"{path}.name", str(error)) from error
+            takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(MODELS[name]).parameters.values())
+            for key in model:
+                if key not in known and not takes_any:
+                    raise self.fail(f"{path}.{key}", f"model {name!r} has no such option; {nearest(key, known)}")
+
     def check_data(self, config: BenchConfig) -> None:
         """Kinds and options of all data sets, before any is opened."""
         specs = {"source_val": config.source_val, "target": config.target, "target_val": config.target_val}
         specs |= {f"source.{at}" if len(config.source) > 1 else "source": one for at, one in enumerate(config.source)}
         specs |= {f"unseen.{name}": one for name, one in config.unseen.items()}
         for path, spec in specs.items():
-            if spec.kind not in DATASETS:
-                raise self.fail(f"{path}.kind", f"no data set kind {spec.kind!r}; {nearest(spec.kind, DATASETS)}")
+            try:
+                options = dataset_options(spec.kind)
+            except ValueError as error:
+                raise self.fail(f"{path}.kind", str(error)) from error
             # the space is the config's, so that all data sets have the same
-            names = [*(key for key in dataset_options(spec.kind) if key != "space"), "kind", "weight"]
+            names = [*(key for key in options if key != "space"), "kind", "weight"]
             if spec.weight != 1 and not path.startswith("source."):
                 raise self.fail(f"{path}.weight", "only a source that lists several data sets has weights")
-            if "root" not in spec.arguments:
+            if "root" not in spec.arguments and spec.kind in DATASETS:
                 raise self.fail(f"{path}.root", "is missing: the folder of the data set")
             for key in spec.arguments:
                 if key not in names:
@@ -203,7 +250,7 @@ class _Reader:
             message = f"unknown key; {nearest(str(first['loc'][-1]), _fields_at(model, first['loc'][:-1]))}"
         elif first["type"] == "missing":
             message = "is missing"
-        elif not isinstance(first["input"], dict):
+        elif first["type"] != "value_error" and not isinstance(first["input"], dict):
             message = f"{message}, got {first['input']!r}"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         return self.fail(where, message + more)

@@ -60,7 +60,11 @@ class EvaluateSpec(Closed):
 
 
 class MethodEntry(Closed):
-    """One row of the table: methods that train together, or a test-time method on the source-only model, or both."""
+    """One row of the table: methods that train together, or a test-time method on the source-only model, or both.
+
+    In YAML ``{preset: DAFormer, change: {ClassMix.threshold: 0.9}}`` stands for a paper's methods, settings and model
+    (``parts`` names some of the three); see :func:`uda.presets.preset`.
+    """
 
     methods: list[Spec] | None = None
     """In the order in which they act; ``None`` scores the model of ``source_only``, without training."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Any
 
 import uda.methods
@@ -43,10 +41,3 @@ def parse_spec(value: Any) -> Spec:
         if arguments is None or isinstance(arguments, dict):
             return {str(name): dict(arguments or {})}
     raise ConfigError(f"a method is a name or {{Name: {{argument: value}}}}, got {value!r}")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``nearest is 'x' (known: x, y, z)``, for messages about an unknown name."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    return f"nearest is {close[0]!r} (known: {', '.join(names)})" if close else "there is none"

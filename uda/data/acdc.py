@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Unpack
 
 from uda.data.base import FileDataset, Item, Options, image_files
-from uda.data.errors import nearest
 from uda.data.label_spaces import CITYSCAPES19, CITYSCAPES34
+from uda.registry import nearest
 
 CONDITIONS = ("fog", "night", "rain", "snow")
 """ACDC's four conditions."""

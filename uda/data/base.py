@@ -18,8 +18,10 @@ import torch
 from uda.data.cache import Cache, open_cache
 from uda.data.classes import UNKNOWN, LabelSpace, Unknown, raise_unknown, unknown_values
 from uda.data.decode import IMAGE_SUFFIXES, LabelFormat, read_image, read_label
-from uda.data.errors import DataError, nearest
+from uda.data.errors import DataError
+from uda.data.identity import files_identity
 from uda.data.label_spaces import label_space
+from uda.registry import nearest
 from uda.types import IGNORE, Sample
 
 __all__ = ["DataError", "FileDataset", "Item", "Options", "Unlabelled", "image_files"]
@@ -105,6 +107,10 @@ class Unlabelled:
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
+
+    def identity(self) -> dict[str, Any]:
+        """What the images are, wherever they lie; see :func:`uda.data.identity.dataset_identity`."""
+        return {"name": self.name, "samples": len(self), "content": files_identity(self._images, self.root)}
 
     def subset(self, indices: Sequence[int]) -> Unlabelled:
         """Some of the images, in the order given."""
@@ -250,6 +256,18 @@ class FileDataset(ABC):
     def unlabelled(self) -> Unlabelled:
         """The same images with no way to their labels."""
         return Unlabelled(self.name, self.root, [item.image for item in self._items], self._cache.fresh())
+
+    def identity(self) -> dict[str, Any]:
+        """What the data is, wherever it lies; see :func:`uda.data.identity.dataset_identity`."""
+        files = [file for item in self._items for file in (item.image, item.label)]
+        return {
+            "name": self.name,
+            "samples": len(self),
+            "content": files_identity(files, self.root),
+            "classes": list(self.space.names),
+            "label_map": self.mapping.lines(),
+            "unknown": self.unknown,
+        }
 
     def remap(self, space: LabelSpace | str, aliases: Mapping[str, str | None] | None = None) -> Self:
         """The same data in another label space; ``aliases`` names raw classes of the files."""

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from uda.data.errors import DataError, nearest
+from uda.data.errors import DataError
+from uda.registry import nearest
 from uda.types import IGNORE
 
 Colour = tuple[int, int, int]
@@ -293,15 +294,20 @@ def unknown_values(raw: npt.NDArray[Any], encoded: npt.NDArray[np.uint8]) -> lis
     return list(zip(keys, counts[order].tolist(), strict=True))
 
 
-def raise_unknown(space: LabelSpace, raw: npt.NDArray[Any], encoded: npt.NDArray[np.uint8], file: object) -> None:
+def raise_unknown(
+    space: LabelSpace,
+    raw: npt.NDArray[Any],
+    encoded: npt.NDArray[np.uint8],
+    file: object,
+    advice: str = "; unknown='ignore' skips it",
+) -> None:
     """Raise :class:`DataError` if any pixel of ``encoded`` is ``UNKNOWN``."""
     found = unknown_values(raw, encoded)
     if found:
         what = "colour" if isinstance(found[0][0], tuple) else "id"
         listing = ", ".join(f"{value} ({count} pixels)" for value, count in found[:5])
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        hint = f"in label space {space.name!r}; unknown='ignore' skips it"
-        raise DataError(f"{file}: unknown {what} {listing}{more} {hint}")
+        raise DataError(f"{file}: unknown {what} {listing}{more} in label space {space.name!r}{advice}")
 
 
 def _settle(encoded: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:

@@ -9,8 +9,9 @@ from typing import Any, Unpack
 from uda.data.base import FileDataset, Item, Options, image_files
 from uda.data.classes import Class, LabelSpace
 from uda.data.decode import IMAGE_SUFFIXES, LabelFormat
-from uda.data.errors import DataError, nearest
+from uda.data.errors import DataError
 from uda.data.label_spaces import CITYSCAPES34, label_space
+from uda.registry import nearest
 
 _CLASS_KEYS = ("name", "colour", "ids", "thing", "members")
 _FORMATS = ("auto", "ids", "colours")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from uda.data.classes import UNKNOWN, Class, Colour, LabelMapping, LabelSpace, Unknown, join
-from uda.data.errors import nearest
+from uda.registry import nearest
 
 __all__ = [
     "CAMVID11", "CAMVID_CHOICES", "CITYSCAPES19", "CITYSCAPES19_TRAINIDS", "CITYSCAPES34", "GTA5", "GTA5_RAW", "IKA",

@@ -12,6 +12,7 @@ import torch
 
 from uda.data.base import FileDataset, Unlabelled
 from uda.data.classes import LabelSpace
+from uda.data.identity import dataset_identity
 from uda.types import LabelledDataset, Sample
 
 
@@ -78,6 +79,11 @@ class Mixture:
         """All images with no way to their labels."""
         return JoinedImages([dataset.unlabelled() for dataset, _ in self.parts])
 
+    def identity(self) -> dict[str, Any]:
+        """What the parts are and weigh; see :func:`uda.data.identity.dataset_identity`."""
+        parts = [{**dataset_identity(dataset), "weight": weight} for dataset, weight in self.parts]
+        return {"name": self.name, "samples": len(self), "parts": parts}
+
     def remap(self, space: LabelSpace | str, aliases: Mapping[str, str | None] | None = None) -> Mixture:
         """The same samples in another label space; every part must be a reader or a mixture."""
         moved: list[tuple[LabelledDataset, float]] = []
@@ -112,6 +118,10 @@ class JoinedImages:
         self.parts: tuple[Unlabelled | JoinedImages, ...] = tuple(parts)
         self.name: str = "+".join(part.name for part in self.parts)
         self._ends = list(accumulate(len(part) for part in self.parts))
+
+    def identity(self) -> dict[str, Any]:
+        """What the parts are; see :func:`uda.data.identity.dataset_identity`."""
+        return {"name": self.name, "samples": len(self), "parts": [dataset_identity(part) for part in self.parts]}
 
     def __len__(self) -> int:
         return self._ends[-1]

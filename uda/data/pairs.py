@@ -23,7 +23,7 @@ _SOURCE, _TARGET, _RARE = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class RareClassSampling:
+class RareClasses:
     """DAFormer's rare class sampling (Hoyer et al., CVPR 2022, eq. 9 and 10) of the source.
 
     A class is drawn with probability softmax((1 - f_c) / T) over the pixel frequencies f_c, then uniformly an image
@@ -49,8 +49,8 @@ class RareClassSampling:
         for name in ("min_share", "crop_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
-        if self.tries < 1:
-            raise ValueError(f"tries must be at least 1, not {self.tries}")
+        if not isinstance(self.tries, int) or self.tries < 1:
+            raise ValueError(f"tries must be a whole number of at least 1, not {self.tries}")
 
 
 class Pairs(Dataset[dict[str, View]]):
@@ -68,6 +68,8 @@ class Pairs(Dataset[dict[str, View]]):
         transform: of the source, see :data:`Transform`.
         target_transform: of the target; that of the source by default.
         batch_size: samples of each domain and rank.
+        accumulate: batches whose gradients make one optimiser step; consecutive ones are then the parts of one global
+            batch. The index is the batch's.
         seed: of everything.
         rank: in 0..world - 1.
         world: processes that train together.
@@ -85,13 +87,15 @@ class Pairs(Dataset[dict[str, View]]):
         target_transform: Transform | None = None,
         *,
         batch_size: int,
+        accumulate: int = 1,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
-        rare_class: RareClassSampling | None = None,
+        rare_class: RareClasses | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        for name, value in (("batch_size", batch_size), ("accumulate", accumulate)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         if not 0 <= rank < world:
             raise ValueError(f"rank must be in 0..{world - 1} (world {world}), not {rank}")
         for dataset in (source, target):
@@ -102,6 +106,7 @@ class Pairs(Dataset[dict[str, View]]):
         self.transform = transform
         self.target_transform = target_transform or transform
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self._together = batch_size * accumulate * world
         self.rare_class = rare_class
         self._rare = None if rare_class is None else _RareTable(source, rare_class)
 
@@ -131,8 +136,7 @@ class Pairs(Dataset[dict[str, View]]):
         return (step * self.world + self.rank) * self.batch_size + slot
 
     def _index(self, count: int, stream: int, step: int, slot: int) -> int:
-        together = self.batch_size * self.world
-        per_epoch = count // together * together or count
+        per_epoch = count // self._together * self._together or count
         epoch, place = divmod(self._position(step, slot), per_epoch)
         return int(_permutation(count, self.seed, stream, epoch)[place])
 
@@ -183,7 +187,7 @@ class Pairs(Dataset[dict[str, View]]):
 class _RareTable:
     """Class probabilities and the images of each class."""
 
-    def __init__(self, source: LabelledDataset, config: RareClassSampling) -> None:
+    def __init__(self, source: LabelledDataset, config: RareClasses) -> None:
         self.config = config
         counts = image_class_counts(source)
         if not counts.any():

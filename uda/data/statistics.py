@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uda.data.errors import nearest
 from uda.data.mixture import label_of
-from uda.types import LabelledDataset, UnlabelledDataset
+from uda.registry import nearest
+from uda.types import IMAGENET_MEAN, IMAGENET_STD, LabelledDataset, UnlabelledDataset
 
 
 class ChannelStats(NamedTuple):
@@ -29,7 +29,7 @@ CITYSCAPES_STATS = ChannelStats(torch.tensor([0.287, 0.325, 0.284]), torch.tenso
 KITTI_STATS = ChannelStats(torch.tensor([0.379, 0.398, 0.384]), torch.tensor([0.298, 0.308, 0.315]))
 """KITTI at full resolution, of the same source."""
 
-IMAGENET_STATS = ChannelStats(torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225]))
+IMAGENET_STATS = ChannelStats(torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD))
 """ImageNet's, which most pretrained encoders expect."""
 
 PUBLISHED = {"cityscapes": CITYSCAPES_STATS, "kitti": KITTI_STATS, "imagenet": IMAGENET_STATS}

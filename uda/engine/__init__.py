@@ -1,17 +1,25 @@
-"""The trainer, evaluation, checkpoints and logs. It knows the ``Method`` protocol and no method."""
+"""The update, the trainer around it, evaluation, checkpoints and logs; of methods it knows the protocol alone."""
 
 from uda.engine.checkpoint import CheckpointError
 from uda.engine.evaluate import Evaluation, evaluate
-from uda.engine.settings import Augment, Settings, TeacherSettings
-from uda.engine.trainer import NonFiniteLoss, Trainer
+from uda.engine.optimisation import OPTIMIZERS, segmenter_optimizer
+from uda.engine.schedules import SCHEDULES, constant, poly
+from uda.engine.settings import Augment, Settings
+from uda.engine.trainer import Trainer
+from uda.engine.update import NonFiniteLoss, Update
 
 __all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
     "Augment",
     "CheckpointError",
     "Evaluation",
     "NonFiniteLoss",
     "Settings",
-    "TeacherSettings",
     "Trainer",
+    "Update",
+    "constant",
     "evaluate",
+    "poly",
+    "segmenter_optimizer",
 ]

@@ -1,18 +1,19 @@
-"""Which methods share a backward pass, what they are called in the logs, and what makes a run the same run."""
+"""Which methods share a backward pass and a teacher, and what they are called in the logs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from uda.methods.base import Method
+from uda.types import TeacherSpec
 
 
 def unique_labels(methods: Sequence[Method]) -> list[str]:
     """Each method's class name, numbered where one occurs twice: the middle part of ``loss/Method/term``."""
     labels: list[str] = []
     for method in methods:
-        name, count = type(method).__name__, sum(type(other) is type(method) for other in methods[: len(labels)])
+        name = type(method).__name__
+        count = sum(type(earlier).__name__ == name for earlier in methods[: len(labels)])
         labels.append(name if count == 0 else f"{name}{count + 1}")
     return labels
 
@@ -34,11 +35,19 @@ def share_groups(methods: Sequence[Method]) -> list[list[int]]:
     return [members for _, members in sorted(groups, key=lambda group: group[1][0])]
 
 
-def plain_values(method: Method) -> dict[str, Any]:
-    """A method's public hyper-parameters: its numbers, strings and tuples of these, as they are when it was built."""
-    plain = (bool, int, float, str)
+def shared_teacher(methods: Sequence[Method], labels: Sequence[str]) -> TeacherSpec | None:
+    """The EMA teacher that the methods of a run need; ``None`` where none does.
 
-    def kept(value: Any) -> bool:
-        return isinstance(value, plain) or (isinstance(value, tuple) and all(map(kept, value)))
-
-    return {key: value for key, value in vars(method).items() if key[0] != "_" and key != "training" and kept(value)}
+    Raises:
+        ValueError: two methods want different ones.
+    """
+    wanted = {label: method.teacher for label, method in zip(labels, methods, strict=True) if method.teacher}
+    if len(set(wanted.values())) > 1:
+        (first, spec), (second, other) = next(
+            (one, two) for one in wanted.items() for two in wanted.items() if one[1] != two[1]
+        )
+        raise ValueError(
+            f"{first} wants a teacher with {spec}, {second} one with {other}, and a run has one; give both the same "
+            "(their argument `teacher`), or say which it is for all (`teacher` of the settings or of Update)"
+        )
+    return next(iter(wanted.values()), None)

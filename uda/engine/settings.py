@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from uda.engine.optimisation import DEFAULTS, check_arguments
+from uda.engine.schedules import build_schedule
+from uda.types import TeacherSpec
 
 
 class Closed(BaseModel):
@@ -35,15 +39,8 @@ class Augment(Closed):
         return self
 
 
-class TeacherSettings(Closed):
-    """The shared EMA teacher; built only when a method of the run needs it."""
-
-    decay: float = Field(0.999, ge=0, lt=1)
-    """Cap α of the ramp min(1 - 1/(i+1), α)."""
-    update: Literal["after", "before"] = "after"
-    """``after`` the optimiser step (DACS) or ``before`` the step, with the student of the last one (DAFormer, MIC)."""
-    mode: Literal["train", "eval"] = "train"
-    """``train``: own batch-norm statistics from own forwards, dropout off (the papers); ``eval``: the student's."""
+Spec = dict[str, dict[str, Any]]
+"""Something by name with its arguments: ``{name: arguments}``, one entry; in YAML a name alone has no arguments."""
 
 
 class Settings(Closed):
@@ -51,25 +48,26 @@ class Settings(Closed):
 
     steps: int = Field(gt=0)
     batch_size: int = Field(2, gt=0)
-    """Images per domain and step."""
+    """Images per domain and micro-batch."""
+    accumulate: int = Field(1, gt=0)
+    """Micro-batches whose gradients make one optimiser step."""
     crop: tuple[int, int] = (256, 512)
     """Training crop (height, width) in pixels."""
     seed: int = Field(0, ge=0)
 
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(1e-4, gt=0)
+    optimizer: Spec = Field(default={"adamw": {}}, validate_default=True)
+    """``adamw``, ``sgd`` or ``package.module:Class``, as a name or ``{name: {argument: value}}`` with torch's arguments
+    (``{sgd: {momentum: 0.9, nesterov: true}}``); rates and weight decay are the settings below."""
+    lr: float = Field(1e-4, gt=0, allow_inf_nan=False)
     """Learning rate of the encoder; decoder and heads get ``head_multiplier`` times that."""
     head_multiplier: float = Field(10.0, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     """L2: decoupled with AdamW, added to the gradient with SGD; not on norms and biases."""
-    l1: float = Field(0.0, ge=0)
-    """L1 penalty on the segmenter's weights (not norms and biases), added to the gradient."""
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """SGD only."""
-    schedule: Literal["poly", "constant"] = "poly"
-    power: float = Field(0.9, ge=0)
+    schedule: Spec = Field(default={"poly": {}}, validate_default=True)
+    """``poly`` (``{poly: {power: 0.9, horizon: 250000}}``), ``constant``, ``package.module:function`` of the step (and
+    total), or a torch scheduler (``{"torch.optim.lr_scheduler:StepLR": {step_size: 100}}``)."""
     warmup: int = Field(0, ge=0)
-    """Steps of linear warm-up over the schedule."""
+    """Steps of linear warm-up that multiplies the schedule (mmcv's law)."""
     clip: float | None = Field(None, gt=0)
     """Clip the segmenter's gradient to this norm."""
 
@@ -83,9 +81,9 @@ class Settings(Closed):
     augment: Augment = Augment()
     target_augment: Augment | None = None
     """For target images; by default the source's."""
-    rare_class_temperature: float | None = Field(None, gt=0)
-    """Rare class sampling of the source (DAFormer, T = 0.01); off by default."""
-    teacher: TeacherSettings = TeacherSettings()
+    teacher: dict[str, Any] | None = None
+    """The EMA teacher for all methods of the run: ``{decay:, update:, mode:}`` (:class:`~uda.types.TeacherSpec`); by
+    default what the methods that need one want, as their papers do."""
 
     log_every: int = Field(10, gt=0)
     image_every: int = Field(0, ge=0)
@@ -94,6 +92,34 @@ class Settings(Closed):
     """Steps between evaluations; 0 for the last iterate only."""
     checkpoint_every: int = Field(100, gt=0)
 
+    @field_validator("optimizer", "schedule", mode="before")
+    @classmethod
+    def _as_spec(cls, value: Any) -> Any:
+        return {value: {}} if isinstance(value, str) else value
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known_optimizer(cls, value: Spec) -> Spec:
+        name, arguments = _single(value)
+        return {name: {**DEFAULTS.get(name, {}), **check_arguments(name, arguments)}}
+
+    @field_validator("schedule")
+    @classmethod
+    def _known_schedule(cls, value: Spec) -> Spec:
+        name, arguments = _single(value)
+        build_schedule(name, arguments)
+        return {name: arguments}
+
+    @field_validator("teacher")
+    @classmethod
+    def _known_teacher(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        return None if value is None else vars(TeacherSpec.of(value, TeacherSpec()))
+
+    @property
+    def teacher_spec(self) -> TeacherSpec | None:
+        """The teacher that holds for all methods, if the settings say one."""
+        return None if self.teacher is None else TeacherSpec(**self.teacher)
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if min(self.crop) < 32:
@@ -101,3 +127,10 @@ class Settings(Closed):
         if self.warmup >= self.steps:
             raise ValueError(f"warmup must be shorter than the run of {self.steps} steps, got {self.warmup}")
         return self
+
+
+def _single(value: Spec) -> tuple[str, dict[str, Any]]:
+    """The name and the arguments of a spec."""
+    if len(value) != 1:
+        raise ValueError(f"a name or {{name: {{argument: value}}}} is needed, got {len(value)} names")
+    return next(iter(value.items()))

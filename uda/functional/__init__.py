@@ -22,6 +22,7 @@ from uda.functional.augment import (
     draw_strong_augmentation,
     gaussian_blur,
     strong_augment,
+    strong_augment_each,
 )
 from uda.functional.class_balance import (
     class_balanced_labels,
@@ -144,6 +145,7 @@ from uda.functional.sampling import (
 )
 from uda.functional.schedule import (
     poly,
+    warmup_factor,
     warmup_poly,
 )
 from uda.functional.validators import (
@@ -175,6 +177,7 @@ if TYPE_CHECKING:
         emd_cost,
         fit_colour_map,
         sample_pixels,
+        transport_colours,
     )
 
 _LAZY = {
@@ -193,6 +196,7 @@ _LAZY = {
     "emd_cost": "transport",
     "fit_colour_map": "transport",
     "sample_pixels": "transport",
+    "transport_colours": "transport",
 }
 """Name -> module of what is imported on demand."""
 
@@ -315,10 +319,13 @@ __all__ = [
     "softmax_entropy",
     "sorted_confidences",
     "strong_augment",
+    "strong_augment_each",
     "symmetric_cross_entropy",
     "threshold_labels",
+    "transport_colours",
     "uncertainty_rectified_loss",
     "updating_statistics",
+    "warmup_factor",
     "warmup_poly",
     "warp",
     "weighted_bce_loss",

@@ -13,6 +13,13 @@ def bce_loss(logits: Tensor, label: float) -> Tensor:
     Args:
         logits: the discriminator's raw output, any shape.
         label: 0 source, 1 target.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import bce_loss
+        >>> loss = bce_loss(torch.zeros(2, 1, 4, 4), 1)
+        >>> round(loss.item(), 4)  # undecided: ln 2
+        0.6931
     """
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
@@ -23,6 +30,12 @@ def ls_loss(output: Tensor, label: float) -> Tensor:
     Args:
         output: the discriminator's raw output, no sigmoid.
         label: 0 source, 1 target.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import ls_loss
+        >>> ls_loss(torch.full((2, 1, 4, 4), 3.0), 1).item()
+        4.0
     """
     return F.mse_loss(output, torch.full_like(output, label))
 
@@ -36,6 +49,13 @@ def clan_weight_map(logits: Tensor, other_logits: Tensor) -> Tensor:
 
     Returns:
         ``(N, 1, H, W)`` in [0, 1], with gradient; detach it for the discriminator's step.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import clan_weight_map
+        >>> logits = torch.tensor([50.0, -50.0]).view(1, 2, 1, 1)
+        >>> clan_weight_map(logits, logits).item(), clan_weight_map(logits, -logits).item()
+        (0.0, 1.0)
     """
     p, q = logits.softmax(1), other_logits.softmax(1)
     cosine: Tensor = (p * q).sum(1, keepdim=True) / (p.norm(dim=1, keepdim=True) * q.norm(dim=1, keepdim=True))
@@ -56,6 +76,14 @@ def weighted_bce_loss(
         weight_map: ``(N, 1, H, W)`` of :func:`clan_weight_map`.
         epsilon: weight of the plain loss.
         weight: the paper's lambda_local: 40 for GTA5, 10 for SYNTHIA.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import weighted_bce_loss
+        >>> logits, weight_map = torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 8, 8)
+        >>> loss = weighted_bce_loss(logits, 1, weight_map, epsilon=1, weight=2)
+        >>> round(loss.item(), 4)  # (1 + 2) ln 2
+        2.0794
     """
     if logits.shape[-2:] != weight_map.shape[-2:]:
         logits = F.interpolate(logits, weight_map.shape[-2:], mode="bilinear", align_corners=False)

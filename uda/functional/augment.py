@@ -24,7 +24,15 @@ OPERATIONS = ("brightness", "contrast", "saturation", "hue")
 
 @dataclass(frozen=True)
 class StrongAugmentation:
-    """One draw of parameters, shared by a batch; ``None`` where an augmentation is not applied."""
+    """One draw of parameters, shared by a batch; ``None`` where an augmentation is not applied.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import StrongAugmentation, strong_augment
+        >>> brighter = StrongAugmentation(1.25, None, None, None, order=(0, 1, 2, 3), sigma=None)
+        >>> strong_augment(torch.zeros(1, 3, 1, 2), parameters=brighter).unique().tolist()
+        [0.25]
+    """
 
     brightness: float | None
     contrast: float | None
@@ -35,7 +43,13 @@ class StrongAugmentation:
 
 
 def blur_kernel_size(size: int) -> int:
-    """Length of DACS' blur kernel for an image side: ``ceil(size / 10)``, or one less where that is even."""
+    """Length of DACS' blur kernel for an image side: ``ceil(size / 10)``, or one less where that is even.
+
+    Example:
+        >>> from uda.functional import blur_kernel_size
+        >>> blur_kernel_size(512), blur_kernel_size(65)
+        (51, 7)
+    """
     tenth = math.ceil(0.1 * size)
     return math.floor(tenth - 0.5 + tenth % 2)
 
@@ -45,6 +59,15 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
 
     ``images``: ``(N, C, H, W)`` floating point, any range, ``sigma`` > 0 in pixels, the same on both axes.
     Returns the same shape and dtype. Raises ValueError for other inputs.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import gaussian_blur
+        >>> images = torch.zeros(1, 3, 32, 32)
+        >>> images[:, :, 16, 16] = 1
+        >>> blurred = gaussian_blur(images, 1.0)
+        >>> bool(blurred.max() < 1), [round(total, 4) for total in blurred.sum((0, 2, 3)).tolist()]
+        (True, [1.0, 1.0, 1.0])
     """
     _check(images)
     if not (sigma > 0 and math.isfinite(sigma)):
@@ -91,6 +114,15 @@ def colour_jitter(
 
     Raises:
         ValueError: for factors out of range, a wrong order or other images.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import colour_jitter
+        >>> red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+        >>> colour_jitter(red, contrast=0.5).flatten().tolist()
+        [0.5, 0.0, 0.0]
+        >>> colour_jitter(red, hue=0.5).flatten().round(decimals=2).tolist()
+        [0.0, 1.0, 1.0]
     """
     _check(images, channels=3)
     factors = (brightness, contrast, saturation, hue)
@@ -154,6 +186,13 @@ def draw_strong_augmentation(
 
     Raises:
         ValueError: for values out of range.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import draw_strong_augmentation
+        >>> parameters = draw_strong_augmentation(torch.Generator().manual_seed(0), strength=0.2, jitter_probability=1)
+        >>> 0.8 <= parameters.brightness <= 1.2, sorted(parameters.order)
+        (True, [0, 1, 2, 3])
     """
     if not 0 <= strength <= 0.5:
         raise ValueError(f"strength is {strength}, must be in [0, 0.5]")
@@ -178,10 +217,51 @@ def strong_augment(
 
     ``parameters`` (see :func:`draw_strong_augmentation`) are drawn from ``generator`` with DACS' settings where not
     given. Returns the same shape and dtype, in [0, 1] if the input is.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import strong_augment
+        >>> images = torch.rand(2, 3, 64, 64)
+        >>> augmented = strong_augment(images, torch.Generator().manual_seed(0))
+        >>> augmented.shape
+        torch.Size([2, 3, 64, 64])
+        >>> torch.equal(augmented, strong_augment(images, torch.Generator().manual_seed(0)))
+        True
     """
     p = draw_strong_augmentation(generator) if parameters is None else parameters
     out = colour_jitter(images, p.brightness, p.contrast, p.saturation, p.hue, p.order)
     return out if p.sigma is None else gaussian_blur(out, p.sigma)
+
+
+def strong_augment_each(
+    images: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    strength: float = 0.25,
+    jitter_probability: float = 0.8,
+    blur_probability: float = 0.5,
+) -> Tensor:
+    """:func:`strong_augment` with a draw of its own for every image of ``(N, 3, H, W)``.
+
+    Departure: the published codes draw once for the whole batch. ``generator`` and the other arguments are those of
+    :func:`draw_strong_augmentation`; all draws are made before the first image is touched.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import strong_augment_each
+        >>> strong_augment_each(torch.rand(2, 3, 64, 64), torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 3, 64, 64])
+    """
+    draws = [
+        draw_strong_augmentation(
+            generator,
+            strength=strength,
+            jitter_probability=jitter_probability,
+            blur_probability=blur_probability,
+        )
+        for _ in images
+    ]
+    return torch.cat([strong_augment(image[None], parameters=draw) for image, draw in zip(images, draws, strict=True)])
 
 
 def _check(images: Tensor, channels: int | None = None) -> None:

@@ -28,6 +28,14 @@ def sorted_confidences(
 
     Returns:
         all confidences, class after class and ascending in each, and ``(C,)`` int64 counts.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import sorted_confidences
+        >>> labels, confidences = torch.tensor([[0, 1, 0]]), torch.tensor([[0.75, 0.5, 0.25]])
+        >>> values, counts = sorted_confidences([labels], [confidences], num_classes=2)
+        >>> values.tolist(), counts.tolist()
+        ([0.25, 0.75, 0.5], [2, 1])
     """
     kept_labels, kept_confidences = [], []
     for label, confidence in zip(labels, confidences, strict=True):
@@ -67,6 +75,14 @@ def class_balanced_thresholds(
 
     Returns:
         ``(C,)`` thresholds, 1 where k is 0 (a class that is never predicted), and ``(C,)`` int64 k.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import class_balanced_thresholds
+        >>> labels, confidences = torch.zeros(1, 4, dtype=torch.int64), torch.tensor([[0.25, 1.0, 0.5, 0.75]])
+        >>> thresholds, selected = class_balanced_thresholds([labels], [confidences], 2, portion=0.5, stride=1)
+        >>> thresholds.tolist(), selected.tolist()
+        ([0.75, 1.0], [2, 0])
     """
     values, counts = sorted_confidences(labels, confidences, num_classes, stride=stride)
     portions = torch.as_tensor(portion, dtype=torch.float64, device=counts.device)
@@ -98,6 +114,13 @@ def portion_thresholds(
 
     Returns:
         ``(C,)``; 0 for a class that is never predicted.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import portion_thresholds
+        >>> labels, confidences = torch.zeros(1, 4, dtype=torch.int64), torch.tensor([[0.25, 1.0, 0.5, 0.75]])
+        >>> portion_thresholds([labels], [confidences], 2, portion=0.5).tolist()
+        [0.75, 0.0]
     """
     values, counts = sorted_confidences(labels, confidences, num_classes)
     index = (counts.double() * portion).round().long().minimum(counts - 1)
@@ -115,17 +138,38 @@ def threshold_labels(labels: Tensor, confidence: Tensor, thresholds: Tensor, *, 
         confidence: ``(N, H, W)``.
         thresholds: ``(C,)``.
         ignore_index: label of rejected pixels.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import threshold_labels
+        >>> labels, confidence = torch.tensor([[[0, 1]]]), torch.tensor([[[0.6, 0.6]]])
+        >>> threshold_labels(labels, confidence, torch.tensor([0.5, 0.7])).tolist()
+        [[[0, 255]]]
     """
     return labels.masked_fill(confidence < thresholds[labels], ignore_index)
 
 
 def rare_classes(counts: Tensor, number: int) -> Tensor:
-    """The ``number`` classes with the fewest predicted pixels, rarest first (CBST's rare ids); ties by class id."""
+    """The ``number`` classes with the fewest predicted pixels, rarest first (CBST's rare ids); ties by class id.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import rare_classes
+        >>> rare_classes(torch.tensor([50, 0, 7]), 2).tolist()
+        [1, 2]
+    """
     return counts.argsort(stable=True)[:number]
 
 
 def mined_classes(counts: Tensor, share: float) -> Tensor:
-    """All classes with less than ``share`` of the predicted pixels, rarest first (CBST's mine ids); ties by id."""
+    """All classes with less than ``share`` of the predicted pixels, rarest first (CBST's mine ids); ties by id.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import mined_classes
+        >>> mined_classes(torch.tensor([50, 2, 1, 47]), 0.1).tolist()
+        [2, 1]
+    """
     order = counts.argsort(stable=True)
     shares = counts.double() / counts.sum().clamp(min=1)
     return order[(shares < share)[order]]
@@ -143,6 +187,13 @@ def class_balanced_labels(prob: Tensor, thresholds: Tensor, *, ignore_index: int
 
     Returns:
         ``(N, H, W)`` int64.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import class_balanced_labels
+        >>> prob = torch.tensor([0.6, 0.4]).view(1, 2, 1, 1)
+        >>> class_balanced_labels(prob, torch.tensor([0.9, 0.3])).tolist()  # ratios 2/3 and 4/3
+        [[[1]]]
     """
     ratio, labels = (prob / thresholds.to(prob)[:, None, None]).max(1)
     return labels.masked_fill(ratio < 1, ignore_index)
@@ -165,6 +216,14 @@ def regularised_labels(
     Returns:
         ``(N, C, H, W)`` soft labels of ALL pixels, and ``(N, H, W)`` int64 hard labels with rejected pixels ignored
         (where the soft labels must be set to 0 before training).
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import regularised_labels
+        >>> prob = torch.tensor([0.6, 0.4]).view(1, 2, 1, 1)
+        >>> soft, labels = regularised_labels(prob, torch.tensor([0.9, 0.3]))  # ratios 2/3 and 4/3
+        >>> labels.tolist(), round(soft[0, 1].item(), 4)  # 2^4 / (1 + 2^4)
+        ([[[1]]], 0.9412)
     """
     if weight <= 0:
         raise ValueError(f"weight must be positive, got {weight}; class_balanced_labels is the limit at 0")
@@ -195,11 +254,21 @@ def multiband_probabilities(
 
     Raises:
         ValueError: no logits, or not one weight for each.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import multiband_probabilities
+        >>> unsure, sure = torch.zeros(1, 2, 4, 4), torch.tensor([50.0, -50.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4)
+        >>> prob = multiband_probabilities([unsure, sure], size=(8, 8))
+        >>> prob.shape, prob[0, :, 0, 0].round(decimals=4).tolist()
+        (torch.Size([1, 2, 8, 8]), [0.75, 0.25])
     """
     weights = [1 / max(len(logits), 1)] * len(logits) if weights is None else weights
     if not logits or len(weights) != len(logits):
         raise ValueError(f"{len(logits)} networks and {len(weights)} weights; at least one, and one weight for each")
-    prob = torch.stack([weight * one.softmax(1) for one, weight in zip(logits, weights, strict=True)]).sum(0)
+    prob = torch.stack(
+        [weight * band_logits.softmax(1) for band_logits, weight in zip(logits, weights, strict=True)]
+    ).sum(0)
     if size is None or tuple(size) == tuple(prob.shape[-2:]):
         return prob
     return F.interpolate(prob, size, mode="bilinear", align_corners=True)

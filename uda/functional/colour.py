@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from skimage import exposure
 from torch import Tensor
 
 from uda.functional.colour_spaces import lab_to_rgb, lalphabeta_to_rgb, rgb_to_lab, rgb_to_lalphabeta
@@ -26,6 +24,14 @@ def image_stats(images: Tensor) -> tuple[Tensor, Tensor]:
 
     ``images``: ``(N, C, H, W)`` floating point, any range. Returns two ``(N, C)`` tensors of the same dtype. Raises
     ValueError for other inputs.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import image_stats
+        >>> images = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
+        >>> mean, std = image_stats(images)
+        >>> round(mean.item(), 4), round(std.item(), 4)
+        (2.0, 1.0)
     """
     _check_images("images", images)
     if images.device.type != "cpu" or images.requires_grad or images.dtype != torch.float32:
@@ -62,6 +68,13 @@ def match_mean_std(
 
     Raises:
         ValueError: for statistics of another shape or a negative or non-finite standard deviation.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import match_mean_std
+        >>> images = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
+        >>> match_mean_std(images, mean=(2.0,), std=(1.0,), target_mean=(0.0,), target_std=(0.5,)).flatten().tolist()
+        [-0.5, 0.5]
     """
     _check_images("images", images)
     n, c = images.shape[:2]
@@ -75,7 +88,8 @@ def match_mean_std(
             raise ValueError(f"{name} is {tensor.tolist()}, must be finite and >= 0")
         tensors.append(tensor.expand(n, c))
     m, s, target_m, target_s = tensors
-    scale = torch.where(s > 0, target_s / s, torch.zeros_like(s))
+    # Dividing by 1 where the deviation is 0 keeps NaN out of the gradient of the quotient that is not taken.
+    scale = torch.where(s > 0, target_s / torch.where(s > 0, s, torch.ones_like(s)), torch.zeros_like(s))
     return _affine(images, scale, target_m - m * scale)
 
 
@@ -84,9 +98,9 @@ def _affine(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     if images.device.type == "cpu" and images.is_contiguous():
         # Batch norm in evaluation mode is PyTorch's only vectorised multiply-add with a factor for each plane.
         n, c, height, width = images.shape
-        zero, one = torch.zeros_like(scale).flatten(), torch.ones_like(scale).flatten()
+        mean, variance = torch.zeros_like(scale).flatten(), torch.ones_like(scale).flatten()
         planes = images.view(1, n * c, height, width)
-        return F.batch_norm(planes, zero, one, scale.flatten(), shift.flatten(), eps=0.0).view_as(images)
+        return F.batch_norm(planes, mean, variance, scale.flatten(), shift.flatten(), eps=0.0).view_as(images)
     return torch.addcmul(shift[:, :, None, None], images, scale[:, :, None, None])
 
 
@@ -94,6 +108,13 @@ def colour_stats(images: Tensor, space: Space = "lab") -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each image in the space in which :func:`reinhard` works.
 
     ``images``: ``(N, 3, H, W)`` RGB, floating point in [0, 1] or uint8. Returns two ``(N, 3)`` float tensors.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import colour_stats
+        >>> mean, std = colour_stats(torch.ones(1, 3, 4, 4))
+        >>> [round(value) for value in mean[0].tolist()]  # white in Lab
+        [100, 0, 0]
     """
     _check_space(space)
     _check_images("images", images, channels=3, byte=True)
@@ -121,6 +142,14 @@ def reinhard(images: Tensor, target: Tensor | tuple[Tensor, Tensor], space: Spac
 
     Raises:
         ValueError: for other shapes or dtypes, a wrong space, or negative deviations.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import reinhard
+        >>> images, target = torch.full((2, 3, 8, 8), 0.25), torch.full((1, 3, 4, 4), 0.5)
+        >>> matched = reinhard(images, target)
+        >>> matched.shape, round(matched.mean().item(), 1)
+        (torch.Size([2, 3, 8, 8]), 0.5)
     """
     _check_space(space)
     _check_images("images", images, channels=3, byte=True)
@@ -152,6 +181,14 @@ def match_histograms(images: Tensor, target: Tensor, *, quantise: bool = False) 
 
     Raises:
         ValueError: for other dtypes, or shapes that do not fit.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import match_histograms
+        >>> images = torch.tensor([0.0, 1.0, 2.0, 3.0]).view(1, 1, 2, 2)
+        >>> target = torch.tensor([8.0, 6.0, 7.0, 5.0]).view(1, 1, 1, 4)
+        >>> match_histograms(images, target).flatten().tolist()
+        [5.0, 6.0, 7.0, 8.0]
     """
     _check_pair(images, target)
     images, target = images.detach(), target.detach()
@@ -159,6 +196,8 @@ def match_histograms(images: Tensor, target: Tensor, *, quantise: bool = False) 
         return _match_levels(images, target, floating=False)
     if quantise:
         return _match_levels(_to_byte(images), _to_byte(target), floating=True).to(images.dtype)
+    from skimage import exposure
+
     matched = [
         exposure.match_histograms(image.double().cpu().numpy(), style.double().cpu().numpy(), channel_axis=0)
         for image, style in zip(images, target.expand(len(images), -1, -1, -1), strict=True)
@@ -168,6 +207,8 @@ def match_histograms(images: Tensor, target: Tensor, *, quantise: bool = False) 
 
 def _match_levels(images: Tensor, target: Tensor, *, floating: bool) -> Tensor:
     """uint8 images through one table of 256 values for each channel; ``floating`` results are in [0, 1]."""
+    import cv2
+
     counts, target_counts = _level_counts(images), _level_counts(target)
     cpu = images.cpu().contiguous()
     out = torch.empty(cpu.shape, dtype=torch.float32 if floating else torch.uint8)
@@ -183,6 +224,8 @@ def _match_levels(images: Tensor, target: Tensor, *, floating: bool) -> Tensor:
 
 def _level_counts(images: Tensor) -> npt.NDArray[np.int64]:
     """``(N, C, 256)`` pixel counts of uint8 images."""
+    import cv2
+
     counts = np.empty((*images.shape[:2], 256), dtype=np.int64)
     for n, c in np.ndindex(*images.shape[:2]):
         plane = images[n, c].cpu().contiguous().numpy()
@@ -213,6 +256,8 @@ def _opencv_lab(image: Tensor, out: npt.NDArray[Any] | None = None) -> _Moments:
 
     Without ``out`` a float image is quantised: the statistics are as exact as by OpenCV's float tables, and quicker.
     """
+    import cv2
+
     total, power = np.zeros(3), np.zeros(3)
     for rows in _strips(*image.shape[1:]):
         strip = image[:, rows] if out is not None or image.dtype == torch.uint8 else _to_byte(image[:, rows])
@@ -232,6 +277,8 @@ def _opencv_stats(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _reinhard_opencv(images: Tensor, target_mean: Tensor, target_std: Tensor) -> Tensor:
+    import cv2
+
     out = torch.empty(images.shape, dtype=images.dtype)
     byte = images.dtype == torch.uint8
     to_mean, to_std = target_mean.double().numpy(), target_std.double().numpy()
@@ -249,7 +296,10 @@ def _reinhard_opencv(images: Tensor, target_mean: Tensor, target_std: Tensor) ->
 
 
 def _to_byte(images: Tensor) -> Tensor:
-    if _opencv_can(images):  # six times as fast; negative values must go first, it takes absolute ones
+    if _opencv_can(images):
+        import cv2
+
+        # six times as fast; negative values must go first, it takes absolute ones
         flat = images.clamp(min=0).reshape(-1, images.shape[-1]).numpy()
         return torch.from_numpy(cv2.convertScaleAbs(flat, alpha=255)).view(images.shape)
     return (images * 255).round_().clamp_(0, 255).to(torch.uint8)

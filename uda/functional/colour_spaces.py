@@ -22,6 +22,12 @@ def rgb_to_lab(images: Tensor) -> Tensor:
     """sRGB in [0, 1] to CIE Lab (D65 white, 2 degree observer), with scikit-image's constants.
 
     ``(N, 3, H, W)`` floating point to the same shape and dtype; L in [0, 100], a and b about [-128, 127].
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import rgb_to_lab
+        >>> [round(value) for value in rgb_to_lab(torch.ones(1, 3, 1, 1)).flatten().tolist()]
+        [100, 0, 0]
     """
     _check("images", images)
     linear = torch.where(images > 0.04045, ((images.clamp(min=0.04045) + 0.055) / 1.055).pow(2.4), images / 12.92)
@@ -36,6 +42,13 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 
     ``(N, 3, H, W)`` floating point, any values: colours out of the gamut are clipped, and a negative f(Z) is set to 0
     as scikit-image does (without its warning).
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import lab_to_rgb
+        >>> white = torch.tensor([100.0, 0.0, 0.0]).view(1, 3, 1, 1)
+        >>> [round(value, 2) for value in lab_to_rgb(white).flatten().tolist()]
+        [1.0, 1.0, 1.0]
     """
     _check("lab", lab)
     lightness, a, b = lab.unbind(1)
@@ -52,6 +65,13 @@ def rgb_to_lalphabeta(images: Tensor, eps: float = 1 / 2550) -> Tensor:
 
     ``(N, 3, H, W)`` floating point to the same shape and dtype. Gamma is not removed, as in the paper. ``eps`` > 0
     bounds the cone responses below, before the decimal logarithm (no bound in the paper; a tenth of a grey level here).
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import rgb_to_lalphabeta
+        >>> grey = rgb_to_lalphabeta(torch.full((1, 3, 1, 1), 0.1))
+        >>> [round(value, 2) for value in grey.flatten().tolist()]  # l is 3^0.5 log10(0.1)
+        [-1.73, 0.0, 0.0]
     """
     _check("images", images)
     if not eps > 0:
@@ -64,6 +84,13 @@ def lalphabeta_to_rgb(lalphabeta: Tensor) -> Tensor:
 
     ``(N, 3, H, W)`` floating point. The printed LMS to RGB matrix is only nearly the inverse of the printed RGB to LMS
     one, so a round trip moves colours by up to about a hundredth.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import lalphabeta_to_rgb
+        >>> white = lalphabeta_to_rgb(torch.zeros(1, 3, 1, 1))
+        >>> [round(value, 1) for value in white.flatten().tolist()]
+        [1.0, 1.0, 1.0]
     """
     _check("lalphabeta", lalphabeta)
     return _mix(torch.pow(10.0, _mix(lalphabeta, _LAB_TO_LMS)), _LMS_TO_RGB)

@@ -67,6 +67,13 @@ def mkmmd(x: Tensor, y: Tensor, alphas: Sequence[float] = (0.5, 1.0, 2.0), linea
 
     Raises:
         ValueError: for unequal or too small sets, or an ``alpha`` that is not > 0.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import mkmmd
+        >>> x = torch.rand(8, 3)
+        >>> bool(mkmmd(x, x + 1) > mkmmd(x, x))
+        True
     """
     _check(x, y, equal=True)
     if not alphas or not all(alpha > 0 for alpha in alphas):
@@ -102,6 +109,13 @@ def mmd(x: Tensor, y: Tensor, linear: bool = False) -> Tensor:
 
     Raises:
         ValueError: for sets of wrong size.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import mmd
+        >>> x = torch.rand(8, 3)
+        >>> bool(mmd(x, x + 1) > mmd(x, x))
+        True
     """
     _check(x, y, equal=linear)
     if len(x) < 3:
@@ -131,6 +145,13 @@ def coral(x: Tensor, y: Tensor) -> Tensor:
     """Deep CORAL (Sun and Saenko 2016, equation 1): ``|C_x - C_y|_F² / (4 D²)``, unbiased covariances. A scalar.
 
     ``x``: ``(n, D)``, ``y``: ``(m, D)``, n and m >= 2, else ValueError. Also pytorch-adapt's.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import coral
+        >>> x, y = torch.tensor([[-1.0], [1.0]]), torch.tensor([[-2.0], [2.0]])
+        >>> coral(x, y).item()  # variances 2 and 8: 6^2 / 4
+        9.0
     """
     _check(x, y)
     difference = _mean_covariance(x)[1] - _mean_covariance(y)[1]
@@ -142,6 +163,13 @@ def coral_tllib(x: Tensor, y: Tensor) -> Tensor:
 
     The mean over D² entries of the squared difference of covariances, plus the mean over D of the squared difference of
     means. ``x``: ``(n, D)``, ``y``: ``(m, D)``, n and m >= 2, else ValueError. A scalar.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import coral_tllib
+        >>> x, y = torch.tensor([[-1.0], [1.0]]), torch.tensor([[0.0], [4.0]])
+        >>> coral_tllib(x, y).item()  # variances 2 and 8, means 0 and 2: 6^2 + 2^2
+        40.0
     """
     _check(x, y)
     (mean_x, cov_x), (mean_y, cov_y) = _mean_covariance(x), _mean_covariance(y)
@@ -149,7 +177,15 @@ def coral_tllib(x: Tensor, y: Tensor) -> Tensor:
 
 
 def random_projections(dimension: int, count: int, generator: torch.Generator | None = None) -> Tensor:
-    """``(dimension, count)`` float32 unit columns, uniform on the sphere, from a CPU generator."""
+    """``(dimension, count)`` float32 unit columns, uniform on the sphere, from a CPU generator.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import random_projections
+        >>> directions = random_projections(3, 5, torch.Generator().manual_seed(0))
+        >>> directions.shape, torch.allclose(directions.norm(dim=0), torch.ones(5))
+        (torch.Size([3, 5]), True)
+    """
     if dimension < 1 or count < 1:
         raise ValueError(f"dimension is {dimension} and count is {count}, both must be >= 1")
     directions = torch.randn(dimension, count, generator=generator)
@@ -170,6 +206,13 @@ def sliced_wasserstein(x: Tensor, y: Tensor, projections: Tensor) -> Tensor:
 
     Raises:
         ValueError: for shapes that do not fit.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import sliced_wasserstein
+        >>> x = torch.tensor([[0.0], [1.0]])
+        >>> round(sliced_wasserstein(x, x + 3, projections=torch.ones(1, 1)).item(), 4)
+        3.0
     """
     _check(x, y, least=1)
     if projections.ndim != 2 or len(projections) != x.shape[1]:
@@ -186,6 +229,13 @@ def frechet(x: Tensor, y: Tensor) -> float:
     ``x``: ``(n, D)``, ``y``: ``(m, D)``, n and m >= 2, else ValueError. Unbiased covariances, float64 on the CPU; no
     gradient. The trace of the root is taken from the eigenvalues of the symmetric ``C_x^½ C_y C_x^½``, which stays real
     for singular covariances.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import frechet
+        >>> x = torch.tensor([[0.0], [1.0]])
+        >>> round(frechet(x, x + 3), 4)  # same covariance: the squared difference of means
+        9.0
     """
     _check(x, y)
     (mean_x, cov_x), (mean_y, cov_y) = (_mean_covariance(z.detach().double().cpu()) for z in (x, y))
@@ -201,6 +251,11 @@ def a_distance(domain_error: Tensor | float) -> Tensor:
 
     ``domain_error``: number or tensor in [0, 1], else ValueError. Returns a tensor of the same shape: 2 for
     domains that are told apart without error, 0 at chance, negative below chance.
+
+    Example:
+        >>> from uda.functional import a_distance
+        >>> a_distance(0.25).item()
+        1.0
     """
     error = torch.as_tensor(domain_error)
     if not bool(((error >= 0) & (error <= 1)).all()):

@@ -28,6 +28,12 @@ def self_information(prob: Tensor, *, eps: float = 1e-30) -> Tensor:
 
     Returns:
         ``(N, C, H, W)``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import self_information
+        >>> self_information(torch.full((1, 2, 1, 1), 0.5)).flatten().tolist()
+        [0.5, 0.5]
     """
     return -prob * torch.log2(prob + eps) / math.log2(max(prob.shape[1], 2))
 
@@ -37,6 +43,12 @@ def entropy_loss(prob: Tensor) -> Tensor:
 
     Args:
         prob: ``(N, C, H, W)`` probabilities.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import entropy_loss
+        >>> entropy_loss(torch.full((1, 4, 2, 2), 0.25)).item()
+        1.0
     """
     return self_information(prob).sum(1).mean()
 
@@ -49,6 +61,13 @@ def softmax_entropy(logits: Tensor) -> Tensor:
 
     Returns:
         ``(N, ...)``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import softmax_entropy
+        >>> entropy = softmax_entropy(torch.zeros(2, 4, 3, 3))
+        >>> entropy.shape, round(entropy.mean().item(), 4)  # ln 4
+        (torch.Size([2, 3, 3]), 1.3863)
     """
     return soft_cross_entropy_map(logits, logits.softmax(1))
 
@@ -64,6 +83,13 @@ def soft_cross_entropy_map(logits: Tensor, target: Tensor) -> Tensor:
 
     Returns:
         ``(N, ...)``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import soft_cross_entropy_map
+        >>> loss = soft_cross_entropy_map(torch.zeros(2, 4, 3, 3), torch.full((2, 4, 3, 3), 0.25))
+        >>> loss.shape, round(loss.mean().item(), 4)  # ln 4
+        (torch.Size([2, 3, 3]), 1.3863)
     """
     return -(target * logits.log_softmax(1)).sum(1)
 
@@ -76,6 +102,12 @@ def robust_entropy_loss(logits: Tensor, *, eta: float = 2.0, scale: float | None
         eta: exponent; above 0.5 it presses more on the uncertain pixels.
         scale: what the entropy in nats is divided by. ``None``: ln C, so that e is in [0, 1] for any number of classes.
             The published code divides by :data:`FDA_ENTROPY_SCALE` always, which differs for other than 19 classes.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import robust_entropy_loss
+        >>> round(robust_entropy_loss(torch.zeros(1, 19, 2, 2)).item(), 4)
+        1.0
     """
     divisor = math.log(max(logits.shape[1], 2)) if scale is None else scale
     return ((softmax_entropy(logits) / divisor).square() + 1e-8).pow(eta).mean()
@@ -92,6 +124,12 @@ def max_squares_loss(prob: Tensor, *, ignored_value: float = -1.0) -> Tensor:
 
     Returns:
         Scalar in [-1/2, 0]; 0 when nothing counts.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import max_squares_loss
+        >>> max_squares_loss(torch.full((1, 2, 2, 2), 0.5)).item()
+        -0.125
     """
     counted = prob != ignored_value
     return -0.5 * prob.square().mul(counted).sum() / counted.sum().clamp(min=1)
@@ -107,6 +145,12 @@ def image_class_weights(classes: Tensor, num_classes: int, *, ratio: float = 0.2
 
     Returns:
         ``(N, C)`` float.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import image_class_weights
+        >>> image_class_weights(torch.tensor([[[0, 0, 1, 0, 0]]]), 2, ratio=1).tolist()
+        [[0.25, 1.0]]
     """
     flat = classes.flatten(1)
     counts = torch.zeros(flat.shape[0], num_classes, device=classes.device)
@@ -132,6 +176,13 @@ def iw_max_squares_loss(prob: Tensor, *, ratio: float = 0.2) -> Tensor:
     Args:
         prob: ``(N, C, H, W)`` probabilities.
         ratio: see :func:`image_class_weights`.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import iw_max_squares_loss
+        >>> loss = iw_max_squares_loss(torch.full((1, 2, 2, 2), 0.5))  # of one class: weight 1/4
+        >>> round(loss.item(), 4)  # 4 pixels of -1/4 (1/4 + 1/4) / 2
+        -0.25
     """
     weighted = prob.square() * _pixel_weights(prob, ratio)
     return -weighted.sum() / (prob.shape[0] * prob.shape[1])
@@ -143,6 +194,13 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     Args:
         logits: ``(N, C, H, W)``.
         target: ``(N, C, H, W)`` soft labels.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import soft_cross_entropy
+        >>> loss = soft_cross_entropy(torch.zeros(1, 2, 2, 2), torch.full((1, 2, 2, 2), 0.5))
+        >>> round(loss.item(), 4)  # ln 2 / 2
+        0.3466
     """
     return soft_cross_entropy_map(logits, target).mean() / logits.shape[1]
 
@@ -154,6 +212,13 @@ def iw_soft_cross_entropy(logits: Tensor, target: Tensor, *, ratio: float = 0.2)
         logits: ``(N, C, H, W)``; their argmax gives the weights.
         target: ``(N, C, H, W)`` soft labels.
         ratio: see :func:`image_class_weights`.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import iw_soft_cross_entropy
+        >>> loss = iw_soft_cross_entropy(torch.zeros(1, 2, 2, 2), torch.full((1, 2, 2, 2), 0.5))
+        >>> round(loss.item(), 4)  # 4 pixels of 1/4 ln 2 / 2
+        0.3466
     """
     weighted = soft_cross_entropy_map(logits, target) * _pixel_weights(logits, ratio).squeeze(1)
     return weighted.sum() / (logits.shape[0] * logits.shape[1])
@@ -168,14 +233,22 @@ def class_confusion_loss(logits: Tensor, *, temperature: float = 2.5) -> Tensor:
 
     Returns:
         Scalar in [0, 1]; 0 for an empty set of samples.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import class_confusion_loss
+        >>> round(class_confusion_loss(torch.zeros(4, 2)).item(), 4)
+        0.5
+        >>> round(class_confusion_loss(100 * torch.eye(2)).item(), 4)
+        0.0
     """
     if logits.shape[0] == 0:
         return logits.sum()
     prob = (logits / temperature).softmax(1)
-    with torch.no_grad():
-        entropy = -(prob * (prob + 1e-5).log()).sum(1)
-        weight = 1 + torch.exp(-entropy)
-        weight = weight / weight.mean()
+    detached = prob.detach()
+    entropy = -(detached * (detached + 1e-5).log()).sum(1)
+    weight = 1 + torch.exp(-entropy)
+    weight = weight / weight.mean()
     confusion = prob.T @ (prob * weight[:, None])
     # the smallest normal number keeps a class that has no mass at all from dividing zero by zero
     confusion = confusion / confusion.sum(1).clamp(min=torch.finfo(confusion.dtype).tiny)
@@ -191,5 +264,12 @@ def kl_divergence_map(logits: Tensor, other_logits: Tensor) -> Tensor:
 
     Returns:
         ``(N, ...)``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import kl_divergence_map
+        >>> unsure, sure = torch.zeros(1, 2, 1, 1), torch.tensor([50.0, -50.0]).view(1, 2, 1, 1)
+        >>> round(kl_divergence_map(unsure, sure).item(), 4)  # ln 2
+        0.6931
     """
     return F.kl_div(logits.log_softmax(1), other_logits.log_softmax(1), reduction="none", log_target=True).sum(1)

@@ -32,6 +32,14 @@ def cell_labels(
 
     Returns:
         ``(N, h, w)`` int64.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import cell_labels
+        >>> labels = torch.zeros(1, 4, 4, dtype=torch.int64)
+        >>> labels[:, :2, :2] = 1
+        >>> cell_labels(labels, (2, 2), num_classes=2).tolist()
+        [[[1, 0], [0, 0]]]
     """
     scale = max(labels.shape[-1] // size[1], 1)
     cells = downscale_label(labels, scale, num_classes=num_classes, min_ratio=min_ratio, ignore_index=ignore_index)
@@ -51,6 +59,14 @@ def class_cells(
     """The feature cells that are filled by one of the classes: ``(N, h, w)`` bool.
 
     ``classes`` are train ids, for DAFormer the countable things; everything else is as in :func:`cell_labels`.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import class_cells
+        >>> labels = torch.zeros(1, 4, 4, dtype=torch.int64)
+        >>> labels[:, :2, :2] = 1
+        >>> class_cells(labels, (2, 2), [1], num_classes=2).tolist()
+        [[[True, False], [False, False]]]
     """
     cells = cell_labels(labels, size, num_classes, min_ratio=min_ratio, ignore_index=ignore_index)
     return torch.isin(cells, torch.as_tensor(tuple(classes), dtype=cells.dtype, device=cells.device))
@@ -66,6 +82,13 @@ def feature_distance(features: Tensor, reference: Tensor, mask: Tensor | None = 
 
     Returns:
         Scalar, 0 with graph for an empty mask (NaN in the published code); the gradient at distance 0 is 0.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import feature_distance
+        >>> features = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
+        >>> feature_distance(features, torch.zeros_like(features)).item()
+        5.0
     """
     distance: Tensor = torch.linalg.vector_norm(features - reference.detach(), dim=1)
     if mask is None:

@@ -40,6 +40,11 @@ def half_width(height: int, width: int, beta: float) -> int:
     """Half width ``b = floor(min(H, W) * beta)`` of the swapped band, in frequency bins.
 
     Raises ValueError unless ``beta`` is in [0, 0.5] (0.5 is the whole spectrum of the shorter side).
+
+    Example:
+        >>> from uda.functional import half_width
+        >>> half_width(512, 1024, 0.01)
+        5
     """
     if not 0.0 <= beta <= 0.5:
         raise ValueError(f"beta is {beta}, must be in [0, 0.5]")
@@ -52,6 +57,12 @@ def low_freq_swap(amp_src: Tensor, amp_trg: Tensor, beta: float) -> Tensor:
     The half-open band of the authors' training code, on spectra as ``torch.fft.fft2`` gives them. ``amp_src``,
     ``amp_trg``: ``(..., H, W)`` of equal shape. Returns a new tensor like ``amp_src``. Raises ValueError for unequal
     shapes or ``beta`` outside [0, 0.5].
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import low_freq_swap
+        >>> low_freq_swap(torch.zeros(4, 4), torch.ones(4, 4), beta=0.25).int().tolist()
+        [[1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]]
     """
     if amp_src.shape != amp_trg.shape:
         raise ValueError(f"amplitudes are {tuple(amp_src.shape)} and {tuple(amp_trg.shape)}, must have equal shapes")
@@ -81,6 +92,14 @@ def fda_source_to_target(source: Tensor, target: Tensor, beta: float = 0.01, ban
     Raises:
         ValueError: for another number of dimensions or channels, another image size of the target (resize it first),
             integer images, ``beta`` outside [0, 0.5] or an unknown band.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import fda_source_to_target
+        >>> source, target = torch.rand(2, 3, 16, 16), torch.rand(1, 3, 16, 16)
+        >>> adapted = fda_source_to_target(source, target, beta=0.0)  # only the mean is swapped
+        >>> adapted.shape, torch.allclose(adapted.mean((2, 3)), target.mean((2, 3)), atol=1e-4)
+        (torch.Size([2, 3, 16, 16]), True)
     """
     _check(source, target, band)
     height, width = source.shape[-2:]

@@ -22,6 +22,14 @@ def average_pool(prob: Tensor, views: int) -> tuple[Tensor, Tensor]:
     Returns:
         ``(B*T, C, H, W)`` the same fused prediction for each of the T crops, and ``(B*T, 1, H, W)`` float mask of the
         positions that are covered at all (total probability above 0.1).
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import average_pool
+        >>> prob = torch.tensor([[1.0, 0.0], [0.5, 0.5]]).view(2, 2, 1, 1)  # two crops of an image
+        >>> fused, mask = average_pool(prob, views=2)
+        >>> fused.flatten(1).tolist(), mask.flatten().tolist()
+        ([[0.75, 0.25], [0.75, 0.25]], [1.0, 1.0])
     """
     total = prob.unflatten(0, (-1, views)).sum(1)
     mass = total.sum(1, keepdim=True)
@@ -39,6 +47,14 @@ def minimum_entropy_pool(prob: Tensor, views: int, *, eps: float = 1e-5) -> tupl
 
     Returns:
         as :func:`average_pool`.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import minimum_entropy_pool
+        >>> prob = torch.tensor([[1.0, 0.0], [0.5, 0.5]]).view(2, 2, 1, 1)  # two crops of an image
+        >>> fused, mask = minimum_entropy_pool(prob, views=2)
+        >>> fused.flatten(1).tolist(), mask.flatten().tolist()
+        ([[1.0, 0.0], [1.0, 0.0]], [1.0, 1.0])
     """
     stacked = prob.unflatten(0, (-1, views))
     mass = stacked.sum(2, keepdim=True)
@@ -50,7 +66,15 @@ def minimum_entropy_pool(prob: Tensor, views: int, *, eps: float = 1e-5) -> tupl
 
 
 def warp(maps: Tensor, affine: Tensor) -> Tensor:
-    """Bilinear warp by ``(N, 2, 3)`` affine maps in ``affine_grid``'s coordinates; zero outside."""
+    """Bilinear warp by ``(N, 2, 3)`` affine maps in ``affine_grid``'s coordinates; zero outside.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import warp
+        >>> mirrored = torch.tensor([[[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+        >>> warp(torch.tensor([[[[1.0, 2.0, 3.0]]]]), mirrored).round(decimals=4).tolist()
+        [[[[3.0, 2.0, 1.0]]]]
+    """
     grid = F.affine_grid(affine, list(maps.shape), align_corners=False)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -73,6 +97,14 @@ def refine(
 
     Returns:
         ``(B*T, C, H, W)`` probabilities; zero where no crop has a prediction.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import refine
+        >>> identity, invalid = torch.eye(2, 3).expand(2, 2, 3), torch.zeros(2, 8, 8, dtype=torch.bool)
+        >>> prob = refine(torch.zeros(2, 4, 2, 2), identity, identity, invalid, views=2)
+        >>> prob.shape, round(prob.mean().item(), 4)
+        (torch.Size([2, 4, 8, 8]), 0.25)
     """
     size = invalid.shape[-2:]
     prob = F.interpolate(logits, size, mode="bilinear", align_corners=True).softmax(1)

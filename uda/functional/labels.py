@@ -28,6 +28,13 @@ def downscale_label(
 
     Raises:
         ValueError: ``scale`` is below 1.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import downscale_label
+        >>> labels = torch.tensor([[[1, 1, 0, 0, 0, 1], [1, 1, 0, 1, 0, 1]]])
+        >>> downscale_label(labels, 2, num_classes=2).tolist()
+        [[[1, 0, 255]]]
     """
     if scale < 1:
         raise ValueError(f"scale must be at least 1, got {scale}")

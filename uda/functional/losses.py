@@ -40,6 +40,13 @@ def cross_entropy_2d(
 
     Raises:
         IndexError: a label that is neither ignored nor in [0, C) (on the CPU; a CUDA device asserts).
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import cross_entropy_2d
+        >>> loss = cross_entropy_2d(torch.zeros(1, 2, 1, 3), torch.tensor([[[0, 1, 255]]]))
+        >>> round(loss.item(), 4)  # ln 2
+        0.6931
     """
     valid = (labels >= 0) & (labels != ignore_index)
     labels = labels.masked_fill(~valid, ignore_index)
@@ -63,6 +70,13 @@ def weighted_cross_entropy(
         labels: ``(N, H, W)`` int64.
         weight: ``(N, H, W)`` float, ``None`` for ones.
         ignore_index: label whose pixels have zero loss.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import weighted_cross_entropy
+        >>> loss = weighted_cross_entropy(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]]))
+        >>> round(loss.item(), 4)  # the mean of ln 2 and 0
+        0.3466
     """
     logits = resize_logits(logits, labels)
     loss = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
@@ -70,7 +84,14 @@ def weighted_cross_entropy(
 
 
 def resize_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits ``(N, C, h, w)`` at the size of ``(N, H, W)`` labels, bilinear with ``align_corners=False``."""
+    """Logits ``(N, C, h, w)`` at the size of ``(N, H, W)`` labels, bilinear with ``align_corners=False``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import resize_logits
+        >>> resize_logits(torch.zeros(1, 19, 4, 4), torch.zeros(1, 8, 8)).shape
+        torch.Size([1, 19, 8, 8])
+    """
     if logits.shape[-2:] == labels.shape[-2:]:
         return logits
     return F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
@@ -89,6 +110,14 @@ def pixel_accuracy(
 
     Returns:
         Scalar in [0, 100]; 0 when there is no pixel to count.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import pixel_accuracy
+        >>> logits = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 4)  # class 0 everywhere
+        >>> labels = torch.tensor([[[0, 1, 255, 255]]])
+        >>> pixel_accuracy(logits, labels).item(), pixel_accuracy(logits, labels, count_ignored=True).item()
+        (50.0, 25.0)
     """
     right = (resize_logits(logits, labels).argmax(1) == labels) & (labels != ignore_index)
     count = torch.tensor(labels.numel(), device=labels.device) if count_ignored else (labels != ignore_index).sum()
@@ -96,7 +125,15 @@ def pixel_accuracy(
 
 
 class HrdaLosses(NamedTuple):
-    """The scaled terms of HRDA's loss; the loss is their sum."""
+    """The scaled terms of HRDA's loss; the loss is their sum.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import HrdaLosses
+        >>> losses = HrdaLosses(fused=torch.tensor(0.5), low=torch.tensor(0.0), high=torch.tensor(0.25))
+        >>> sum(losses).item()
+        0.75
+    """
 
     fused: Tensor
     low: Tensor
@@ -128,6 +165,14 @@ def hrda_losses(
 
     Raises:
         ValueError: ``low_weight`` is not 0 and there are no low-resolution logits.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import hrda_losses
+        >>> logits, labels = torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64)
+        >>> losses = hrda_losses(logits, None, logits, labels, None, crop_box=(0, 4, 0, 4))
+        >>> [round(loss.item(), 4) for loss in losses]  # 0.9 ln 2, none and 0.1 ln 2
+        [0.6238, 0.0, 0.0693]
     """
     if low is None and low_weight != 0:
         raise ValueError(f"low_weight is {low_weight} but there are no low-resolution logits")
@@ -157,6 +202,13 @@ def mrkld_loss(
         image_weight: ``(N,)`` weight of each image's regulariser.
         weight: strength of the regulariser.
         ignore_index: label that is left out.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import mrkld_loss
+        >>> loss = mrkld_loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]]), torch.ones(1), weight=1)
+        >>> round(loss.item(), 4)  # ln 2 + ln 2
+        1.3863
     """
     valid = labels != ignore_index
     loss = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
@@ -171,6 +223,13 @@ def mrkld_soft_loss(logits: Tensor, soft_labels: Tensor, image_weight: Tensor, *
         soft_labels: ``(N, C, H, W)``; a pixel whose vector sums to 0 is ignored.
         image_weight: ``(N,)`` weight of each image's regulariser.
         weight: strength of the regulariser.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import mrkld_soft_loss
+        >>> loss = mrkld_soft_loss(torch.zeros(1, 2, 1, 2), torch.full((1, 2, 1, 2), 0.5), torch.ones(1), weight=1)
+        >>> round(loss.item(), 4)  # ln 2 + ln 2
+        1.3863
     """
     valid = soft_labels.sum(1) != 0
     loss = -(soft_labels * logits.log_softmax(1)).sum(1)
@@ -193,6 +252,13 @@ def reverse_cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int =
         logits: ``(N, C, H, W)``.
         labels: ``(N, H, W)`` int64.
         ignore_index: label that is left out (250 in ProDA's code).
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import reverse_cross_entropy
+        >>> loss = reverse_cross_entropy(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]]))
+        >>> round(loss.item(), 3)  # -ln(1e-4) / 2
+        4.605
     """
     valid = labels != ignore_index
     prob = logits.softmax(1).clamp(1e-7, 1.0)
@@ -213,18 +279,39 @@ def symmetric_cross_entropy(
         alpha: weight of the cross entropy.
         beta: weight of the reverse cross entropy.
         ignore_index: label that is left out.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import symmetric_cross_entropy
+        >>> loss = symmetric_cross_entropy(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]]), alpha=1.0, beta=1.0)
+        >>> round(loss.item(), 3)  # ln 2 - ln(1e-4) / 2
+        5.298
     """
     forward = cross_entropy_2d(logits, labels, ignore_index=ignore_index)
     return alpha * forward + beta * reverse_cross_entropy(logits, labels, ignore_index=ignore_index)
 
 
 def kld_regulariser(logits: Tensor) -> Tensor:
-    """-mean of log p over all N*C*H*W elements, ignored pixels included: pulls to the uniform prediction (ProDA)."""
+    """-mean of log p over all N*C*H*W elements, ignored pixels included: pulls to the uniform prediction (ProDA).
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import kld_regulariser
+        >>> round(kld_regulariser(torch.zeros(1, 4, 2, 2)).item(), 4)  # ln 4
+        1.3863
+    """
     return -logits.log_softmax(1).mean()
 
 
 def negative_entropy(logits: Tensor) -> Tensor:
-    """Mean over pixels of sum_c p log p in nats: minimising it raises the entropy (ProDA's MRENT)."""
+    """Mean over pixels of sum_c p log p in nats: minimising it raises the entropy (ProDA's MRENT).
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import negative_entropy
+        >>> round(negative_entropy(torch.zeros(1, 4, 2, 2)).item(), 4)  # -ln 4
+        -1.3863
+    """
     log_prob = logits.log_softmax(1)
     return (log_prob.exp() * log_prob).sum(1).mean()
 
@@ -247,6 +334,13 @@ def uncertainty_rectified_loss(
         labels: ``(N, H, W)`` int64.
         class_weight: ``(C,)`` weights of the cross entropy.
         ignore_index: label whose pixels have zero cross entropy.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import uncertainty_rectified_loss
+        >>> logits, labels = torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]])
+        >>> round(uncertainty_rectified_loss(logits, logits, labels).item(), 4)  # heads agree: ln 2
+        0.6931
     """
     variance = kl_divergence_map(logits, other_logits)
     loss = F.cross_entropy(logits, labels, weight=class_weight, ignore_index=ignore_index, reduction="none")
@@ -260,6 +354,13 @@ def reverse_huber_loss(pred: Tensor, depth: Tensor, *, ratio: float = 0.2) -> Te
         pred: any shape.
         depth: same shape, in the same units.
         ratio: c as a share of the batch's largest error; c carries no gradient.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import reverse_huber_loss
+        >>> loss = reverse_huber_loss(torch.tensor([1.0, 10.0]), torch.zeros(2))  # c = 2
+        >>> round(loss.item(), 4)  # the mean of 1 and (100 + 4) / 4
+        13.5
     """
     error = (pred - depth).abs()
     limit = (ratio * error.detach().max()).clamp(min=torch.finfo(error.dtype).tiny)
@@ -280,6 +381,13 @@ def focal_loss_map(
 
     Returns:
         ``(N, H, W)``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import focal_loss_map
+        >>> loss = focal_loss_map(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]]), prior=torch.tensor([0.0, 0.5]))
+        >>> [round(value, 4) for value in loss.flatten().tolist()]  # ln 2 and 0.5^3 ln 2
+        [0.6931, 0.0866]
     """
     weight = (1 - prior).pow(power).to(logits.dtype)
     return F.cross_entropy(logits, labels, weight=weight, ignore_index=ignore_index, reduction="none")
@@ -293,6 +401,12 @@ def confidence_weighted_mean(loss: Tensor, confidence: Tensor, *, mix_batch: boo
         confidence: ``(N, H, W)`` or ``(N, 1, H, W)``.
         mix_batch: multiply each image's loss by the confidences of ALL images of the batch, which the published code
             does by a broadcast of ``(N, H, W)`` with ``(N, 1, H, W)``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import confidence_weighted_mean
+        >>> confidence_weighted_mean(torch.tensor([[[1.0, 3.0]]]), torch.tensor([[[1.0, 0.5]]])).item()
+        1.25
     """
     confidence = confidence.reshape(loss.shape)
     if mix_batch:
@@ -311,6 +425,13 @@ def loss_by_class(loss: Tensor, labels: Tensor, num_classes: int, *, ignore_inde
 
     Returns:
         ``(C,)``; divided by all pixels, so that it sums to the mean of the counted loss.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import loss_by_class
+        >>> loss, labels = torch.tensor([[[1.0, 2.0, 4.0, 8.0]]]), torch.tensor([[[0, 0, 1, 255]]])
+        >>> loss_by_class(loss, labels, num_classes=2).tolist()
+        [0.75, 1.0]
     """
     valid = labels != ignore_index
     sums = loss.new_zeros(num_classes).scatter_add(0, labels[valid], loss[valid])

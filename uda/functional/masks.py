@@ -17,6 +17,12 @@ def label_classes(labels: Tensor, *, ignore_index: int | None = None) -> Tensor:
     Args:
         labels: int64 of any shape, not negative.
         ignore_index: value that is left out; ``None`` keeps every value, 255 included.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import label_classes
+        >>> label_classes(torch.tensor([[3, 0], [3, 255]]), ignore_index=255).tolist()
+        [0, 3]
     """
     present = torch.bincount(labels.flatten()).nonzero().flatten().cpu()
     return present if ignore_index is None else present[present != ignore_index]
@@ -31,6 +37,13 @@ def choose_classes(candidates: Tensor, generator: Generator | None = None) -> Te
 
     Returns:
         ``(ceil(n / 2),)`` values.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import choose_classes
+        >>> chosen = choose_classes(torch.tensor([0, 3, 7]), torch.Generator().manual_seed(0))
+        >>> len(chosen), set(chosen.tolist()) <= {0, 3, 7}
+        (2, True)
     """
     order = torch.randperm(len(candidates), generator=generator)
     return candidates[order[: (len(candidates) + 1) // 2].to(candidates.device)]
@@ -45,6 +58,12 @@ def class_mask(labels: Tensor, classes: Tensor) -> Tensor:
 
     Returns:
         bool, the shape of ``labels``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import class_mask
+        >>> class_mask(torch.tensor([[0, 1, 2]]), torch.tensor([0, 2])).tolist()
+        [[True, False, True]]
     """
     return torch.isin(labels, classes.to(labels.device))
 
@@ -73,6 +92,15 @@ def class_mix_masks(
 
     Raises:
         ValueError: ``chosen`` does not have one entry for each image.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import class_mix_masks
+        >>> labels = torch.tensor([[[0, 1]], [[1, 0]]])
+        >>> class_mix_masks(labels, chosen=[torch.tensor([1]), torch.tensor([1])]).tolist()
+        [[[False, True]], [[True, False]]]
+        >>> class_mix_masks(labels, torch.Generator().manual_seed(0)).sum((1, 2)).tolist()  # one of the two classes
+        [1, 1]
     """
     if chosen is None:
         everywhere = label_classes(labels, ignore_index=ignore_index) if batch_classes else None
@@ -96,13 +124,28 @@ def mix(mask: Tensor, source: Tensor, target: Tensor) -> Tensor:
         mask: ``(N, H, W)`` bool or 0/1, or without the batch axis.
         source: ``(N, H, W)`` or ``(N, C, H, W)``, or without the batch axis.
         target: as ``source``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import mix
+        >>> mask = torch.tensor([[[True, False]]])
+        >>> mix(mask, torch.tensor([[[1, 1]]]), torch.tensor([[[2, 2]]])).tolist()
+        [[[1, 2]]]
+        >>> mix(mask, torch.ones(1, 3, 1, 2), torch.zeros(1, 3, 1, 2)).shape
+        torch.Size([1, 3, 1, 2])
     """
     mask = mask.bool()
     return torch.where(mask.unsqueeze(-3) if source.dim() > mask.dim() else mask, source, target)
 
 
 def block_grid(size: tuple[int, int], block: int) -> tuple[int, int]:
-    """Rows and columns of MIC's mask grid: the size over the block, rounded half to even, at least 1."""
+    """Rows and columns of MIC's mask grid: the size over the block, rounded half to even, at least 1.
+
+    Example:
+        >>> from uda.functional import block_grid
+        >>> block_grid((512, 1024), 64)
+        (8, 16)
+    """
     return max(round(size[0] / block), 1), max(round(size[1] / block), 1)
 
 
@@ -134,6 +177,13 @@ def block_mask(
 
     Raises:
         ValueError: ``ratio`` or ``block`` out of range.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import block_mask
+        >>> draw = torch.tensor([[0.9, 0.1]]).view(1, 1, 1, 2)
+        >>> block_mask((2, 4), block=2, ratio=0.5, draw=draw).tolist()
+        [[[[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]]]
     """
     if not 0 <= ratio <= 1:
         raise ValueError(f"ratio must be in [0, 1], got {ratio}")

@@ -17,14 +17,29 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Statistics(NamedTuple):
-    """Mean and variance of a batch-norm layer, ``(C,)`` each."""
+    """Mean and variance of a batch-norm layer, ``(C,)`` each.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import Statistics
+        >>> mean, var = Statistics(torch.zeros(2), torch.ones(2))
+        >>> mean.tolist(), var.tolist()
+        ([0.0, 0.0], [1.0, 1.0])
+    """
 
     mean: Tensor
     var: Tensor
 
 
 def batch_norms(module: nn.Module) -> dict[str, _BatchNorm]:
-    """The batch-norm layers that keep running statistics, by their path in the module."""
+    """The batch-norm layers that keep running statistics, by their path in the module.
+
+    Example:
+        >>> from torch import nn
+        >>> from uda.functional import batch_norms
+        >>> list(batch_norms(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))))
+        ['1']
+    """
     return {
         name: layer
         for name, layer in module.named_modules()
@@ -33,13 +48,29 @@ def batch_norms(module: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def affine_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Scale and shift of every batch-norm layer: what TENT trains (Wang et al. 2021)."""
+    """Scale and shift of every batch-norm layer: what TENT trains (Wang et al. 2021).
+
+    Example:
+        >>> from torch import nn
+        >>> from uda.functional import affine_parameters
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        >>> [tuple(parameter.shape) for parameter in affine_parameters(network)]
+        [(4,), (4,)]
+    """
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.affine]
     return [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
 
 
 def running_statistics(module: nn.Module) -> dict[str, Statistics]:
-    """A copy of the stored statistics of every layer of :func:`batch_norms`."""
+    """A copy of the stored statistics of every layer of :func:`batch_norms`.
+
+    Example:
+        >>> from torch import nn
+        >>> from uda.functional import running_statistics
+        >>> statistics = running_statistics(nn.Sequential(nn.BatchNorm2d(2)))
+        >>> statistics["0"].mean.tolist(), statistics["0"].var.tolist()
+        ([0.0, 0.0], [1.0, 1.0])
+    """
     return {
         name: Statistics(layer.running_mean.clone(), layer.running_var.clone())  # type: ignore[union-attr]
         for name, layer in batch_norms(module).items()
@@ -51,6 +82,15 @@ def load_statistics(module: nn.Module, statistics: Mapping[str, Statistics]) -> 
 
     Raises:
         KeyError: a path that is no batch-norm layer of the module.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from uda.functional import Statistics, load_statistics
+        >>> network = nn.Sequential(nn.BatchNorm2d(1))
+        >>> load_statistics(network, {"0": Statistics(torch.tensor([2.0]), torch.tensor([3.0]))})
+        >>> network[0].running_mean.item(), network[0].running_var.item()
+        (2.0, 3.0)
     """
     layers = batch_norms(module)
     unknown = sorted(set(statistics) - set(layers))
@@ -63,7 +103,17 @@ def load_statistics(module: nn.Module, statistics: Mapping[str, Statistics]) -> 
 
 
 def reset_statistics(module: nn.Module) -> None:
-    """Forget the stored statistics: mean 0, variance 1."""
+    """Forget the stored statistics: mean 0, variance 1.
+
+    Example:
+        >>> from torch import nn
+        >>> from uda.functional import reset_statistics
+        >>> network = nn.Sequential(nn.BatchNorm2d(1))
+        >>> _ = network[0].running_mean.fill_(5)
+        >>> reset_statistics(network)
+        >>> network[0].running_mean.item()
+        0.0
+    """
     for layer in batch_norms(module).values():
         layer.reset_running_stats()
 
@@ -80,6 +130,15 @@ def blend_statistics(
 
     Raises:
         ValueError: ``prior`` is not in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import Statistics, blend_statistics
+        >>> source = {"bn": Statistics(torch.tensor([0.0]), torch.tensor([1.0]))}
+        >>> target = {"bn": Statistics(torch.tensor([2.0]), torch.tensor([3.0]))}
+        >>> mean, var = blend_statistics(source, target, prior=0.25)["bn"]
+        >>> mean.item(), var.item()
+        (1.5, 2.5)
     """
     _check_prior(prior)
     return {
@@ -141,6 +200,16 @@ def batch_statistics(module: nn.Module, *, prior: float = 0.0) -> Iterator[None]
 
     Raises:
         ValueError: ``prior`` is not in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from uda.functional import batch_statistics
+        >>> network = nn.Sequential(nn.BatchNorm2d(1)).eval()
+        >>> with batch_statistics(network):
+        ...     output = network(torch.tensor([1.0, 3.0]).view(1, 1, 1, 2))
+        >>> [round(value, 2) for value in output.flatten().tolist()], network[0].running_mean.item()
+        ([-1.0, 1.0], 0.0)
     """
     _check_prior(prior)
     if prior == 0:
@@ -188,6 +257,16 @@ def updating_statistics(module: nn.Module, *, momentum: float | None = 0.1) -> I
     Args:
         module: any network; layers other than batch norm keep their mode.
         momentum: weight of a batch (its variance unbiased); ``None`` for the plain mean of all batches since the reset.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from uda.functional import updating_statistics
+        >>> network = nn.Sequential(nn.BatchNorm2d(1)).eval()
+        >>> with updating_statistics(network, momentum=0.5):
+        ...     output = network(torch.tensor([1.0, 3.0]).view(1, 1, 1, 2))
+        >>> network[0].running_mean.item()  # halfway from 0 to 2
+        1.0
     """
     with _train_mode(module, momentum=momentum):
         yield
@@ -209,6 +288,14 @@ def collect_statistics(
 
     Returns:
         by path; a layer that saw no batch with more than one value for each channel is missing.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from uda.functional import collect_statistics
+        >>> batch = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
+        >>> collect_statistics(nn.Sequential(nn.BatchNorm2d(1)), [batch, batch + 2])["0"].mean.item()
+        3.0
     """
     sums: dict[str, Statistics] = {}
     counts: dict[str, int] = {}

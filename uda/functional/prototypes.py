@@ -29,6 +29,15 @@ def class_mean(
     Returns:
         ``(K, D)`` means and ``(K,)`` int64 classes, image after image, classes ascending. A pair of image and class
         without pixels is left out.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import class_mean
+        >>> features = torch.tensor([[1.0, 3.0], [0.0, 4.0]]).view(1, 2, 1, 2)
+        >>> logits = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).view(1, 2, 1, 2)  # both pixels are of class 1
+        >>> means, classes = class_mean(features, logits, min_pixels=1)
+        >>> means.tolist(), classes.tolist()
+        ([[2.0, 2.0]], [1])
     """
     confidence, predicted = logits.softmax(1).max(1)
     classes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
@@ -41,8 +50,8 @@ def class_mean(
     weight = member.flatten(2).to(features.dtype)
     selected = weight.sum(2)
     sums = torch.einsum("ncp,ndp->ncd", weight, features.flatten(2))
-    kept = (selected > 0) & (counts >= min_pixels)
-    return sums[kept] / selected[kept].unsqueeze(1), kept.nonzero()[:, 1]
+    has_mean = (selected > 0) & (counts >= min_pixels)
+    return sums[has_mean] / selected[has_mean].unsqueeze(1), has_mean.nonzero()[:, 1]
 
 
 def prototype_update(
@@ -69,12 +78,20 @@ def prototype_update(
 
     Returns:
         new prototypes ``(C, D)`` and new counts ``(C,)``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import prototype_update
+        >>> vectors, ids = torch.tensor([[2.0], [4.0]]), torch.tensor([0, 0])
+        >>> prototypes, counts = prototype_update(torch.zeros(2, 1), torch.zeros(2), vectors, ids, momentum=None)
+        >>> prototypes.tolist(), counts.tolist()
+        ([[3.0], [0.0]], [2.0, 0.0])
     """
     prototypes, counts = prototypes.clone(), counts.clone()
     for vector, index in zip(vectors, ids.tolist(), strict=True):
         if vector.sum() == 0:
             continue
-        seen = counts[index]
+        seen = counts[index].clone()  # a copy: the gradient needs the count from before it is raised below
         if momentum is None or seen < mean_first:
             prototypes[index] = (prototypes[index] * seen + vector) / (seen + 1)
         else:
@@ -92,6 +109,14 @@ def prototype_distance(features: Tensor, prototypes: Tensor) -> Tensor:
 
     Returns:
         ``(N, C, h, w)``; the gradient at distance 0 is 0.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import prototype_distance
+        >>> features = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
+        >>> distance = prototype_distance(features, torch.tensor([[0.0, 0.0], [3.0, 3.0], [3.0, 4.0]]))
+        >>> distance.shape, distance.flatten().tolist()
+        (torch.Size([1, 3, 1, 1]), [5.0, 1.0, 0.0])
     """
     points = features.flatten(2).transpose(1, 2)
     # the matrix-product shortcut loses the digits of small distances
@@ -107,6 +132,12 @@ def prototype_weight(distance: Tensor, *, temperature: float = 1.0) -> Tensor:
     Args:
         distance: ``(N, C, h, w)`` of :func:`prototype_distance`.
         temperature: factor of the distances.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import prototype_weight
+        >>> prototype_weight(torch.tensor([7.0, 7.0]).view(1, 2, 1, 1)).flatten().tolist()
+        [0.5, 0.5]
     """
     return (-distance * temperature).softmax(1)
 
@@ -124,6 +155,14 @@ def rectify(
 
     Returns:
         ``(N, h, w)`` int64 labels and the ``(N, C, h, w)`` rectified probabilities, normalised to sum 1.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import rectify
+        >>> weight, soft_labels = torch.tensor([0.25, 0.75]).view(1, 2, 1, 1), torch.tensor([0.6, 0.4]).view(1, 2, 1, 1)
+        >>> labels, prob = rectify(weight, soft_labels)  # 0.15 and 0.3
+        >>> labels.tolist(), [round(value, 4) for value in prob.flatten().tolist()]
+        ([[[1]]], [0.3333, 0.6667])
     """
     rectified = weight * soft_labels
     rectified = rectified / rectified.sum(1, keepdim=True).clamp(min=torch.finfo(rectified.dtype).tiny)
@@ -146,6 +185,13 @@ def prototype_consistency(
 
     Returns:
         Scalar; 0 with graph when everything is padded.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import prototype_consistency
+        >>> student, teacher = torch.zeros(1, 2, 1, 1), torch.tensor([0.0, 99.0]).view(1, 2, 1, 1)
+        >>> round(prototype_consistency(student, teacher).item(), 4)  # ln 2 / 2
+        0.3466
     """
     target = prototype_weight(teacher.detach(), temperature=temperature)
     divergence = F.kl_div((-student * temperature).log_softmax(1), target, reduction="none")
@@ -161,6 +207,13 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, as_published: bool = 
         teacher: ``(N, C, h, w)`` logits.
         as_published: mean of t (log t - s) with the student's PROBABILITIES s, which ProDA's code gives to a function
             that expects their logarithms; not a divergence.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import distillation_loss
+        >>> student, teacher = torch.zeros(1, 2, 1, 1), torch.tensor([0.0, 99.0]).view(1, 2, 1, 1)
+        >>> round(distillation_loss(student, teacher).item(), 4)  # ln 2 / 2
+        0.3466
     """
     target = teacher.detach().softmax(1)
     prediction = student.softmax(1) if as_published else student.log_softmax(1)

@@ -16,13 +16,27 @@ def confident_labels(logits: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         ``(N, H, W)`` int64 labels and ``(N, H, W)`` confidences, both without gradient.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import confident_labels
+        >>> labels, confidence = confident_labels(torch.tensor([-50.0, 50.0]).view(1, 2, 1, 1))
+        >>> labels.tolist(), confidence.tolist()
+        ([[[1]]], [[[1.0]]])
     """
     confidence, labels = logits.detach().softmax(1).max(1)
     return labels, confidence
 
 
 def confident_share(confidence: Tensor, threshold: float = 0.968) -> Tensor:
-    """Share of the pixels of the WHOLE BATCH whose confidence is at least the threshold; scalar in [0, 1]."""
+    """Share of the pixels of the WHOLE BATCH whose confidence is at least the threshold; scalar in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import confident_share
+        >>> confident_share(torch.tensor([[[0.99, 0.98, 0.97, 0.5]]])).item()
+        0.75
+    """
     return (confidence >= threshold).double().mean().to(confidence.dtype)
 
 
@@ -39,6 +53,13 @@ def confidence_weight(confidence: Tensor, *, threshold: float = 0.968, mode: str
 
     Raises:
         ValueError: unknown ``mode``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import confidence_weight
+        >>> confidence = torch.tensor([[[0.99, 0.5]]])
+        >>> confidence_weight(confidence).tolist(), confidence_weight(confidence, mode="pixel").tolist()
+        ([[[0.5, 0.5]]], [[[1.0, 0.0]]])
     """
     if mode == "uniform":
         return torch.ones_like(confidence) * confident_share(confidence, threshold)
@@ -69,6 +90,14 @@ def pseudo_labels(
 
     Returns:
         ``(N, H, W)`` int64 labels, ``(N, H, W)`` float weights.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import pseudo_labels
+        >>> logits = torch.tensor([[-50.0, 0.0], [50.0, 0.0]]).view(1, 2, 2, 1)  # sure above, unsure below
+        >>> labels, weight = pseudo_labels(logits, ignore_top=1)
+        >>> labels.tolist(), weight.tolist()
+        ([[[1], [0]]], [[[0.0], [0.5]]])
     """
     labels, confidence = confident_labels(logits)
     weight = confidence_weight(confidence, threshold=threshold)
@@ -92,6 +121,13 @@ def running_confidence(running: Tensor, prob: Tensor, *, beta: float = 1e-3, mom
 
     Returns:
         ``(C,)``, a new tensor.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import running_confidence
+        >>> prob = torch.tensor([0.75, 0.25]).view(1, 2, 1, 1)
+        >>> running_confidence(torch.tensor([0.5, 0.5]), prob, momentum=0.5).tolist()
+        [0.625, 0.375]
     """
     mean = prob.mean((0, 2, 3))
     fresh = (running == beta) & (mean > 1e-8)
@@ -124,6 +160,14 @@ def sac_pseudo_labels(
 
     Returns:
         ``(N, H, W)`` int64 labels, ``(N, H, W)`` confidences (max probability).
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import sac_pseudo_labels
+        >>> prob = torch.tensor([[0.9, 0.6], [0.1, 0.4]]).view(1, 2, 1, 2)
+        >>> labels, confidence = sac_pseudo_labels(prob, torch.tensor([0.5, 0.5]))  # above 0.75 of 0.9
+        >>> labels.tolist()
+        [[[0, 255]]]
     """
     confidence, labels = prob.max(1)
     flat_labels, flat_confidence = labels.flatten(1), confidence.flatten(1)
@@ -148,6 +192,13 @@ def entropy_split(entropy: Tensor, *, fraction: float = 0.67) -> tuple[Tensor, T
 
     Raises:
         ValueError: ``fraction`` is not in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import entropy_split
+        >>> easy, hard = entropy_split(torch.tensor([0.3, 0.1, 0.2]))
+        >>> easy.tolist(), hard.tolist()
+        ([1, 2], [0])
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction must be in [0, 1], got {fraction}")

@@ -18,6 +18,13 @@ def rcs_probs(counts: Tensor, temperature: float = 0.01) -> tuple[Tensor, Tensor
 
     Raises:
         ValueError: no class occurs, or ``temperature`` is not positive.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import rcs_probs
+        >>> classes, prob = rcs_probs(torch.tensor([75, 0, 25]), temperature=0.5)
+        >>> classes.tolist(), [round(value, 4) for value in prob.tolist()]  # softmax of 0.75 / 0.5 and 0.25 / 0.5
+        ([2, 0], [0.7311, 0.2689])
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")

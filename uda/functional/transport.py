@@ -24,6 +24,12 @@ def sample_pixels(images: Tensor, count: int, generator: torch.Generator | None 
 
     ``images``: ``(N, C, H, W)``; ``generator``: a CPU generator. Returns ``(count, C)`` of the same dtype and device.
     Raises ValueError for ``count`` < 1 or another number of dimensions.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import sample_pixels
+        >>> sample_pixels(torch.rand(2, 3, 4, 4), 10, torch.Generator().manual_seed(0)).shape
+        torch.Size([10, 3])
     """
     if images.ndim != 4:
         raise ValueError(f"images are {tuple(images.shape)}, must be (N, C, H, W)")
@@ -36,7 +42,15 @@ def sample_pixels(images: Tensor, count: int, generator: torch.Generator | None 
 
 
 class ColourMap(ABC):
-    """A map of colours, fitted by :func:`fit_colour_map`. Called with images, it gives images."""
+    """A map of colours, fitted by :func:`fit_colour_map`. Called with images, it gives images.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import ColourMap, fit_colour_map
+        >>> colour_map = fit_colour_map(torch.rand(8, 3), torch.rand(8, 3), kind="emd")
+        >>> isinstance(colour_map, ColourMap), colour_map(torch.rand(2, 3, 4, 4)).shape
+        (True, torch.Size([2, 3, 4, 4]))
+    """
 
     @abstractmethod
     def pixels(self, points: Tensor) -> Tensor:
@@ -50,7 +64,15 @@ class ColourMap(ABC):
 
 
 class LinearMap(ColourMap):
-    """``A x + b``, the optimal map between two Gaussians (Monge map)."""
+    """``A x + b``, the optimal map between two Gaussians (Monge map).
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import LinearMap
+        >>> halve_and_lift = LinearMap(0.5 * torch.eye(3), torch.full((3,), 0.25))
+        >>> halve_and_lift(torch.ones(1, 3, 1, 1)).flatten().tolist()
+        [0.75, 0.75, 0.75]
+    """
 
     def __init__(self, matrix: Tensor, bias: Tensor) -> None:
         self.matrix = matrix
@@ -75,7 +97,16 @@ class LinearMap(ColourMap):
 
 
 class NearestMap(ColourMap):
-    """Moves a colour by the displacement of its nearest training colour: ``x + T(x_i) - x_i``."""
+    """Moves a colour by the displacement of its nearest training colour: ``x + T(x_i) - x_i``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import NearestMap
+        >>> points = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+        >>> raise_the_dark = NearestMap(points, moved=torch.tensor([[0.5], [1.0]], dtype=torch.float64))
+        >>> raise_the_dark(torch.tensor([0.25, 0.75]).view(1, 1, 1, 2)).flatten().tolist()
+        [0.75, 0.75]
+    """
 
     def __init__(self, points: Tensor, moved: Tensor) -> None:
         self.points = points
@@ -92,7 +123,16 @@ class NearestMap(ColourMap):
 
 
 class EntropicMap(ColourMap):
-    """The entropic map ``sum_j w_j y_j``, ``w_j`` proportional to ``v_j exp(-|x - y_j|^2 / reg)``."""
+    """The entropic map ``sum_j w_j y_j``, ``w_j`` proportional to ``v_j exp(-|x - y_j|^2 / reg)``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import EntropicMap
+        >>> targets = torch.tensor([[0.25], [0.75]], dtype=torch.float64)
+        >>> pull = EntropicMap(targets, log_scaling=torch.zeros(2, dtype=torch.float64), reg=0.001)
+        >>> [round(value, 4) for value in pull(torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)).flatten().tolist()]
+        [0.25, 0.5, 0.75]
+    """
 
     def __init__(self, targets: Tensor, log_scaling: Tensor, reg: float) -> None:
         self.targets = targets
@@ -116,7 +156,15 @@ class EntropicMap(ColourMap):
 
 
 def emd_cost(source_pixels: Tensor, target_pixels: Tensor) -> float:
-    """Squared 2-Wasserstein distance between ``(n, C)`` and ``(m, C)`` points of uniform weight, by the exact plan."""
+    """Squared 2-Wasserstein distance between ``(n, C)`` and ``(m, C)`` points of uniform weight, by the exact plan.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import emd_cost
+        >>> points = torch.tensor([[0.0], [1.0]])
+        >>> round(emd_cost(points, points + 3), 4)
+        9.0
+    """
     source, target = _points("source_pixels", source_pixels), _points("target_pixels", target_pixels)
     return float(ot.emd2([], [], ot.dist(source, target)))
 
@@ -145,6 +193,15 @@ def fit_colour_map(
 
     Raises:
         ValueError: for points of another shape, an unknown ``kind``, or a ``reg`` that is not > 0 or not used.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import fit_colour_map
+        >>> source = torch.rand(64, 3)
+        >>> brighten = fit_colour_map(source, source + 0.25, kind="linear")
+        >>> images = torch.rand(2, 3, 4, 4)
+        >>> torch.allclose(brighten(images), images + 0.25, atol=1e-3)
+        True
     """
     if kind not in get_args(Kind):
         raise ValueError(f"kind is {kind!r}, must be one of {', '.join(map(repr, get_args(Kind)))}")
@@ -172,3 +229,38 @@ def _points(name: str, points: Tensor) -> np.ndarray:
     if points.ndim != 2 or len(points) == 0 or not points.is_floating_point():
         raise ValueError(f"{name} is {points.dtype} {tuple(points.shape)}, must be floating point (n, C)")
     return points.detach().double().cpu().numpy()
+
+
+def transport_colours(
+    images: Tensor,
+    style: Tensor,
+    kind: Kind = "linear",
+    *,
+    pixels: int = 1000,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Images in the colours of others: each with a map of its own, fitted on sampled pixels.
+
+    Args:
+        images: ``(N, 3, H, W)`` floating point in [0, 1].
+        style: ``(N, 3, h, w)``, one for each image, or ``(1, 3, h, w)`` for all.
+        kind: see :func:`fit_colour_map`.
+        pixels: colours drawn from each image to fit its map.
+        generator: CPU generator.
+
+    Returns:
+        the shape and dtype of ``images``; not clipped.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import transport_colours
+        >>> dark, bright = torch.rand(1, 3, 16, 16) / 4, torch.rand(1, 3, 16, 16) / 4 + 0.7
+        >>> moved = transport_colours(dark, bright, generator=torch.Generator().manual_seed(0))
+        >>> moved.shape, bool((moved.mean() - bright.mean()).abs() < 0.05)
+        (torch.Size([1, 3, 16, 16]), True)
+    """
+    moved = []
+    for image, other in zip(images.float(), style.float().expand(len(images), -1, -1, -1), strict=True):
+        cloud, wanted = (sample_pixels(picture[None], pixels, generator) for picture in (image, other))
+        moved.append(fit_colour_map(cloud, wanted, kind)(image[None]))
+    return torch.cat(moved).to(images.dtype)

@@ -19,6 +19,12 @@ def entropy_score(logits: Tensor) -> float:
 
     Args:
         logits: ``(N, C)``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import entropy_score
+        >>> round(entropy_score(torch.zeros(4, 2)), 4)  # -ln 2
+        -0.6931
     """
     return -float(softmax_entropy(logits.double()).mean())
 
@@ -28,6 +34,12 @@ def diversity_score(logits: Tensor) -> float:
 
     Args:
         logits: ``(N, C)``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import diversity_score
+        >>> round(diversity_score(torch.zeros(4, 2)), 4)  # ln 2
+        0.6931
     """
     return float(torch.special.entr(logits.double().softmax(1).mean(0)).sum())
 
@@ -37,6 +49,12 @@ def information_score(logits: Tensor) -> float:
 
     Args:
         logits: ``(N, C)``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import information_score
+        >>> round(information_score(99 * torch.eye(2)), 4)  # certain and diverse: 0 + ln 2
+        0.6931
     """
     return entropy_score(logits) + diversity_score(logits)
 
@@ -46,6 +64,12 @@ def nuclear_norm_score(logits: Tensor) -> float:
 
     Args:
         logits: ``(N, C)``.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import nuclear_norm_score
+        >>> round(nuclear_norm_score(99 * torch.eye(2)), 4)
+        1.0
     """
     prob = logits.double().softmax(1)
     return float(torch.linalg.svdvals(prob).sum()) / len(prob)
@@ -57,6 +81,12 @@ def neighbourhood_density(rows: Tensor, *, temperature: float = 0.05) -> float:
     Args:
         rows: ``(N, D)``, softmax predictions (the default of the paper) or features; memory grows with N^2.
         temperature: divides the cosine similarities.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import neighbourhood_density
+        >>> round(neighbourhood_density(torch.ones(6, 3)), 4)  # five equal neighbours: ln 5
+        1.6094
     """
     unit = F.normalize(rows.double(), dim=1)
     similarity = unit @ unit.T / temperature
@@ -79,6 +109,12 @@ def deep_embedded_risk(weights: Tensor, errors: Tensor, *, normalisation: str | 
 
     Raises:
         ValueError: unknown normalisation, or fewer than two samples.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import deep_embedded_risk
+        >>> round(deep_embedded_risk(torch.ones(4), torch.tensor([0.0, 1.0, 0.0, 1.0])), 4)  # equal weights: the mean
+        0.5
     """
     w, e = weights.double().flatten(), errors.double().flatten()
     if len(w) < 2:
@@ -103,6 +139,13 @@ def class_cluster_score(features: Tensor, logits: Tensor) -> float:
     Args:
         features: ``(N, D)``.
         logits: ``(N, C)``; there are as many clusters as predicted classes.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import class_cluster_score
+        >>> logits = torch.eye(2).repeat(4, 1)
+        >>> round(class_cluster_score(10 * logits, logits), 4)  # clusters are the classes
+        1.0
     """
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_mutual_info_score

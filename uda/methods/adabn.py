@@ -30,8 +30,8 @@ from uda.functional.normalisation import (
     running_statistics,
 )
 from uda.methods.base import TestTimeMethod
-from uda.methods.checks import in_range, one_of, whole
-from uda.methods.statistics import spread
+from uda.methods.support.checks import in_range, one_of, whole
+from uda.methods.support.statistics import spread
 from uda.types import UnlabelledDataset
 
 if TYPE_CHECKING:

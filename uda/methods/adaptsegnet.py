@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from uda.functional.adversarial import bce_loss, ls_loss
 from uda.methods.base import Method
-from uda.methods.checks import not_negative, one_of, positive, whole
-from uda.methods.levels import LEVELS, Level, level_logits, require_aux
+from uda.methods.support.checks import LEVELS, Level, not_negative, one_of, positive, require_aux, whole
 from uda.models.discriminator import Discriminator
 from uda.types import SOURCE, TARGET, SegOutput
 
@@ -48,6 +47,7 @@ class AdaptSegNet(Method):
     """
 
     reads = frozenset({"target"})
+    looks = frozenset({"source", "target"})
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class AdaptSegNet(Method):
 
     def score(self, output: SegOutput) -> dict[str, Tensor]:
         """Each level's discriminator on what it sees of a segmenter's output: ``(N, 1, h, w)``, no sigmoid."""
-        outputs = level_logits(output, self.level)
+        outputs = output.levels(self.level)
         return {name: self.discriminators[name](self.look(logits.softmax(1))) for name, logits in outputs.items()}
 
     def look(self, prob: Tensor) -> Tensor:

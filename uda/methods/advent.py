@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from uda.functional.entropy import self_information
 from uda.methods.adaptsegnet import AdaptSegNet
-from uda.methods.levels import Level
+from uda.methods.support.checks import Level
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,59 +2,106 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import nn
+
+from uda.registry import Configurable
+from uda.types import IGNORE
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+    from uda.data.pairs import RareClasses
     from uda.step import Step
-    from uda.types import SegOutput, TaskSpec
+    from uda.types import SegOutput, TaskSpec, TeacherSpec
 
 
-class Method(nn.Module):
+class Method(Configurable, nn.Module):
     """A training-time method: the hooks that the trainer calls, in this order, every step.
 
     A method's state is its ``state_dict``: counters, prototypes and thresholds are buffers, own networks are
     submodules. Random numbers come from ``step.generator`` (CPU), so that a resumed run repeats them.
-    The constructor's keyword-only arguments are the method's config schema, their defaults the paper's values;
-    wrong values raise ``ValueError`` naming the value and the range.
+    The constructor's keyword-only arguments are the method's config schema, their defaults the paper's values; wrong
+    values raise ``ValueError`` naming the value and the range. The attributes below are the class's or, where they
+    depend on the arguments, the instance's.
     """
 
     reads: frozenset[str] = frozenset()
     """Views that ``losses`` predicts with gradient; methods whose reads overlap share one backward pass."""
-    needs_teacher: ClassVar[bool] = False
-    """Whether the run keeps an EMA teacher for ``step.teach``."""
-    teacher_in_losses: ClassVar[bool] = False
+    looks: frozenset[str] = frozenset()
+    """Views whose student output is looked at without gradient (``step.detached``); made before the update, and kept
+    but for its ``extra`` tensors."""
+    teacher: TeacherSpec | None = None
+    """The EMA teacher behind ``step.teach``, if the method needs one; the methods of a run must agree."""
+    teacher_in_losses: bool = False
     """Whether ``losses`` or ``after_step`` call ``step.teach``; else its outputs are dropped after ``prepare``."""
-    needs_target: ClassVar[bool] = True
+    needs_target: bool = True
     """Whether the run must load target images at all; a run of methods that all say no never opens one."""
+    scheduled: bool = True
+    """Whether the method's own optimiser follows the run's schedule of learning rates."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments by name, defaults written out, the teacher's too."""
+        arguments = super().arguments
+        return {**arguments, "teacher": self.teacher} if "teacher" in arguments else arguments
 
     def setup(self, spec: TaskSpec) -> None:
         """Build own networks and buffers, once, before the first step or a resume."""
 
     def optimizer(self) -> Optimizer | None:
-        """The optimiser of the own networks, if any; called once after ``setup``."""
+        """The optimiser of the own networks, if any; called once after ``setup``.
+
+        Trainable parameters that are in none join the segmenter's optimiser, and ``losses`` trains them.
+        """
+        return None
+
+    def source_sampling(self) -> RareClasses | None:
+        """How source images are drawn, where the method has a say; by epochs otherwise."""
         return None
 
     def prepare(self, step: Step) -> None:
         """Restyle or add views, before any prediction with gradient."""
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Scalar terms that train the segmenter, already multiplied by their weights."""
+        """Scalar terms that train the segmenter, already multiplied by their weights.
+
+        Through ``step.predict``, or by a way of their own: a penalty on parameters, a pass of the method's own. A term
+        that trains nothing is an error, unless it is exactly 0.
+        """
         return {}
 
     def own_losses(self, step: Step) -> dict[str, Tensor]:
-        """Scalar terms that train the own networks, on detached outputs, after the segmenter's update."""
+        """Scalar terms that train the own networks, on detached outputs; both updates follow."""
         return {}
 
     def after_step(self, step: Step) -> None:
         """Update counters, prototypes and the like, without gradient."""
 
 
-class TestTimeMethod(nn.Module):
+def log_pseudo_labels(step: Step, labels: Tensor, class_names: Sequence[str], coverage: Tensor | None = None) -> None:
+    """Log ``pseudo_label/<Method>/coverage`` and ``.../share/<class>`` of a batch of pseudo-labels, if logs are read.
+
+    Args:
+        step: the current step.
+        labels: ``(N, H, W)`` int64, ``IGNORE`` where the method takes no label.
+        class_names: of the C classes.
+        coverage: scalar, the share of pixels that the method is sure of; by default those that are not ignored.
+    """
+    if not step.logging:
+        return
+    counts = torch.bincount(labels.flatten(), minlength=IGNORE + 1)[: len(class_names)].float()
+    shares = counts / counts.sum().clamp(min=1)
+    step.log("pseudo_label/coverage", counts.sum() / labels.numel() if coverage is None else coverage)
+    for name, share in zip(class_names, shares, strict=True):
+        step.log(f"pseudo_label/share/{name}", share)
+
+
+class TestTimeMethod(Configurable, nn.Module):
     """A method that acts at prediction: AdaBN, TENT, target-to-source colour transfer.
 
     ``attach`` takes the trained model, whose source state ``reset`` brings back; ``forward`` predicts a batch and

@@ -18,10 +18,9 @@ import torch
 
 from uda.functional.class_balance import class_balanced_labels, class_balanced_thresholds
 from uda.functional.losses import cross_entropy_2d
-from uda.methods.base import Method
-from uda.methods.checks import in_range, not_negative, whole
-from uda.methods.logging import log_pseudo_labels
-from uda.methods.target_pass import target_confidences
+from uda.methods.base import Method, log_pseudo_labels
+from uda.methods.support.checks import in_range, not_negative, whole
+from uda.methods.support.target_pass import target_confidences
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +82,8 @@ class CBST(Method):
 
     def prepare(self, step: Step) -> None:
         now = self.round_at(step.index, step.total)
-        if now != (self.round_at(step.index - 1, step.total) if step.index else -1):
+        before = self.round_at(step.index - 1, step.total) if step.index else -1
+        if now != before and step.micro_batch == 0:
             self.thresholds.copy_(self._measure(step, min(self.portion + now * self.portion_step, self.portion_max)))
             for name, threshold in zip(self._class_names, self.thresholds, strict=True):
                 step.log(f"pseudo_label/threshold/{name}", threshold)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from uda.functional.adversarial import clan_weight_map, weighted_bce_loss
 from uda.methods.base import Method
-from uda.methods.checks import in_range, not_negative, positive, whole
+from uda.methods.support.checks import in_range, not_negative, positive, whole
 from uda.models.discriminator import Discriminator
 from uda.types import SOURCE, TARGET, SegOutput
 
@@ -50,6 +50,7 @@ class CLAN(Method):
     """
 
     reads = frozenset({"target"})
+    looks = frozenset({"source", "target"})
     discriminator: nn.Module
 
     def __init__(

@@ -10,29 +10,32 @@ target's top 15 and bottom 120 rows, where Cityscapes has rectification seams an
 
 Departures: every image draws its own jitter and blur, where the published code decides once for the whole batch.
 The source is as the methods before this one left it, so that a restyled source is mixed restyled; its pixel weights,
-where it has any, stay. The teacher is the run's (decay 0.99 in the paper).
+where it has any, stay. Where
+another method needs the teacher as well, they share one.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from uda.functional.augment import draw_strong_augmentation, strong_augment
+from uda.functional.augment import strong_augment_each
 from uda.functional.losses import weighted_cross_entropy
 from uda.functional.masks import class_mix_masks, mix
 from uda.functional.pseudo_labels import confidence_weight, confident_labels, confident_share
-from uda.methods.base import Method
-from uda.methods.checks import in_range, not_negative, one_of, whole
-from uda.methods.logging import log_pseudo_labels
-from uda.types import View
+from uda.methods.base import Method, log_pseudo_labels
+from uda.methods.support.checks import in_range, not_negative, one_of, whole
+from uda.types import TeacherSpec, View
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from uda.step import Step
     from uda.types import TaskSpec
+
+TEACHER = TeacherSpec(decay=0.99)
 
 
 class ClassMix(Method):
@@ -49,13 +52,14 @@ class ClassMix(Method):
         jitter: strength of the colour jitter, in [0, 0.5].
         jitter_probability: in [0, 1].
         blur_probability: in [0, 1].
+        teacher: where the EMA teacher differs from 0.99 after the step (DAFormer: 0.999, before it):
+            ``decay``, ``update``, ``mode``, see :class:`~uda.types.TeacherSpec`.
 
     Raises:
         ValueError: a value out of its range.
     """
 
     reads = frozenset({"mixed"})
-    needs_teacher = True
 
     def __init__(
         self,
@@ -69,8 +73,10 @@ class ClassMix(Method):
         jitter: float = 0.25,
         jitter_probability: float = 0.8,
         blur_probability: float = 0.5,
+        teacher: TeacherSpec | Mapping[str, Any] = TEACHER,
     ) -> None:
         super().__init__()
+        self.teacher = TeacherSpec.of(teacher, TEACHER)
         self.weight = not_negative("weight", weight)
         self.threshold = in_range("threshold", threshold, 0.0, 1.0)
         self.weighting = one_of("weighting", weighting, ("uniform", "pixel"))
@@ -98,24 +104,18 @@ class ClassMix(Method):
         mask = class_mix_masks(source.labels, step.generator, batch_classes=self.classes == "batch")
         images = mix(mask, source.images, target.images)
         view = View(
-            self._augment(images, step.generator),
+            strong_augment_each(
+                images,
+                step.generator,
+                strength=self.jitter,
+                jitter_probability=self.jitter_probability,
+                blur_probability=self.blur_probability,
+            ),
             mix(mask, source.labels, labels),
             mix(mask, source_weight, weight),
             source.names + target.names,
         )
         step.put("mixed", view)
-
-    def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        draws = [
-            draw_strong_augmentation(
-                generator,
-                strength=self.jitter,
-                jitter_probability=self.jitter_probability,
-                blur_probability=self.blur_probability,
-            )
-            for _ in images
-        ]
-        return torch.cat([strong_augment(one[None], parameters=draw) for one, draw in zip(images, draws, strict=True)])
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         view = step.view("mixed")

@@ -1,7 +1,9 @@
 """Colour transfer at prediction: target images in the colours of the source that the model was trained on.
 
-The transfers of :mod:`uda.methods.colour`, the other way round; the model does not change. The trap of histogram
-matching (saturated skies, see there) bites harder here, as a few source images stand for all of them.
+The transfers of ``MeanStd``, ``Reinhard``, ``HistogramMatching`` and ``ColourTransport``, the other way round; the
+model does not change. The trap of histogram matching (saturated skies, see there) bites harder here, as a few source
+images stand for all of them.
+
 Departures: none of its own; those of the transfers hold.
 """
 
@@ -13,10 +15,10 @@ import torch
 from torch.nn import functional as F
 
 from uda.functional.colour import image_stats, match_histograms, match_mean_std, reinhard
+from uda.functional.transport import transport_colours
 from uda.methods.base import TestTimeMethod
-from uda.methods.checks import one_of, whole
-from uda.methods.colour_transport import transport
-from uda.methods.statistics import Statistics, check_statistics, resolve_statistics, spread
+from uda.methods.support.checks import one_of, whole
+from uda.methods.support.statistics import Statistics, check_statistics, resolve_statistics, spread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,9 +98,12 @@ class ColourAtTest(TestTimeMethod):
             return reinhard(images, style)
         if self.transfer == "histogram":
             return match_histograms(images, style, quantise=True)
-        # a generator of its own: the same image has the same colours whatever was predicted before
+        # each image with a generator of its own: it has the same colours whatever was predicted before
         return torch.cat(
-            [transport(one[None], style, "linear", PIXELS, torch.Generator().manual_seed(0)) for one in images]
+            [
+                transport_colours(image[None], style, pixels=PIXELS, generator=torch.Generator().manual_seed(0))
+                for image in images
+            ]
         )
 
 

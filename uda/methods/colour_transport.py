@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast, get_args
 
-import torch
-
-from uda.functional.transport import Kind, fit_colour_map, sample_pixels
-from uda.methods.checks import one_of, whole
-from uda.methods.colour import ColourMethod
+from uda.functional.transport import Kind, transport_colours
+from uda.methods.base import Method
+from uda.methods.support.checks import one_of, whole
+from uda.methods.support.restyle import restyle_source
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
+    from uda.step import Step
 
-class ColourTransport(ColourMethod):
+
+class ColourTransport(Method):
     """Optimal transport of the colours of each source image onto those of its target image; not clipped.
 
     Args:
@@ -35,15 +37,9 @@ class ColourTransport(ColourMethod):
         self.kind = cast("Kind", one_of("kind", kind, get_args(Kind)))
         self.pixels = whole("pixels", pixels, 4)
 
+    def prepare(self, step: Step) -> None:
+        restyle_source(step, self.restyle)
+
     def restyle(self, images: Tensor, style: Tensor, generator: torch.Generator) -> Tensor:
-        return transport(images, style, self.kind, self.pixels, generator)
-
-
-def transport(images: Tensor, style: Tensor, kind: Kind, pixels: int, generator: torch.Generator) -> Tensor:
-    """Each of the ``(N, 3, H, W)`` images with a map of its own, fitted to its style image or to the only one."""
-    pairs = zip(images.float(), style.float().expand(len(images), -1, -1, -1), strict=True)
-    moved = []
-    for image, other in pairs:
-        cloud, wanted = (sample_pixels(one[None], pixels, generator) for one in (image, other))
-        moved.append(fit_colour_map(cloud, wanted, kind)(image[None]))
-    return torch.cat(moved).to(images.dtype)
+        """``(N, 3, H, W)`` images in [0, 1] with the colours of as many style images."""
+        return transport_colours(images, style, self.kind, pixels=self.pixels, generator=generator)

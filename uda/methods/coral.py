@@ -1,8 +1,8 @@
 """CORAL: alignment of feature covariances (Sun and Saenko, "Deep CORAL", ECCV-W 2016, equation 1).
 
 |C_s - C_t|^2 / (4 D^2) of the bottleneck features' covariance matrices. Departures: those of
-:mod:`uda.methods.feature_alignment`; ``means=True`` is the Transfer-Learning-Library's variant, which aligns the means
-as well and has no factor 1/4.
+:mod:`uda.methods.support.feature_alignment`; ``means=True`` is the Transfer-Learning-Library's variant, which aligns
+the means as well and has no factor 1/4.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uda.functional.distances import coral, coral_tllib
-from uda.methods.feature_alignment import FeatureAlignment
+from uda.methods.base import Method
+from uda.methods.support.feature_alignment import Alignment
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from uda.step import Step
 
-class Coral(FeatureAlignment):
+
+class Coral(Method):
     """Distance of the feature covariances.
 
     Args:
@@ -30,6 +33,8 @@ class Coral(FeatureAlignment):
         ValueError: a value out of its range.
     """
 
+    reads = frozenset({"source", "target"})
+
     def __init__(
         self,
         *,
@@ -39,8 +44,14 @@ class Coral(FeatureAlignment):
         per_class: bool = False,
         threshold: float = 0.9,
     ) -> None:
-        super().__init__(weight=weight, pixels=pixels, per_class=per_class, threshold=threshold)
+        super().__init__()
+        self.alignment = Alignment(
+            self.distance, weight=weight, pixels=pixels, per_class=per_class, threshold=threshold
+        )
         self.means = means
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        return self.alignment.losses(step)
 
     def distance(self, source: Tensor, target: Tensor, generator: Generator) -> Tensor:
         """The covariance distance of ``(n, D)`` features; draws nothing."""

@@ -24,9 +24,9 @@ from torch import nn
 from torch.func import functional_call
 
 from uda.functional.entropy import soft_cross_entropy_map
-from uda.methods.adaptation import OPTIMIZERS, STATISTICS, build_optimizer, learning, restore_, statistics_of
 from uda.methods.base import TestTimeMethod
-from uda.methods.checks import in_range, one_of, positive, whole
+from uda.methods.support.adaptation import OPTIMIZERS, STATISTICS, build_optimizer, learning, restore_, statistics_of
+from uda.methods.support.checks import in_range, one_of, positive, whole
 from uda.models.teacher import ema_update_
 from uda.types import SegOutput
 

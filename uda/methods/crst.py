@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from uda.functional.class_balance import class_balanced_labels, regularised_labels
 from uda.functional.losses import mrkld_loss, mrkld_soft_loss
+from uda.methods.base import log_pseudo_labels
 from uda.methods.cbst import CBST
-from uda.methods.checks import not_negative, one_of, positive
-from uda.methods.logging import log_pseudo_labels
+from uda.methods.support.checks import not_negative, one_of, positive
 from uda.types import IGNORE
 
 if TYPE_CHECKING:

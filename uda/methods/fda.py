@@ -11,17 +11,16 @@ normalise their input themselves.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast, get_args
-
-import torch
 
 from uda.functional.entropy import robust_entropy_loss
 from uda.functional.fourier import Band, fda_source_to_target
 from uda.methods.base import Method
-from uda.methods.checks import in_range, not_negative, one_of, positive
+from uda.methods.support.checks import in_range, not_negative, one_of, positive
+from uda.methods.support.restyle import restyle_source
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from uda.step import Step
@@ -60,19 +59,15 @@ class FDA(Method):
         self.reads = frozenset({"target"}) if entropy_weight else frozenset()
 
     def prepare(self, step: Step) -> None:
-        view, target = step.view("source"), step.view("target").images
-        style = target[pairing(len(view.images), len(target), step.generator)]
-        images = fda_source_to_target(view.images, style, self.beta, self.band)
-        step.put("source", replace(view, images=images.clamp(0, 1) if self.clip else images))
+        restyle_source(step, self.restyle)
+
+    def restyle(self, images: Tensor, style: Tensor, generator: torch.Generator) -> Tensor:
+        """``(N, 3, H, W)`` images with the low-frequency amplitude of as many style images; draws nothing."""
+        restyled = fda_source_to_target(images, style, self.beta, self.band)
+        return restyled.clamp(0, 1) if self.clip else restyled
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         if not self.entropy_weight:
             return {}
         loss = robust_entropy_loss(step.predict("target").logits, eta=self.eta)
         return {"entropy": self.entropy_weight * loss}
-
-
-def pairing(sources: int, targets: int, generator: torch.Generator) -> Tensor:
-    """``(sources,)`` int64: a random target image for each source image, each used equally often where it goes up."""
-    rounds = -(-sources // targets)
-    return torch.cat([torch.randperm(targets, generator=generator) for _ in range(rounds)])[:sources]

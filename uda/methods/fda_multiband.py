@@ -14,17 +14,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from uda.functional.class_balance import multiband_probabilities, portion_thresholds, threshold_labels
 from uda.functional.losses import cross_entropy_2d
-from uda.methods.base import Method
-from uda.methods.checks import in_range, not_negative, whole
-from uda.methods.logging import log_pseudo_labels
-from uda.methods.target_pass import target_confidences
+from uda.methods.base import Method, log_pseudo_labels
+from uda.methods.support.checks import in_range, not_negative, whole
+from uda.methods.support.target_pass import target_confidences
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,6 +73,13 @@ class FDAMultiBand(Method):
         self.images = whole("images", images, 1)
         self._class_names: tuple[str, ...] = ()
         self._target: UnlabelledDataset | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments; files as paths, which a run's identity knows by their content."""
+        arguments = super().arguments
+        models = [Path(model) if isinstance(model, str) else model for model in arguments["models"]]
+        return {**arguments, "models": tuple(models)}
 
     def setup(self, spec: TaskSpec) -> None:
         self._class_names, self._target = spec.class_names, spec.target

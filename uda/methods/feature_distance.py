@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from uda.functional.features import class_cells, feature_distance
 from uda.methods.base import Method
-from uda.methods.checks import in_range, not_negative
+from uda.methods.support.checks import in_range, not_negative
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +78,6 @@ class FeatureDistance(Method):
             num_classes=self._num_classes,
             min_ratio=self.min_ratio,
         )
-        step.log("feature_distance/cells", cells.float().mean())
+        step.log("cells", cells.float().mean())
         reference = self._frozen[0](view.images)
         return {"feature_distance": self.weight * feature_distance(features.float(), reference.float(), cells)}

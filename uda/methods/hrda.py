@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from uda.functional.losses import weighted_cross_entropy
 from uda.methods.base import Method
-from uda.methods.checks import not_negative, one_of
+from uda.methods.support.checks import not_negative, one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,16 +39,16 @@ class HRDA(Method):
         self.view = one_of("view", view, ("source", "mixed", "masked"))
         self.weight = not_negative("weight", weight)
         self.reads = frozenset({view})
-        self.needs_target = view != "source"  # type: ignore[misc]
+        self.needs_target = view != "source"
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         view, output = step.view(self.view), step.predict(self.view)
-        detail, box = getattr(output, "detail", None), getattr(output, "box", None)
-        if detail is None or box is None:
+        if "detail" not in (output.extra or {}):
             raise ValueError("HRDA needs a network that gives the logits of a detail crop: the model 'hrda'")
+        detail = output.get("detail")
         if view.labels is None:
             raise ValueError(f"HRDA needs labels; the view {self.view!r} has none")
-        top, bottom, left, right = box
+        top, bottom, left, right = output.get("detail_box").tolist()
         crop = (slice(None), slice(top, bottom), slice(left, right))
         weight = None if view.weight is None else view.weight[crop]
         return {f"detail_{self.view}": self.weight * weighted_cross_entropy(detail, view.labels[crop], weight)}

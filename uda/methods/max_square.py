@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 from uda.functional.entropy import iw_max_squares_loss, max_squares_loss
 from uda.functional.losses import cross_entropy_2d
 from uda.methods.base import Method
-from uda.methods.checks import in_range, not_negative, one_of
-from uda.methods.levels import LEVELS, Level, level_logits, require_aux
+from uda.methods.support.checks import LEVELS, Level, in_range, not_negative, one_of, require_aux
 from uda.types import IGNORE
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class MaxSquare(Method):
         require_aux(self, spec)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        logits = level_logits(step.predict("target"), self.level)
+        logits = step.predict("target").levels(self.level)
         prob = logits["main"].float().softmax(1)
         loss = max_squares_loss(prob) if self.weighting == "plain" else iw_max_squares_loss(prob, ratio=self.ratio)
         terms = {"squares": self.weight * loss}

@@ -15,7 +15,7 @@ import torch
 
 from uda.functional.entropy import class_confusion_loss
 from uda.methods.base import Method
-from uda.methods.checks import not_negative, positive, whole
+from uda.methods.support.checks import not_negative, positive, whole
 
 if TYPE_CHECKING:
     from torch import Tensor

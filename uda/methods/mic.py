@@ -14,38 +14,27 @@ the paper's tables; masked source images are not trained on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from uda.functional.augment import draw_strong_augmentation, strong_augment
+from uda.functional.augment import strong_augment_each
 from uda.functional.losses import weighted_cross_entropy
 from uda.functional.masks import block_mask
 from uda.functional.pseudo_labels import confident_labels, confident_share, pseudo_labels
-from uda.methods.base import Method
-from uda.methods.checks import in_range, not_negative, whole
-from uda.methods.logging import log_pseudo_labels
-from uda.models.base import Normalise
-from uda.types import View
+from uda.methods.base import Method, log_pseudo_labels
+from uda.methods.support.checks import in_range, not_negative, whole
+from uda.types import IMAGENET_MEAN, TeacherSpec, View
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from uda.step import Step
     from uda.types import TaskSpec
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""What hides a block where the network does not tell its mean colour."""
 
-
-def mean_colour(model: nn.Module | None) -> tuple[float, ...]:
-    """The RGB colour in [0, 1] that a network's normalisation takes to 0; ImageNet's mean where it has none."""
-    for module in model.modules() if model is not None else ():
-        if isinstance(module, Normalise):
-            mean = module.mean.flatten().tolist()
-            return tuple(reversed(mean)) if module.bgr else tuple(mean)
-    return IMAGENET_MEAN
+TEACHER = TeacherSpec(update="before")
 
 
 class MIC(Method):
@@ -62,13 +51,14 @@ class MIC(Method):
         jitter_probability: in [0, 1].
         blur_probability: in [0, 1].
         fill: RGB colour in [0, 1] of hidden blocks; ``None`` for the network's mean colour.
+        teacher: where the EMA teacher differs from 0.999 before the step:
+            ``decay``, ``update``, ``mode``, see :class:`~uda.types.TeacherSpec`.
 
     Raises:
         ValueError: a value out of its range.
     """
 
     reads = frozenset({"masked"})
-    needs_teacher = True
 
     def __init__(
         self,
@@ -83,8 +73,10 @@ class MIC(Method):
         jitter_probability: float = 0.8,
         blur_probability: float = 0.5,
         fill: Sequence[float] | None = None,
+        teacher: TeacherSpec | Mapping[str, Any] = TEACHER,
     ) -> None:
         super().__init__()
+        self.teacher = TeacherSpec.of(teacher, TEACHER)
         self.weight = not_negative("weight", weight)
         self.block = whole("block", block, 1)
         self.ratio = in_range("ratio", ratio, 0.0, 1.0)
@@ -97,12 +89,12 @@ class MIC(Method):
         if fill is not None and (len(fill) != 3 or not all(0 <= one <= 1 for one in fill)):
             raise ValueError(f"fill is {fill!r}, must be three numbers in [0, 1]")
         self.fill = None if fill is None else tuple(fill)
-        self._colour = self.fill or IMAGENET_MEAN
+        self._colour: tuple[float, ...] = self.fill or IMAGENET_MEAN
         self._class_names: tuple[str, ...] = ()
 
     def setup(self, spec: TaskSpec) -> None:
         self._class_names = spec.class_names
-        self._colour = self.fill or mean_colour(spec.model)
+        self._colour = self.fill or tuple(getattr(spec.model, "mean_colour", IMAGENET_MEAN))
 
     def prepare(self, step: Step) -> None:
         target, logits = step.view("target"), step.teach("target").logits.float()
@@ -110,21 +102,21 @@ class MIC(Method):
             logits, threshold=self.threshold, ignore_top=self.ignore_top, ignore_bottom=self.ignore_bottom
         )
         log_pseudo_labels(step, labels, self._class_names, confident_share(confident_labels(logits)[1], self.threshold))
-        images = torch.cat([self._hide(one[None], step.generator) for one in target.images])
-        step.put("masked", View(images, labels, weight, target.names))
+        step.put("masked", View(self._hide(target.images, step.generator), labels, weight, target.names))
 
-    def _hide(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        draw = draw_strong_augmentation(
+    def _hide(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Strongly augmented images with hidden blocks."""
+        augmented = strong_augment_each(
+            images,
             generator,
             strength=self.jitter,
             jitter_probability=self.jitter_probability,
             blur_probability=self.blur_probability,
         )
-        mask = block_mask(
-            (image.shape[-2], image.shape[-1]), block=self.block, ratio=self.ratio, generator=generator
-        ).to(image.device)
-        colour = torch.tensor(self._colour, device=image.device).to(image.dtype).view(1, 3, 1, 1)
-        return torch.where(mask.bool(), strong_augment(image, parameters=draw), colour)
+        size = (images.shape[-2], images.shape[-1])
+        masks = [block_mask(size, block=self.block, ratio=self.ratio, generator=generator) for _ in images]
+        colour = torch.tensor(self._colour, device=images.device).to(images.dtype).view(1, 3, 1, 1)
+        return torch.where(torch.cat(masks).to(images.device).bool(), augmented, colour)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         view = step.view("masked")

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from uda.functional.entropy import entropy_loss
 from uda.methods.base import Method
-from uda.methods.checks import not_negative, one_of
-from uda.methods.levels import LEVELS, Level, level_logits, require_aux
+from uda.methods.support.checks import LEVELS, Level, not_negative, one_of, require_aux
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,5 +43,5 @@ class MinEnt(Method):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         weights = {"main": self.weight, "aux": self.aux_weight}
-        outputs = level_logits(step.predict("target"), self.level)
+        outputs = step.predict("target").levels(self.level)
         return {f"entropy_{name}": weights[name] * entropy_loss(logits.softmax(1)) for name, logits in outputs.items()}

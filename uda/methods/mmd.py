@@ -1,8 +1,8 @@
 """MMD: maximum mean discrepancy of features with several Gaussian kernels (Long et al., "DAN", ICML 2015).
 
-Departures: those of :mod:`uda.methods.feature_alignment`; one layer instead of several; equal kernel weights. The
-Transfer-Learning-Library adds 2 / (n - 1) to the loss; here it is the unbiased estimate itself, which may be negative.
-Memory and time grow with the square of ``pixels``.
+Departures: those of :mod:`uda.methods.support.feature_alignment`; one layer instead of several; equal kernel weights.
+The Transfer-Learning-Library adds 2 / (n - 1) to the loss; here it is the unbiased estimate itself, which may be
+negative. Memory and time grow with the square of ``pixels``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from uda.functional.distances import mkmmd
-from uda.methods.checks import positive
-from uda.methods.feature_alignment import FeatureAlignment
+from uda.methods.base import Method
+from uda.methods.support.checks import positive
+from uda.methods.support.feature_alignment import Alignment
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from uda.step import Step
 
-class MMD(FeatureAlignment):
+
+class MMD(Method):
     """Multi-kernel maximum mean discrepancy of the features.
 
     Args:
@@ -33,6 +36,8 @@ class MMD(FeatureAlignment):
         ValueError: a value out of its range.
     """
 
+    reads = frozenset({"source", "target"})
+
     def __init__(
         self,
         *,
@@ -43,11 +48,17 @@ class MMD(FeatureAlignment):
         per_class: bool = False,
         threshold: float = 0.9,
     ) -> None:
-        super().__init__(weight=weight, pixels=pixels, per_class=per_class, threshold=threshold)
+        super().__init__()
+        self.alignment = Alignment(
+            self.distance, weight=weight, pixels=pixels, per_class=per_class, threshold=threshold
+        )
         if not bandwidths:
             raise ValueError("bandwidths is empty, must be at least one number > 0")
         self.bandwidths = tuple(positive(f"bandwidths[{at}]", value) for at, value in enumerate(bandwidths))
         self.linear = linear
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        return self.alignment.losses(step)
 
     def distance(self, source: Tensor, target: Tensor, generator: Generator) -> Tensor:
         """The discrepancy of ``(n, D)`` features, as many of each domain; draws nothing."""

@@ -12,19 +12,22 @@ without a threshold.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from uda.functional.entropy import kl_divergence_map
 from uda.functional.losses import uncertainty_rectified_loss
-from uda.methods.base import Method
-from uda.methods.checks import in_range, not_negative
-from uda.methods.logging import log_pseudo_labels
+from uda.methods.base import Method, log_pseudo_labels
+from uda.methods.support.checks import in_range, not_negative
+from uda.types import TeacherSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from uda.step import Step
     from uda.types import TaskSpec
+
+TEACHER = TeacherSpec()
 
 
 class MRNet(Method):
@@ -36,19 +39,27 @@ class MRNet(Method):
         memory_weight: of the classifiers' divergence before ``start``, at least 0.
         start: share of the run before the first pseudo-labels, in [0, 1]. 0 expects a network that was trained on the
             source.
+        teacher: where the EMA teacher differs from 0.999 after the step:
+            ``decay``, ``update``, ``mode``, see :class:`~uda.types.TeacherSpec`.
 
     Raises:
         ValueError: a value out of its range; from ``setup``: a model without auxiliary classifier.
     """
 
     reads = frozenset({"target"})
-    needs_teacher = True
     teacher_in_losses = True
 
     def __init__(
-        self, *, weight: float = 1.0, aux_weight: float = 0.5, memory_weight: float = 0.1, start: float = 0.0
+        self,
+        *,
+        weight: float = 1.0,
+        aux_weight: float = 0.5,
+        memory_weight: float = 0.1,
+        start: float = 0.0,
+        teacher: TeacherSpec | Mapping[str, Any] = TEACHER,
     ) -> None:
         super().__init__()
+        self.teacher = TeacherSpec.of(teacher, TEACHER)
         self.weight = not_negative("weight", weight)
         self.aux_weight = not_negative("aux_weight", aux_weight)
         self.memory_weight = not_negative("memory_weight", memory_weight)

@@ -15,25 +15,27 @@ and its first vector becomes its prototype. The teacher is the run's.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
-from uda.functional.augment import strong_augment
+from uda.functional.augment import strong_augment_each
 from uda.functional.losses import kld_regulariser, resize_logits, symmetric_cross_entropy
 from uda.functional.prototypes import prototype_consistency, prototype_weight, rectify
-from uda.methods.base import Method
-from uda.methods.checks import in_range, not_negative, one_of, positive, whole
-from uda.methods.logging import log_pseudo_labels
-from uda.methods.prototype_bank import PrototypeBank
-from uda.types import IGNORE, View
+from uda.methods.base import Method, log_pseudo_labels
+from uda.methods.support.checks import in_range, not_negative, one_of, positive, whole
+from uda.methods.support.prototype_bank import PrototypeBank
+from uda.types import IGNORE, TeacherSpec, View
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from uda.step import Step
-    from uda.types import SegOutput, TaskSpec, UnlabelledDataset
+    from uda.types import SegmenterLike, SegOutput, TaskSpec, UnlabelledDataset
+
+TEACHER = TeacherSpec()
 
 
 class ProDA(Method):
@@ -52,12 +54,13 @@ class ProDA(Method):
         momentum: of the prototypes, in [0, 1]: the share of a new vector.
         start: share of the run before the first pseudo-labels, in [0, 1]; 0 expects a network trained on the source.
         images: target images that the prototypes are initialised from, at most.
+        teacher: where the EMA teacher differs from 0.999 after the step:
+            ``decay``, ``update``, ``mode``, see :class:`~uda.types.TeacherSpec`.
 
     Raises:
         ValueError: a value out of its range.
     """
 
-    needs_teacher = True
     teacher_in_losses = True
     bank: PrototypeBank
 
@@ -76,8 +79,10 @@ class ProDA(Method):
         momentum: float = 1e-4,
         start: float = 0.0,
         images: int = 500,
+        teacher: TeacherSpec | Mapping[str, Any] = TEACHER,
     ) -> None:
         super().__init__()
+        self.teacher = TeacherSpec.of(teacher, TEACHER)
         self.weight, self.alpha = not_negative("weight", weight), not_negative("alpha", alpha)
         self.beta, self.rectification = not_negative("beta", beta), rectification
         self.soft_labels = one_of("soft_labels", soft_labels, ("frozen", "teacher"))
@@ -92,26 +97,26 @@ class ProDA(Method):
         self.frozen: nn.Module | None = None
         self._class_names: tuple[str, ...] = ()
         self._target: UnlabelledDataset | None = None
-        self._student: tuple[nn.Module, ...] = ()
+        self._student: tuple[SegmenterLike, ...] = ()
 
     def setup(self, spec: TaskSpec) -> None:
         assert spec.model is not None  # the trainer gives it
         self._class_names, self._target, self._student = spec.class_names, spec.target, (spec.model,)
         self.bank = PrototypeBank(spec.num_classes, spec.feature_channels)
         if self.soft_labels == "frozen":
-            self.frozen = copy.deepcopy(spec.model).requires_grad_(False).eval()
+            self.frozen = cast("nn.Module", copy.deepcopy(spec.model)).requires_grad_(False).eval()
 
     def prepare(self, step: Step) -> None:
         if self._waits(step):
             return
-        if step.index == int(self.start * step.total):
+        if step.index == int(self.start * step.total) and step.micro_batch == 0:
             if self.frozen is not None:
                 self.frozen.load_state_dict(self._student[0].state_dict())
             assert self._target is not None  # needs_target: the trainer has refused a run without
             self.bank.initialise(self._target, step.infer, self.images, step.generator)
         if self.consistency:
             view = step.view("target")
-            strong = torch.cat([strong_augment(one[None], step.generator) for one in view.images])
+            strong = strong_augment_each(view.images, step.generator)
             step.put("target_strong", View(strong, names=view.names))
 
     def losses(self, step: Step) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 Features are projected on random directions, where optimal transport is sorting; the loss is the root of the mean
 squared transport cost. Lee et al. (CVPR 2019) use it between two classifiers' predictions, Damodaran et al. (ECCV 2018)
 align features by optimal transport. Departures: those of
-:mod:`uda.methods.feature_alignment`; new directions each step.
+:mod:`uda.methods.support.feature_alignment`; new directions each step.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uda.functional.distances import random_projections, sliced_wasserstein
-from uda.methods.checks import whole
-from uda.methods.feature_alignment import FeatureAlignment
+from uda.methods.base import Method
+from uda.methods.support.checks import whole
+from uda.methods.support.feature_alignment import Alignment
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from uda.step import Step
 
-class SlicedWasserstein(FeatureAlignment):
+
+class SlicedWasserstein(Method):
     """Sliced 2-Wasserstein distance of the features.
 
     Args:
@@ -32,6 +35,8 @@ class SlicedWasserstein(FeatureAlignment):
         ValueError: a value out of its range.
     """
 
+    reads = frozenset({"source", "target"})
+
     def __init__(
         self,
         *,
@@ -41,8 +46,14 @@ class SlicedWasserstein(FeatureAlignment):
         per_class: bool = False,
         threshold: float = 0.9,
     ) -> None:
-        super().__init__(weight=weight, pixels=pixels, per_class=per_class, threshold=threshold)
+        super().__init__()
+        self.alignment = Alignment(
+            self.distance, weight=weight, pixels=pixels, per_class=per_class, threshold=threshold
+        )
         self.projections = whole("projections", projections, 1)
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        return self.alignment.losses(step)
 
     def distance(self, source: Tensor, target: Tensor, generator: Generator) -> Tensor:
         """The distance of ``(n, D)`` and ``(m, D)`` features over directions drawn from the generator."""

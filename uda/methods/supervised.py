@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from uda.functional.losses import cross_entropy_2d, weighted_cross_entropy
 from uda.methods.base import Method
-from uda.methods.checks import not_negative, one_of
+from uda.methods.support.checks import not_negative, one_of
 from uda.types import IGNORE, TaskSpec, View
 
 if TYPE_CHECKING:

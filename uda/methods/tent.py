@@ -21,9 +21,9 @@ from torch import nn
 
 from uda.functional.entropy import softmax_entropy
 from uda.functional.normalisation import affine_parameters
-from uda.methods.adaptation import OPTIMIZERS, STATISTICS, build_optimizer, learning, statistics_of
 from uda.methods.base import TestTimeMethod
-from uda.methods.checks import in_range, one_of, positive, whole
+from uda.methods.support.adaptation import OPTIMIZERS, STATISTICS, build_optimizer, learning, statistics_of
+from uda.methods.support.checks import in_range, one_of, positive, whole
 from uda.types import SegOutput
 
 if TYPE_CHECKING:

@@ -1,23 +1,110 @@
-"""Segmenters, the mean teacher and the domain discriminator."""
+"""Segmenters, the mean teacher and the domain discriminator; nothing is imported before it is asked for."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from uda.registry import Registry, keyword_arguments, nearest
 
-from uda.models.adapter import SegmenterAdapter, adapt
-from uda.models.base import FrozenEncoder, Normalise, SegmentationNetwork
-from uda.models.daformer import DaformerHead, DaformerSegmenter
-from uda.models.deeplabv2 import AsppHead, DeepLabV2, deeplabv2_resnet101
-from uda.models.discriminator import Discriminator
-from uda.models.hrda import HrdaOutput, HrdaSegmenter, average_slides, fuse_scales, slide_boxes
-from uda.models.segmenter import Segmenter
-from uda.models.teacher import Teacher, ema_alpha, ema_update_
-from uda.models.weights import load_encoder_weights
+if TYPE_CHECKING:
+    from torch import nn
+
+    from uda.models.adapter import SegmenterAdapter, adapt
+    from uda.models.base import FrozenEncoder, Normalise, SegmentationNetwork
+    from uda.models.daformer import DaformerHead, DaformerSegmenter
+    from uda.models.deeplabv2 import AsppHead, DeepLabV2, deeplabv2_resnet101
+    from uda.models.discriminator import Discriminator
+    from uda.models.hrda import HrdaSegmenter, average_slides, build_hrda, fuse_scales, slide_boxes
+    from uda.models.modes import evaluating
+    from uda.models.segmenter import Segmenter
+    from uda.models.teacher import Teacher, ema_alpha, ema_update_
+    from uda.models.weights import load_encoder_weights
+
+_PLACES = {
+    "AsppHead": "deeplabv2",
+    "DaformerHead": "daformer",
+    "DaformerSegmenter": "daformer",
+    "DeepLabV2": "deeplabv2",
+    "Discriminator": "discriminator",
+    "FrozenEncoder": "base",
+    "HrdaSegmenter": "hrda",
+    "Normalise": "base",
+    "SegmentationNetwork": "base",
+    "Segmenter": "segmenter",
+    "SegmenterAdapter": "adapter",
+    "Teacher": "teacher",
+    "adapt": "adapter",
+    "average_slides": "hrda",
+    "deeplabv2_resnet101": "deeplabv2",
+    "ema_alpha": "teacher",
+    "ema_update_": "teacher",
+    "evaluating": "modes",
+    "fuse_scales": "hrda",
+    "build_hrda": "hrda",
+    "load_encoder_weights": "weights",
+    "slide_boxes": "hrda",
+}
+
+MODELS: Registry[Callable[..., nn.Module]] = Registry(
+    "model",
+    {
+        "segmenter": "uda.models.segmenter:Segmenter",
+        "deeplabv2_resnet101": "uda.models.deeplabv2:deeplabv2_resnet101",
+        "daformer": "uda.models.daformer:DaformerSegmenter",
+        "hrda": "uda.models.hrda:build_hrda",
+    },
+    group="uda.models",
+    accepts=callable,
+)
+"""Segmenters by the name that configs use; any other callable that takes a number of classes by its place."""
+
+
+def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """A segmenter by its name in :data:`MODELS`, or by its place ``package.module:Name``.
+
+    Args:
+        name: of a class or function that takes the number of classes first.
+        num_classes: classes C.
+        options: its further arguments.
+
+    Raises:
+        ValueError: no such model or option; the message has the nearest and all there are.
+        TypeError: what was built is no segmenter (:class:`~uda.types.SegmenterLike`).
+    """
+    from uda.types import as_segmenter
+
+    build = MODELS[name]
+    known = model_options(name)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(build).parameters.values())
+    for key in options:
+        # HRDA hands what it does not know on to its base network, which looks at it here
+        if key not in known and not takes_any:
+            raise ValueError(f"model {name!r} has no option {key!r}; {nearest(key, known)}")
+    model = build(num_classes, **options)
+    as_segmenter(model)
+    return model
+
+
+def model_options(name: str) -> dict[str, inspect.Parameter]:
+    """The options of a model by name, but for the number of classes."""
+    return dict(list(keyword_arguments(MODELS[name]).items())[1:])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_PLACES[name]}")
+    value = getattr(module, name)
+    globals()[name] = value  # found once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 __all__ = [
     "MODELS",
@@ -27,7 +114,6 @@ __all__ = [
     "DeepLabV2",
     "Discriminator",
     "FrozenEncoder",
-    "HrdaOutput",
     "HrdaSegmenter",
     "Normalise",
     "SegmentationNetwork",
@@ -36,65 +122,14 @@ __all__ = [
     "Teacher",
     "adapt",
     "average_slides",
+    "build_hrda",
     "build_model",
     "deeplabv2_resnet101",
     "ema_alpha",
     "ema_update_",
+    "evaluating",
     "fuse_scales",
-    "hrda",
     "load_encoder_weights",
+    "model_options",
     "slide_boxes",
 ]
-
-
-def hrda(
-    num_classes: int,
-    base: str = "daformer",
-    crop: tuple[int, int] | None = None,
-    class_attention: bool = True,
-    embed_channels: int = 256,
-    **options: Any,
-) -> HrdaSegmenter:
-    """HRDA over a network by name: ``crop`` and what follows as :class:`HrdaSegmenter`, ``options`` the base's.
-
-    Raises:
-        ValueError: no such base network.
-    """
-    if base == "hrda":
-        raise ValueError("HRDA cannot be its own base")
-    network = build_model(base, num_classes, **options)
-    assert isinstance(network, SegmentationNetwork)
-    return HrdaSegmenter(network, None if crop is None else (crop[0], crop[1]), class_attention, embed_channels)
-
-
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "segmenter": Segmenter,
-    "deeplabv2_resnet101": deeplabv2_resnet101,
-    "daformer": DaformerSegmenter,
-    "hrda": hrda,
-}
-"""Every segmenter that a config can name."""
-
-
-def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
-    """A segmenter by its name in :data:`MODELS`; ``options`` are its constructor's.
-
-    Raises:
-        ValueError: no such model or option; the message has the nearest and all there are.
-    """
-    if name not in MODELS:
-        raise ValueError(f"no model {name!r}{_nearest(name, MODELS)}")
-    parameters = inspect.signature(MODELS[name]).parameters.values()
-    known = [one.name for one in parameters if one.name != "num_classes" and one.kind is not one.VAR_KEYWORD]
-    # HRDA hands what it does not know on to its base network, which looks at it here
-    if all(one.kind is not one.VAR_KEYWORD for one in parameters):
-        for key in options:
-            if key not in known:
-                raise ValueError(f"model {name!r} has no option {key!r}{_nearest(key, known)}")
-    return MODELS[name](num_classes, **options)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"{f' (did you mean {close[0]}?)' if close else ''}; known: {', '.join(names)}"

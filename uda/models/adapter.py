@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from uda.models.base import Normalise, check_images, pad_to, resize, split_decay
+from uda.registry import Configurable
 from uda.types import SegOutput
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def adapt(
     )
 
 
-class SegmenterAdapter(nn.Module):
+class SegmenterAdapter(Configurable, nn.Module):
     """See :func:`adapt`; images ``(N, 3, H, W)`` in [0, 1] -> :class:`~uda.types.SegOutput`.
 
     A mapping's ``"aux"`` of C classes becomes the auxiliary logits.
@@ -85,6 +86,11 @@ class SegmenterAdapter(nn.Module):
         self.divisor = divisor
         self.has_aux = False
         self.feature_channels, self.has_aux = self._probe(probe)
+
+    @property
+    def mean_colour(self) -> tuple[float, ...]:
+        """The RGB colour in [0, 1] that the normalisation takes to 0."""
+        return self.normalise.mean_colour
 
     def _probe(self, size: tuple[int, int]) -> tuple[int, bool]:
         """Feature channels, and whether there are auxiliary logits, from one blank image; the state stays as it was."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from uda.models.weights import load_encoder_weights
+from uda.registry import Configurable
 from uda.types import SegOutput
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ class Normalise(nn.Module):
         self.bgr = bgr
         self.register_buffer("mean", torch.tensor(tuple(mean), dtype=torch.float32).div(scale).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(tuple(std), dtype=torch.float32).div(scale).view(1, 3, 1, 1))
+
+    @property
+    def mean_colour(self) -> tuple[float, ...]:
+        """The RGB colour in [0, 1] that becomes 0."""
+        mean = tuple(self.mean.flatten().tolist())
+        return mean[::-1] if self.bgr else mean
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise RGB images ``(N, 3, H, W)`` in [0, 1]."""
@@ -123,13 +129,13 @@ def split_decay(
 ) -> list[dict[str, Any]]:
     """Parameter groups of a module for a torch optimiser: ``name`` with weight decay, ``name/no_decay`` without.
 
-    Norm weights, biases and position embeddings are not decayed; frozen parameters and those of ``without`` are left
-    out, and so are groups that would be empty.
+    Norm weights, biases and position embeddings are not decayed; parameters of ``without`` are left out, and so are
+    groups that would be empty. Frozen parameters are there: without gradient no optimiser moves them.
     """
     left_out = {id(parameter) for parameter in without}
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for key, parameter in module.named_parameters():
-        if parameter.requires_grad and id(parameter) not in left_out:
+        if id(parameter) not in left_out:
             groups[parameter.ndim > 1 and not key.endswith(_NEVER_DECAYED)].append(parameter)
     return [
         {
@@ -162,14 +168,17 @@ class Scores(NamedTuple):
     """``(N, C, h', w')`` at the decoder's own resolution."""
     aux: Tensor | None
     """``(N, C, h'', w'')`` of the auxiliary classifier, if there is one."""
+    decoded: Tensor | None
+    """``(N, K, h', w')`` features that the classifier gets, where they are not the bottleneck itself."""
 
 
-class SegmentationNetwork(nn.Module):
+class SegmentationNetwork(Configurable, nn.Module):
     """Base of the segmenters: a subclass gives ``encoder`` and ``decode``.
 
     Images ``(N, 3, H, W)`` float RGB in [0, 1] of any size become a :class:`~uda.types.SegOutput` with logits and
-    auxiliary logits ``(N, C, H, W)`` and bottleneck features ``(N, D, h, w)``. The padding to the encoder's divisor
-    (see :func:`pad_to`) is done inside and cut off the logits; the features keep it.
+    auxiliary logits ``(N, C, H, W)``, bottleneck features ``(N, D, h, w)`` and, where a decoder stands before the
+    classifier, its features ``(N, K, h', w')`` as ``extra["decoder"]``. The padding to the encoder's divisor (see
+    :func:`pad_to`) is done inside and cut off the logits; the features keep it.
     """
 
     encoder: nn.Module
@@ -201,9 +210,14 @@ class SegmentationNetwork(nn.Module):
         self.weights = weights
         self.normalise = normalise
 
+    @property
+    def mean_colour(self) -> tuple[float, ...]:
+        """The RGB colour in [0, 1] that the normalisation takes to 0; what MIC hides blocks with."""
+        return self.normalise.mean_colour
+
     @abstractmethod
-    def decode(self, stages: list[Tensor], *extra: Any) -> tuple[Tensor, Tensor | None]:
-        """Logits and auxiliary logits at the decoder's own resolution."""
+    def decode(self, stages: list[Tensor], *extra: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Logits, auxiliary logits and the features before the classifier, at the decoder's own resolution."""
 
     def scores(self, images: Tensor) -> Scores:
         """Encoder features and logits at the decoder's own resolution, for images whose sides divide by ``divisor``."""
@@ -219,11 +233,11 @@ class SegmentationNetwork(nn.Module):
         check_images(images)
         height, width = images.shape[-2:]
         padded = pad_to(images, self.divisor, self.at_least)
-        stages, logits, aux = self.scores(padded)
+        stages, logits, aux, decoded = self.scores(padded)
         logits = resize(logits, padded.shape[-2:])[..., :height, :width]
         if aux is not None:
             aux = resize(aux, padded.shape[-2:])[..., :height, :width]
-        return SegOutput(logits, stages[-1], aux)
+        return SegOutput(logits, stages[-1], aux, None if decoded is None else {"decoder": decoded})
 
     def encode(self, images: Tensor) -> Tensor:
         """Bottleneck features ``(N, D, h, w)`` of images ``(N, 3, H, W)`` in [0, 1], without the decoder."""
@@ -241,6 +255,8 @@ class SegmentationNetwork(nn.Module):
         """
         if self.weights is None:
             raise ValueError("the model was built with weights=None; build it with weights='auto' or a file")
+        from uda.models.weights import load_encoder_weights  # timm and segmentation-models-pytorch stand behind it
+
         encoder = copy.deepcopy(self.encoder)
         load_encoder_weights(encoder, self.weights, self.encoder_name)
         return FrozenEncoder(encoder, copy.deepcopy(self.normalise), self.divisor, self.at_least)

@@ -111,10 +111,14 @@ class DaformerHead(nn.Module):
         out: Tensor = self.fuse_layer(torch.cat(embedded, dim=1))
         return out
 
+    def classify(self, fused: Tensor) -> Tensor:
+        """Logits ``(N, C, h0, w0)`` of the fused map."""
+        out: Tensor = self.conv_seg(self.dropout(fused))
+        return out
+
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Logits ``(N, C, h0, w0)`` of feature maps ``(N, c_i, h_i, w_i)``, finest first."""
-        out: Tensor = self.conv_seg(self.dropout(self.fuse(features)))
-        return out
+        return self.classify(self.fuse(features))
 
 
 class DaformerSegmenter(SegmentationNetwork):
@@ -177,6 +181,7 @@ class DaformerSegmenter(SegmentationNetwork):
         self.head = DaformerHead(out_channels[-_LEVELS:], num_classes, embed_channels, channels, dilations, dropout)
         load_encoder_weights(self.encoder, weights, name)
 
-    def decode(self, stages: list[Tensor], *extra: Any) -> tuple[Tensor, Tensor | None]:
-        """Logits at a quarter of the image; no auxiliary ones."""
-        return self.head(stages[-_LEVELS:]), None
+    def decode(self, stages: list[Tensor], *extra: Any) -> tuple[Tensor, None, Tensor]:
+        """Logits and fused features at a quarter of the image; no auxiliary logits."""
+        fused = self.head.fuse(stages[-_LEVELS:])
+        return self.head.classify(fused), None, fused

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from uda.models.base import Normalise, SegmentationNetwork
-from uda.models.weights import IMAGENET_MEAN, IMAGENET_STD, load_encoder_weights
+from uda.models.weights import load_encoder_weights
+from uda.types import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,9 +173,9 @@ class DeepLabV2(SegmentationNetwork):
         self.aux_head = AsppHead(encoder.out_channels[-2], num_classes) if aux else None
         load_encoder_weights(self.encoder, "timm" if weights == "auto" else weights, self.encoder_name)
 
-    def decode(self, stages: list[Tensor], *extra: Any) -> tuple[Tensor, Tensor | None]:
+    def decode(self, stages: list[Tensor], *extra: Any) -> tuple[Tensor, Tensor | None, None]:
         """Logits of ``layer4`` and, with the auxiliary classifier, of ``layer3``, at an eighth of the image."""
-        return self.head(stages[-1]), None if self.aux_head is None else self.aux_head(stages[-2])
+        return self.head(stages[-1]), None if self.aux_head is None else self.aux_head(stages[-2]), None
 
 
 def deeplabv2_resnet101(num_classes: int, weights: str | None = "auto", aux: bool = True, **options: Any) -> DeepLabV2:

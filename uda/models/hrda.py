@@ -11,13 +11,14 @@ sliding windows (HRDA: in inference), so that a teacher in train mode labels all
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from uda.models.base import FrozenEncoder, SegmentationNetwork, check_images, encoder_and_head, pad_to, resize
+from uda.registry import Configurable
 from uda.types import SegOutput
 
 if TYPE_CHECKING:
@@ -121,26 +122,14 @@ class ScaleAttention(nn.Module):
         return out
 
 
-class HrdaOutput(SegOutput):
-    """A :class:`~uda.types.SegOutput` of fused logits that also holds the detail crop, for HRDA's second loss term."""
-
-    detail: Tensor | None = None
-    """``(N, C, bottom - top, right - left)`` logits of the crop at image resolution; ``None`` without gradient."""
-    box: Box | None = None
-    """The crop in the pixels of the image that was given."""
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> HrdaOutput:
-        """``function`` of every tensor, the detail's logits last."""
-        out = HrdaOutput(*super().map(function))
-        out.detail, out.box = None if self.detail is None else function(self.detail), self.box
-        return out
-
-
-class HrdaSegmenter(nn.Module):
-    """A network at two resolutions with learnt scale attention; images in, :class:`HrdaOutput` out, as a segmenter.
+class HrdaSegmenter(Configurable, nn.Module):
+    """A network at two resolutions with learnt scale attention; images in, :class:`~uda.types.SegOutput` out.
 
     Where gradients are recorded in train mode, one random detail crop is seen for the batch (torch's global random
-    numbers); else the detail slides over the whole image. Bottleneck features and auxiliary logits are the context's.
+    numbers); else the detail slides over the whole image. The logits are the fused ones; bottleneck features, the
+    decoder's features and auxiliary logits are the context's. With a random crop, ``extra`` has ``"detail"``, its
+    logits ``(N, C, bottom - top, right - left)`` at image resolution, and ``"detail_box"``, ``(4,)`` int64 on the CPU:
+    top, bottom, left and right in the pixels of the image.
 
     Args:
         base: the network; shared by both resolutions.
@@ -179,6 +168,11 @@ class HrdaSegmenter(nn.Module):
         """The base's encoder."""
         return self.base.encoder
 
+    @property
+    def mean_colour(self) -> tuple[float, ...]:
+        """The base's."""
+        return self.base.mean_colour
+
     def _pad(self, images: Tensor) -> Tensor:
         check_images(images)
         return pad_to(images, self.unit, -(-2 * self.smallest // self.unit))
@@ -204,7 +198,7 @@ class HrdaSegmenter(nn.Module):
         logits = self.base.scores(images[..., top:bottom, left:right]).logits
         return resize(logits, ((bottom - top) // stride, (right - left) // stride))
 
-    def forward(self, images: Tensor) -> HrdaOutput:
+    def forward(self, images: Tensor) -> SegOutput:
         """Predict images ``(N, 3, H, W)`` in [0, 1] of any size.
 
         Raises:
@@ -213,7 +207,7 @@ class HrdaSegmenter(nn.Module):
         padded = self._pad(images)
         (height, width), (full_height, full_width) = images.shape[-2:], padded.shape[-2:]
         half = (full_height // 2, full_width // 2)
-        stages, context, aux = self.base.scores(resize(padded, half))
+        stages, context, aux, decoded = self.base.scores(resize(padded, half))
         stride = 2 ** round(math.log2(half[0] / context.shape[-2]))  # DeepLabV2's maps are a row larger
         size = (half[0] // stride, half[1] // stride)
         context = resize(context, size)
@@ -227,17 +221,19 @@ class HrdaSegmenter(nn.Module):
             crops = [self._detail(padded, one, stride) for one in boxes]
             detail = average_slides(crops, boxes, stride, (2 * size[0], 2 * size[1]))
         fused, _ = fuse_scales(context, attention, detail, box, stride)
-        output = HrdaOutput(
+        extra = {} if decoded is None else {"decoder": decoded}
+        if crop is not None and box is not None:
+            top, bottom, left, right = box
+            at_pixels = resize(crop, (bottom - top, right - left))
+            bottom, right = min(bottom, height), min(right, width)
+            extra["detail"] = at_pixels[..., : bottom - top, : right - left]
+            extra["detail_box"] = torch.tensor([top, bottom, left, right])
+        return SegOutput(
             resize(fused, (full_height, full_width))[..., :height, :width],
             stages[-1],
             None if aux is None else resize(aux, (full_height, full_width))[..., :height, :width],
+            extra or None,
         )
-        if crop is not None and box is not None:
-            top, bottom, left, right = box
-            output.box = (top, min(bottom, height), left, min(right, width))
-            at_pixels = resize(crop, (bottom - top, right - left))
-            output.detail = at_pixels[..., : output.box[1] - top, : output.box[3] - left]
-        return output
 
     def encode(self, images: Tensor) -> Tensor:
         """Bottleneck features ``(N, D, h, w)`` of the half-resolution image."""
@@ -260,3 +256,26 @@ class HrdaSegmenter(nn.Module):
     ) -> list[dict[str, Any]]:
         """Groups for a torch optimiser: encoder at ``lr``, decoder and attention at ``lr * head_multiplier``."""
         return encoder_and_head(self, self.encoder, lr, head_multiplier, weight_decay)
+
+
+def build_hrda(
+    num_classes: int,
+    base: str = "daformer",
+    crop: tuple[int, int] | None = None,
+    class_attention: bool = True,
+    embed_channels: int = 256,
+    **options: Any,
+) -> HrdaSegmenter:
+    """HRDA over a network by name: ``crop`` and what follows as :class:`HrdaSegmenter`, ``options`` the base's.
+
+    Raises:
+        ValueError: no such base network, or one that is no :class:`~uda.models.SegmentationNetwork`.
+    """
+    from uda.models import build_model
+
+    if base == "hrda":
+        raise ValueError("HRDA cannot be its own base")
+    network = build_model(base, num_classes, **options)
+    if not isinstance(network, SegmentationNetwork):
+        raise ValueError(f"base is {base!r}, must be one of the library's networks, whose scales HRDA fuses")
+    return HrdaSegmenter(network, None if crop is None else (crop[0], crop[1]), class_attention, embed_channels)

@@ -102,11 +102,12 @@ class Segmenter(SegmentationNetwork):
         encoder: nn.Module = self.model.encoder
         return encoder
 
-    def decode(self, stages: list[Tensor], *extra: Any) -> tuple[Tensor, Tensor | None]:
-        """Logits at the decoder's resolution (DeepLabV3+: a quarter of the image's), auxiliary ones at the stage's."""
-        decoded = self.model.decoder(stages, *extra)
+    def decode(self, stages: list[Tensor], *extra: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Logits and features at the decoder's resolution (DeepLabV3+: a quarter of the image's), auxiliary logits at
+        their stage's."""
+        decoded: Tensor = self.model.decoder(stages, *extra)
         logits: Tensor = self.model.segmentation_head(self.dropout(decoded))
-        return logits, None if self.aux_head is None else self.aux_head(stages[-2])
+        return logits, None if self.aux_head is None else self.aux_head(stages[-2]), decoded
 
 
 def _build(

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from timm.layers.drop import DropPath
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -81,7 +80,8 @@ class Teacher(nn.Module):
         super().train(mode and self.mode == "train")
         if self.training:
             for module in self.modules():
-                if isinstance(module, (_DropoutNd, DropPath)):
+                # timm's stochastic depth by name: who has such a layer has timm, others need not import it
+                if isinstance(module, _DropoutNd) or type(module).__name__ == "DropPath":
                     module.training = False
         return self
 

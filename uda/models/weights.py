@@ -17,13 +17,11 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 
+from uda.types import IMAGENET_MEAN, IMAGENET_STD
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Channel means (RGB, images in [0, 1]) of ImageNet, as torchvision's and most of timm's weights expect them."""
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Channel standard deviations beside :data:`IMAGENET_MEAN`."""
 LITE0 = "tf_efficientnet_lite0"
 """timm's name of the encoder whose ImageNet weights come with the library's dependencies."""
 MIN_SHARE = 0.95

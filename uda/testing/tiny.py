@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uda.models.hrda import HrdaOutput
-from uda.types import IGNORE, Sample
+from uda.types import IGNORE, Sample, SegOutput
 
 SIZE = (32, 64)
 
@@ -33,18 +33,19 @@ class TinySegmenter(nn.Module):
         self.passes: list[tuple[bool, bool]] = []
         """(training mode, gradient) of every forward pass."""
 
-    def forward(self, images: Tensor) -> HrdaOutput:
+    def forward(self, images: Tensor) -> SegOutput:
         self.passes.append((self.training, torch.is_grad_enabled()))
         size = images.shape[-2:]
         low = self.stem((images - 0.5) / 0.25)
         features = self.body(low)
         logits = F.interpolate(self.head(self.dropout(features)), size=size, mode="bilinear")
         aux = None if self.aux_head is None else F.interpolate(self.aux_head(low), size=size, mode="bilinear")
-        output = HrdaOutput(logits, features, aux)
+        extra = {"decoder": low}
         if self.training and torch.is_grad_enabled():
-            top, bottom, left, right = output.box = (size[0] // 4, size[0] // 2, 0, size[1] // 2)
-            output.detail = logits[..., top:bottom, left:right] * 2
-        return output
+            top, bottom, left, right = size[0] // 4, size[0] // 2, 0, size[1] // 2
+            extra["detail"] = logits[..., top:bottom, left:right] * 2
+            extra["detail_box"] = torch.tensor([top, bottom, left, right])
+        return SegOutput(logits, features, aux, extra)
 
     def pretrained_encoder(self) -> nn.Module:
         """Images to features, always the same weights."""
@@ -62,7 +63,8 @@ class TinyEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.network(images).features
+            features: Tensor = self.network(images).features
+            return features
 
 
 def tiny_space(num_classes: int) -> SimpleNamespace:
@@ -83,7 +85,12 @@ class TinyUnlabelled:
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self):
+    def identity(self) -> dict[str, Any]:
+        """What the data set is, without reading from it."""
+        told = {key: value for key, value in vars(self).items() if key not in ("space", "touched")}
+        return {**told, "classes": list(getattr(getattr(self, "space", None), "names", ()))}
+
+    def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
     def _label(self, index: int) -> Tensor:

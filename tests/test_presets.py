@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.methods.contract import Recorder, train
 from uda.config.records import MethodEntry
 from uda.engine import Settings
 from uda.methods import HRDA, method, parameters
-from uda.methods.presets import PRESETS, describe, main, preset
 from uda.models import build_model
+from uda.presets import PRESETS, describe, main, preset, preset_trainer
+from uda.testing import TinyDataset, TinySegmenter, tiny_target
+from uda.testing.methods import Recorder, train
 
 NAMES = sorted(PRESETS)
 
@@ -50,8 +52,8 @@ def test_trains(name: str) -> None:
             arguments.update({key: 4 for key in ("width",) if key in arguments})
     run = train(built(one), steps=2, aux=one["model"].get("aux", False), trainer=Recorder, **one["settings"] | small)
     assert all(value == value for logs in run.logs for value in logs.values())
-    own = [label for label in run.labels if any(tag.startswith(f"loss/{label}/") for tag in run.logs[-1])]
-    assert own == [label for label, one in zip(run.labels, run.methods, strict=True) if one.reads]
+    own = [label for label in run.update.labels if any(tag.startswith(f"loss/{label}/") for tag in run.logs[-1])]
+    assert own == [label for label, one in zip(run.update.labels, run.methods, strict=True) if one.reads]
 
 
 @pytest.mark.parametrize("options", sorted({json.dumps(one["model"]) for one in PRESETS.values()}))
@@ -77,9 +79,9 @@ def test_hrda_presets_share_the_loss_between_fused_and_detail() -> None:
 
 def test_a_preset_is_a_copy() -> None:
     preset("DAFormer")["methods"].clear()
-    preset("DAFormer")["settings"]["teacher"]["decay"] = 0.5
-    assert len(preset("DAFormer")["methods"]) == 3
-    assert preset("MIC-DAFormer")["settings"]["teacher"]["decay"] == 0.999
+    preset("MIC-DAFormer")["methods"][3]["ClassMix"]["teacher"]["decay"] = 0.5
+    assert len(preset("DAFormer")["methods"]) == 4
+    assert preset("MIC-DAFormer")["methods"][3]["ClassMix"]["teacher"]["decay"] == 0.999
 
 
 def test_published_values() -> None:
@@ -87,14 +89,68 @@ def test_published_values() -> None:
     one = preset("DAFormer")
     assert one["settings"]["lr"] == 6e-5
     assert one["settings"]["warmup"] == 1500
-    assert one["methods"][1]["FeatureDistance"]["weight"] == 0.005
-    assert one["methods"][2]["ClassMix"]["threshold"] == 0.968
-    assert preset("DACS")["settings"]["teacher"] == {"decay": 0.99, "update": "after", "mode": "train"}
+    assert one["methods"][2]["FeatureDistance"]["weight"] == 0.005
+    assert one["methods"][3]["ClassMix"]["threshold"] == 0.968
+    assert preset("DACS")["methods"][1]["ClassMix"]["teacher"] == {"decay": 0.99, "update": "after", "mode": "train"}
     assert preset("MIC-HRDA")["methods"][-2]["MIC"]["ratio"] == 0.7
 
 
+def test_changes_of_single_entries() -> None:
+    changed = preset(
+        "MIC-HRDA",
+        {
+            "ClassMix.threshold": 0.9, "HRDA2.weight": 0.2, "FeatureDistance": None, "settings.lr": 1e-3,
+            "model.base": "segmenter", "MIC": {"block": 32, "teacher": {"decay": 0.5}}, "MinEnt": {"weight": 0.1},
+        },
+    )  # fmt: skip
+    assert [next(iter(entry)) for entry in changed["methods"]] == [
+        "Supervised", "RareClassSampling", "HRDA", "ClassMix", "HRDA", "MIC", "HRDA", "MinEnt",
+    ]  # fmt: skip
+    assert [entry["HRDA"]["weight"] for entry in changed["methods"] if "HRDA" in entry] == [0.1, 0.2, 0.1]
+    assert changed["methods"][3]["ClassMix"]["threshold"] == 0.9
+    assert changed["methods"][5]["MIC"]["teacher"] == {"decay": 0.5, "update": "before", "mode": "train"}
+    assert (changed["settings"]["lr"], changed["model"]["base"]) == (1e-3, "segmenter")
+    assert preset("MIC-HRDA")["settings"]["lr"] == 6e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"ClasMix.weight": 1},
+            "'DACS' has no 'ClasMix'; the nearest is 'ClassMix' .known: Supervised, ClassMix, settings",
+        ),
+        ({"ClassMix.treshold": 1}, "ClassMix has no argument 'treshold'; the nearest is 'threshold'"),
+        ({"ClassMix": 3}, "takes a mapping of arguments or null, got 3"),
+    ],
+)
+def test_wrong_changes(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        preset("DACS", changes)
+
+
+def test_a_trainer_of_a_preset(tmp_path: Path) -> None:
+    small = {
+        "model.name": "tests.test_presets:tiny_model", "model.aux": False, "settings.crop": [32, 64],
+        "settings.device": "cpu", "settings.batch_size": 1,
+    }  # fmt: skip
+    trainer = preset_trainer("DACS", 5, changes=small, steps=2, out=tmp_path)
+    trainer.fit(TinyDataset(), tiny_target())
+    assert trainer.update.labels == ["Supervised", "ClassMix"]
+    assert trainer.update.teacher.decay == 0.99
+    assert (tmp_path / "checkpoint.pt").is_file()
+    assert preset_trainer("DACS", 5, changes=small).settings.steps == 250_000
+    with pytest.raises(ValueError, match=r"'CBST' has no number of steps .*; say how many"):
+        preset_trainer("CBST", 5)
+
+
+def tiny_model(num_classes: int, aux: bool = False) -> TinySegmenter:
+    """A network of somebody's own, by its place."""
+    return TinySegmenter(num_classes, aux)
+
+
 def test_unknown() -> None:
-    with pytest.raises(ValueError, match="no preset 'daformer'; the nearest is 'DAFormer'; known are AdaptSegNet, "):
+    with pytest.raises(ValueError, match=r"no preset 'daformer'; the nearest is 'DAFormer' .known: AdaptSegNet, "):
         preset("daformer")
 
 

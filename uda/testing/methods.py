@@ -1,28 +1,27 @@
-"""What every method must do; each method's test inherits it.
+"""What every method must do; a method's test inherits it.
 
-class TestMinEnt(MethodContract):
-    make = lambda self: MinEnt()
-    invalid = ({"weight": -1},)
+class TestPiPa(MethodContract):
+    make = lambda self: PiPa()
+    invalid = ({"weight": -1.0},)
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.methods.tiny import TinyDataset, TinySegmenter, tiny_target
-from uda.engine import Settings, Trainer, evaluate
+from uda.engine import Settings, Trainer, Update, evaluate
 from uda.engine.checkpoint import load
 from uda.methods import Supervised, method, parameters
 from uda.methods.base import Method, TestTimeMethod
 from uda.step import Step
-from uda.types import IGNORE, TaskSpec, View
+from uda.testing.tiny import TinyDataset, TinySegmenter, tiny_target
+from uda.types import IGNORE, TaskSpec, TeacherSpec, View
 
 
 def settings(**changes: Any) -> Settings:
@@ -44,49 +43,103 @@ def train(
     source: TinyDataset | None = None,
     target: Any = None,
     trainer: type[Trainer] = Trainer,
+    progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
     **changes: Any,
 ) -> Trainer:
     """Run the real trainer on the tiny network and data."""
     torch.manual_seed(0)
-    run = trainer(TinySegmenter(num_classes, aux), methods, settings(**changes), out=out)
+    run = trainer(TinySegmenter(num_classes, aux), methods, settings(**changes), out=out, progress=progress)
     run.fit(source or TinyDataset(num_classes=num_classes), tiny_target(num_classes) if target is None else target)
     return run
 
 
 class Recorder(Trainer):
-    """Keeps each step, and the gradients that the segmenter's update saw."""
+    """Keeps each step and its logs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, on_step=self.record, **kwargs)
         self.steps: list[Step] = []
         self.logs: list[dict[str, float]] = []
 
-    def _one_step(self, index: int, views: Mapping[str, View]) -> Step:
-        step = super()._one_step(index, views)
-        self.steps.append(step)
-        self.logs.append({tag: float(value) for tag, value in step.logs.items()})
-        return step
+    def record(self, update: Update, logs: Mapping[str, Tensor]) -> None:
+        """Keep a step."""
+        assert update.step is not None
+        self.steps.append(update.step)
+        self.logs.append({tag: float(value) for tag, value in logs.items()})
 
 
 class Killed(Exception):
     """Ends a run between two steps."""
 
 
-def killer(at: int) -> type[Trainer]:
-    """A trainer that dies before step ``at``."""
+def killed_at(step: int) -> Callable[[Iterable[int]], Iterator[int]]:
+    """A progress bar that ends the run before a step."""
 
-    class Killer(Trainer):
-        def _one_step(self, index: int, views: Mapping[str, View]) -> Step:
-            if index == at:
+    def progress(indices: Iterable[int]) -> Iterator[int]:
+        for index in indices:
+            if index == step:
                 raise Killed
-            return super()._one_step(index, views)
+            yield index
 
-    return Killer
+    return progress
 
 
-def with_supervised(one: Method) -> list[Method]:
+def one_step(
+    run: Trainer, views: Mapping[str, View] | None = None, *, index: int | None = None, total: int | None = None
+) -> Step:
+    """One more step of a finished run, for calling a method's hooks by hand.
+
+    Args:
+        run: its networks and random numbers are used.
+        views: two images a domain by default.
+        index: of the step; the run's last by default.
+        total: length that the step tells; the run's by default.
+    """
+    update = run.update
+    if views is None:
+        source, target = TinyDataset(num_classes=update.spec.num_classes), tiny_target(update.spec.num_classes)
+        samples = [source[0], source[1]]
+        labels = torch.stack([sample.label for sample in samples if sample.label is not None])
+        views = {
+            "source": View(torch.stack([sample.image for sample in samples]) / 255, labels, names=("s0", "s1")),
+            "target": View(torch.stack([target[index].image for index in range(2)]) / 255, names=("t0", "t1")),
+        }
+    total = run.settings.steps if total is None else total
+    index = total - 1 if index is None else index
+    graph_views = frozenset().union(*(each.reads for each in update.methods))
+    return Step(
+        update.model, views, index=index, total=total, generator=update.generator, teacher=update.teacher,
+        graph_views=graph_views,
+    )  # fmt: skip
+
+
+class GradientSpy(Update):
+    """Sees that every way back through a graph leaves gradients where it should, and nowhere else."""
+
+    def backpropagate(
+        self,
+        outputs: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+        inputs: Sequence[Tensor],
+        *,
+        retain_graph: bool = False,
+    ) -> None:
+        """The seam, watched."""
+        every = [p for module in (self.model, *self.methods) for p in module.parameters()]
+        before = [None if p.grad is None else p.grad.clone() for p in every]
+        super().backpropagate(outputs, gradients, inputs, retain_graph=retain_graph)
+        asked = set(map(id, inputs))
+        segmenter = set(map(id, self.parameters()))
+        for parameter, grad in zip(every, before, strict=True):
+            if id(parameter) not in asked:
+                assert (parameter.grad is None) == (grad is None), "a gradient arrived where it does not belong"
+                assert grad is None or (parameter.grad is not None and torch.equal(parameter.grad, grad))
+        assert asked <= segmenter or not asked & segmenter, "one way back for the segmenter and an own network"
+
+
+def with_supervised(tested: Method) -> list[Method]:
     """The method beside the supervised loss, or alone when that is what it is."""
-    return [one] if isinstance(one, Supervised) else [Supervised(), one]
+    return [tested] if isinstance(tested, Supervised) else [Supervised(), tested]
 
 
 def assert_same(left: Any, right: Any, where: str = "") -> None:
@@ -99,8 +152,8 @@ def assert_same(left: Any, right: Any, where: str = "") -> None:
             assert_same(left[key], right[key], f"{where}/{key}")
     elif isinstance(left, (list, tuple)):
         assert len(left) == len(right), where
-        for index, (one, other) in enumerate(zip(left, right, strict=True)):
-            assert_same(one, other, f"{where}/{index}")
+        for index, (first, second) in enumerate(zip(left, right, strict=True)):
+            assert_same(first, second, f"{where}/{index}")
     else:
         assert left == right, f"{where}: {left!r} {right!r}"
 
@@ -108,7 +161,7 @@ def assert_same(left: Any, right: Any, where: str = "") -> None:
 class MethodContract:
     """Inherit, and say how the method is made."""
 
-    make: Callable[[Any], Method]
+    make: ClassVar[Callable[[Any], Method]]
     """``make = lambda self: Method(...)``; ``self`` is the test."""
     aux: bool = False
     """Whether the network must have an auxiliary classifier."""
@@ -118,80 +171,56 @@ class MethodContract:
     """Constructor arguments that must be refused, one a mapping."""
     settings: Mapping[str, Any] = {}
     """Changes of the run's settings that the method needs."""
+    partners: ClassVar[Sequence[str]] = ("MeanStd", "AdvEnt", "ClassMix", "FeatureDistance")
+    """Methods of other families that this one must run beside."""
 
     def train(self, methods: Sequence[Method], **changes: Any) -> Any:
+        """A run with what this method needs."""
         return train(methods, **{"aux": self.aux, **self.settings, **changes})
 
     def test_smoke_step_has_finite_scalar_losses(self) -> None:
         run = self.train(with_supervised(self.make()), trainer=Recorder)
-        label = run.labels[-1]
+        label = run.update.labels[-1]
         for logs in run.logs:
             assert all(value == value and abs(value) < 1e6 for value in logs.values()), logs
             tags = [tag for tag in logs if tag.startswith(f"loss/{label}/")]
-            assert bool(tags) == (self.trains_segmenter or run.own_optimizers[-1] is not None)
+            assert bool(tags) == (self.trains_segmenter or label in run.update.own_optimizers)
 
-    def test_terms_are_scalars_with_gradient_to_the_segmenter_only(self) -> None:
-        """The trainer's backward of ``losses`` leaves own networks without gradient, ``own_losses`` the segmenter."""
-        test = self
+    def test_gradients_reach_their_owners_only(self) -> None:
+        """``losses`` trains the segmenter, ``own_losses`` the own networks, and neither touches the other's."""
+        tested = self.make()
+        run = self.train([tested], steps=1)
+        torch.manual_seed(0)
+        update = GradientSpy(TinySegmenter(5, self.aux), [self.make()], total_steps=3, seed=3)
+        source, target = TinyDataset(), tiny_target().unlabelled()
+        update.setup(TaskSpec.of(update.model, source.space, source=source, target=target, draws_source=True))
+        (watched,) = update.methods
+        weights = {name: p.detach().clone() for name, p in update.model.named_parameters()}
+        own = {name: value.clone() for name, value in watched.state_dict().items()}
+        for index in range(3):
+            update(run.pairs(source, target)[index])
+            for parameter in (p for o in update.own_optimizers.values() for g in o.param_groups for p in g["params"]):
+                assert parameter.grad is not None, "an own network's parameter gets no gradient"
+                assert parameter.grad.abs().sum() > 0, "an own network's parameter gets no gradient"
+        moved = any(not torch.equal(p, weights[name]) for name, p in update.model.named_parameters())
+        assert moved == self.trains_segmenter
+        if update.own_optimizers:
+            assert any(not torch.equal(value, own[name]) for name, value in watched.state_dict().items())
 
-        class Spy(Trainer):
-            def _backward_group(self, step: Step, group: Sequence[int]) -> None:
-                super()._backward_group(step, group)
-                for one in self.methods:
-                    assert all(p.grad is None for p in one.parameters()), "losses reached an own network"
-
-            def _own_update(self, step: Step, label: str, one: Method, optimizer: torch.optim.Optimizer) -> None:
-                before = [None if p.grad is None else p.grad.clone() for p in self.model.parameters()]
-                own_before = copy.deepcopy(one.state_dict())
-                super()._own_update(step, label, one, optimizer)
-                for p, grad in zip(self.model.parameters(), before, strict=True):
-                    assert (p.grad is None) == (grad is None)
-                    assert grad is None or torch.equal(p.grad, grad), "own_losses reached the segmenter"
-                assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in one.parameters() if p.requires_grad)
-                assert any(not torch.equal(value, own_before[key]) for key, value in one.state_dict().items())
-                for p in one.parameters():
-                    p.grad = None
-
-        one = test.make()
-        run = self.train([one], trainer=Spy, steps=1)
-        step = self._step(run)
-        terms = self._terms(run, one, step)
-        assert bool(terms) == self.trains_segmenter
-        for name, term in terms.items():
-            assert term.ndim == 0, name
-            assert term.requires_grad, name
-        if terms:
-            run.optimizer.zero_grad()
-            torch.stack(list(terms.values())).sum().backward(inputs=step.leaves(one.reads))
-            step.backward(one.reads, run._parameters)
-            assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in run._parameters)
-
-    def _terms(self, run: Trainer, one: Method, step: Step | None = None) -> dict[str, Tensor]:
+    def terms(self, run: Trainer, tested: Method, step: Step | None = None) -> dict[str, Tensor]:
         """The method's ``losses`` on one more step after a run."""
-        step = step or self._step(run)
-        one.prepare(step)
-        with step.reading(type(one).__name__, one.reads):
-            return one.losses(step)
-
-    def _step(self, run: Trainer, views: Mapping[str, View] | None = None) -> Step:
-        if views is None:
-            classes = run.model.num_classes
-            source, target = TinyDataset(num_classes=classes), tiny_target(classes).unlabelled()
-            samples = [source[0], source[1]]
-            images, labels = (torch.stack(x) for x in zip(*((s.image / 255, s.label) for s in samples), strict=True))
-            views = {
-                "source": View(images, labels, names=("s0", "s1")),
-                "target": View(torch.stack([target[0].image, target[1].image]) / 255, names=("t0", "t1")),
-            }
-        last = run.settings.steps - 1
-        return Step(run.model, views, index=last, total=last + 1, generator=run.generator, teacher=run.teacher,
-                    graph_views=run.graph_views)  # fmt: skip
+        step = step or one_step(run)
+        label = type(tested).__name__
+        with step.running(label, "prepare", (), tested.looks):
+            tested.prepare(step)
+        with step.running(label, "losses", tested.reads, tested.looks):
+            return tested.losses(step)
 
     def test_resumes_to_the_same_numbers(self, tmp_path: Path) -> None:
         steps = 4
         whole = self.train(with_supervised(self.make()), out=tmp_path / "whole", steps=steps)
         with pytest.raises(Killed):
-            self.train(with_supervised(self.make()), out=tmp_path / "cut", steps=steps, trainer=killer(2))
+            self.train(with_supervised(self.make()), out=tmp_path / "cut", steps=steps, progress=killed_at(2))
         assert load(tmp_path / "cut" / "checkpoint.pt")["step"] == 2
         # another global seed and another first model: everything must come from the checkpoint
         torch.manual_seed(99)
@@ -212,7 +241,7 @@ class MethodContract:
             with pytest.raises(ValueError, match=name) as caught:
                 kind(**arguments)
             values = value if isinstance(value, (list, tuple)) else [value]
-            assert any(str(one) in str(caught.value) for one in values), caught.value
+            assert any(str(entry) in str(caught.value) for entry in values), caught.value
 
     def test_every_number_of_the_constructor_is_checked(self) -> None:
         """NaN is in no range; a method that accepts it checks nothing."""
@@ -224,12 +253,15 @@ class MethodContract:
 
     def test_is_found_by_name_and_an_unknown_argument_is_refused(self) -> None:
         kind = type(self.make())
-        known = parameters(kind)
-        defaults = all(one.default is not one.empty for one in known.values())
-        if defaults:
-            assert isinstance(method(kind.__name__), kind)
+        place = f"{kind.__module__}:{kind.__qualname__}"
+        if all(parameter.default is not parameter.empty for parameter in parameters(kind).values()):
+            assert isinstance(method(place), kind)
         with pytest.raises(ValueError, match="no argument 'no_such_thing'"):
-            method(kind.__name__, no_such_thing=1)
+            method(place, no_such_thing=1)
+
+    def test_remembers_its_arguments(self) -> None:
+        tested = self.make()
+        assert set(tested.arguments) == set(parameters(type(tested)))
 
     @pytest.mark.parametrize("num_classes", [2, 19])
     def test_any_number_of_classes_and_a_batch_of_one(self, num_classes: int) -> None:
@@ -252,12 +284,39 @@ class MethodContract:
 
     def test_random_numbers_come_from_the_step(self) -> None:
         """The global generator may serve layers and loaders, never a method: ``prepare`` leaves it as it was."""
-        one = self.make()
-        run = self.train([one], steps=1)
-        step = self._step(run)
+        tested = self.make()
+        step = one_step(self.train([tested], steps=1))
         before = torch.get_rng_state()
-        one.prepare(step)
+        tested.prepare(step)
         assert torch.equal(before, torch.get_rng_state())
+
+    def test_logs_cost_nothing_where_nobody_reads_them(self) -> None:
+        """The same weights with and without logs, and no log where none is wanted."""
+        states = []
+        for log_every in (1, 1000):
+            run = self.train(with_supervised(self.make()), trainer=Recorder, steps=2, log_every=log_every)
+            states.append(run.state_dict()["model"])
+        assert run.logs[0] == {}
+        assert_same(*states)
+
+    def test_micro_batches(self) -> None:
+        """Two micro-batches a step: finite, one update a step, and the state may be taken after it."""
+        run = self.train(with_supervised(self.make()), accumulate=2, steps=2, trainer=Recorder)
+        assert run.update.index == 2
+        assert all(value == value for logs in run.logs for value in logs.values())
+        assert run.update.state_dict()["step"] == 2
+
+    def test_runs_beside_methods_of_other_families(self) -> None:
+        """Before them and after them, with one teacher for all."""
+        others = [name for name in self.partners if name != type(self.make()).__name__]
+        for reverse in (False, True):
+            beside = [method(name, **({"width": 4} if name == "AdvEnt" else {})) for name in others]
+            listed = [*beside, self.make()]
+            run = self.train(
+                [Supervised(), *(reversed(listed) if reverse else listed)],
+                teacher=vars(TeacherSpec()), steps=2, trainer=Recorder,
+            )  # fmt: skip
+            assert all(value == value for logs in run.logs for value in logs.values())
 
 
 class TestTimeContract:
@@ -265,7 +324,7 @@ class TestTimeContract:
 
     __test__ = False
 
-    make: Callable[[Any], TestTimeMethod]
+    make: ClassVar[Callable[[Any], TestTimeMethod]]
     """``make = lambda self: Method(...)``; ``self`` is the test."""
     invalid: Sequence[Mapping[str, Any]] = ()
     """Constructor arguments that must be refused, one a mapping."""
@@ -279,7 +338,7 @@ class TestTimeContract:
             for _ in range(10):
                 model(torch.stack([source[index].image for index in range(4)]) / 255)
         one, names = self.make(), tuple(source.space.names)
-        one.attach(model, TaskSpec(5, names, model.feature_channels, 1, source=source, target=target))
+        one.attach(model, TaskSpec(5, names, model.feature_channels, source=source, target=target))
         return one, model
 
     def images(self, count: int = 2) -> Tensor:

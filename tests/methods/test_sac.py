@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.methods.contract import MethodContract, Recorder
 from uda.functional.fusion import warp
 from uda.methods import SAC, Supervised
-from uda.methods.dasac import draw_windows
+from uda.methods.sac import draw_windows
+from uda.testing.methods import MethodContract, Recorder, one_step
 from uda.types import IGNORE
 
 
@@ -31,7 +31,7 @@ class TestSAC(MethodContract):
     def test_loss_is_focal_and_weighted_by_each_images_confidence(self) -> None:
         one = SAC(weight=2.0, crops=2, power=2.0)
         run = self.train([one], steps=1)
-        step = self._step(run)
+        step = one_step(run)
         one.prepare(step)
         view = step.view("crops_strong")
         assert (view.labels != IGNORE).any()
@@ -42,7 +42,7 @@ class TestSAC(MethodContract):
     def test_one_whole_crop_is_the_teachers_own_label(self) -> None:
         one = SAC(crops=1, upper=0.0, lower=0.0)
         run = self.train([one], steps=1)
-        step = self._step(run)
+        step = one_step(run)
         one.prepare(step)
         confidence, labels = step.teach("target").logits.softmax(1).max(1)
         view = step.view("crops_strong")
@@ -52,7 +52,7 @@ class TestSAC(MethodContract):
     def test_prior_follows_the_teachers_mean_prediction(self) -> None:
         one = SAC(crops=2, momentum=0.9)
         run = self.train([one], steps=2)
-        step = self._step(run)
+        step = one_step(run)
         before = one.prior.clone()
         one.prepare(step)
         mean = step.teach("crops").logits.softmax(1).mean((0, 2, 3))

@@ -12,25 +12,27 @@ batch. No class-based sampling of target images. The teacher is the run's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
-from uda.functional.augment import strong_augment
+from uda.functional.augment import strong_augment_each
 from uda.functional.fusion import refine
 from uda.functional.losses import confidence_weighted_mean, focal_loss_map
 from uda.functional.pseudo_labels import running_confidence, sac_pseudo_labels
-from uda.methods.base import Method
-from uda.methods.checks import in_range, not_negative, positive, whole
-from uda.methods.logging import log_pseudo_labels
-from uda.types import View
+from uda.methods.base import Method, log_pseudo_labels
+from uda.methods.support.checks import in_range, not_negative, positive, whole
+from uda.types import TeacherSpec, View
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from uda.step import Step
     from uda.types import TaskSpec
+
+TEACHER = TeacherSpec()
 
 
 class SAC(Method):
@@ -45,13 +47,14 @@ class SAC(Method):
         beta: scale and first value of the class prior, above 0.
         momentum: of the class prior, in [0, 1].
         power: of the focal factor, at least 0; 0 for none.
+        teacher: where the EMA teacher differs from 0.999 after the step:
+            ``decay``, ``update``, ``mode``, see :class:`~uda.types.TeacherSpec`.
 
     Raises:
         ValueError: a value out of its range.
     """
 
     reads = frozenset({"crops_strong"})
-    needs_teacher = True
     prior: Tensor
 
     def __init__(
@@ -65,8 +68,10 @@ class SAC(Method):
         beta: float = 1e-3,
         momentum: float = 0.99,
         power: float = 3.0,
+        teacher: TeacherSpec | Mapping[str, Any] = TEACHER,
     ) -> None:
         super().__init__()
+        self.teacher = TeacherSpec.of(teacher, TEACHER)
         self.weight = not_negative("weight", weight)
         self.crops = whole("crops", crops, 1)
         self.scale = in_range("scale", scale, 0.1, 1.0)
@@ -99,7 +104,7 @@ class SAC(Method):
             self.prior.copy_(prior)
             labels, confidence = sac_pseudo_labels(prob, prior, beta=self.beta, upper=self.upper, lower=self.lower)
         log_pseudo_labels(step, labels, self._class_names)
-        strong = torch.cat([strong_augment(one[None], step.generator) for one in crops])
+        strong = strong_augment_each(crops, step.generator)
         step.put("crops_strong", View(strong, labels, confidence, names))
 
     def losses(self, step: Step) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from uda.methods.base import TestTimeMethod
-from uda.methods.checks import one_of, whole
+from uda.methods.support.checks import one_of, whole
 from uda.types import Sample, SegOutput
 
 ORDERS = ("given", "shuffled", "mixed")

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    from uda.types import TaskSpec
+
+Level = Literal["single", "multi"]
+"""Which outputs of the segmenter an output-space method looks at: the main one, or the auxiliary one as well."""
+LEVELS: tuple[str, ...] = get_args(Level)
 
 
 def not_negative(name: str, value: float) -> float:
@@ -43,3 +51,16 @@ def one_of(name: str, value: str, options: Sequence[str]) -> str:
     if value not in options:
         raise ValueError(f"{name} is {value!r}, must be one of {', '.join(map(repr, options))}")
     return value
+
+
+def require_aux(method: Any, spec: TaskSpec) -> None:
+    """Refuse a multi-level method on a model without auxiliary classifier.
+
+    Raises:
+        ValueError: names the method and what to change.
+    """
+    if method.level == "multi" and not spec.has_aux:
+        raise ValueError(
+            f"{type(method).__name__}: level is 'multi', must be 'single' for a model without auxiliary classifier "
+            "(or build the model with aux=True)"
+        )

@@ -2,8 +2,8 @@
 
 A preset has ``paper``, ``steps`` (iterations as published; ``None`` where the paper counts epochs or rounds),
 ``methods`` (``{name: arguments}`` in order), ``settings`` (fields of ``uda.engine.Settings`` that differ from its
-defaults) and ``model`` (of ``uda.models.build_model``). Change it like any dictionary; leave an entry out to see what
-it is worth. ``python -m uda.methods.presets DAFormer`` prints one resolved, with every argument of every method.
+defaults) and ``model`` (of ``uda.models.build_model``). ``preset(name, changes)`` changes single entries; leave a
+method out to see what it is worth. ``python -m uda.presets DAFormer`` prints one with every argument written out.
 
 Departures that hold for all of them: source and target have one crop size, and steps are the length of the schedule
 (AdaptSegNet, ADVENT, CLAN and FDA stop early in a longer one). Rare class sampling's thresholds are shares of the image
@@ -17,20 +17,28 @@ AdaptSegNet, and HRDA's ignored rows.
 from __future__ import annotations
 
 import copy
-import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
+import torch
 import yaml
 
-from uda.methods import parameters
+from uda.engine import Settings, Trainer
+from uda.methods import find_method, method, parameters
+from uda.models import build_model
+from uda.registry import nearest
 
 Preset = dict[str, Any]
+PARTS = ("methods", "settings", "model")
+"""What of a preset makes up a run."""
 
 _DEEPLAB: dict[str, Any] = {"name": "deeplabv2_resnet101", "aux": False}
 _DEEPLAB_AUX: dict[str, Any] = {"name": "deeplabv2_resnet101", "aux": True}
-_SGD: dict[str, Any] = {"optimizer": "sgd", "lr": 2.5e-4, "momentum": 0.9, "weight_decay": 5e-4, "power": 0.9}
+_SGD: dict[str, Any] = {
+    "optimizer": {"sgd": {"momentum": 0.9}}, "lr": 2.5e-4, "weight_decay": 5e-4, "schedule": {"poly": {"power": 0.9}},
+}  # fmt: skip
 _WHOLE: dict[str, Any] = {"scale": [1.0, 1.0], "flip": 0.0}
 """The largest window of the crop's shape, as it is."""
 _ALONE: dict[str, Any] = {**_SGD, "batch_size": 1, "crop": [512, 1024], "augment": _WHOLE}
@@ -45,24 +53,31 @@ def _shares(flip: float) -> dict[str, Any]:
 
 
 _TEACHER: dict[str, Any] = {"decay": 0.999, "update": "before", "mode": "train"}
+"""DAFormer's, which HRDA and MIC took over."""
 _DAFORMER_RUN: dict[str, Any] = {
-    **_GTA_512, **_shares(0.5), "optimizer": "adamw", "lr": 6e-5, "head_multiplier": 10.0, "weight_decay": 0.01,
-    "schedule": "poly", "power": 1.0, "warmup": 1500, "rare_class_temperature": 0.01, "teacher": _TEACHER,
+    **_GTA_512, **_shares(0.5), "optimizer": {"adamw": {}}, "lr": 6e-5, "head_multiplier": 10.0, "weight_decay": 0.01,
+    "schedule": {"poly": {"power": 1.0}}, "warmup": 1500,
 }  # fmt: skip
 _HRDA_RUN: dict[str, Any] = {**_DAFORMER_RUN, "crop": [1024, 1024]}
 _HRDA_MODEL: dict[str, Any] = {"name": "hrda", "base": "daformer", "crop": [512, 512], "class_attention": True}
 _ROWS = {"ignore_top": 15, "ignore_bottom": 120}
 _ROWS_1024 = {"ignore_top": 30, "ignore_bottom": 240}
-_DAFORMER_MIX: dict[str, Any] = {"classes": "batch", "jitter": 0.2}
+_DAFORMER_MIX: dict[str, Any] = {"classes": "batch", "jitter": 0.2, "teacher": _TEACHER}
 
 
 def _daformer() -> list[dict[str, Any]]:
-    return [{"Supervised": {"average": "all"}}, {"FeatureDistance": {}}, {"ClassMix": {**_DAFORMER_MIX, **_ROWS}}]
+    return [
+        {"Supervised": {"average": "all"}},
+        {"RareClassSampling": {"temperature": 0.01}},
+        {"FeatureDistance": {}},
+        {"ClassMix": {**_DAFORMER_MIX, **_ROWS}},
+    ]
 
 
 def _hrda() -> list[dict[str, Any]]:
     return [
         {"Supervised": {"weight": 0.9, "average": "all"}},
+        {"RareClassSampling": {"temperature": 0.01}},
         {"HRDA": {"view": "source", "weight": 0.1}},
         {"FeatureDistance": {}},
         {"ClassMix": {"weight": 0.9, **_DAFORMER_MIX, **_ROWS_1024}},
@@ -98,15 +113,12 @@ _TABLE: dict[str, Preset] = {
     "ProDA": _one(
         "Zhang et al., CVPR 2021; starts from an adapted network", None, "ProDA", {}, False,
         batch_size=4, lr=1e-4, crop=[512, 896], augment={"scale": [0.7, 0.9], "flip": 0.5},
-        teacher={"decay": 0.999, "update": "after", "mode": "train"},
     ),
     "DACS": {
         "paper": "Tranheden et al., WACV 2021",
         "steps": 250_000,
         "methods": [{"Supervised": {}}, {"ClassMix": {"classes": "image", "jitter": 0.25}}],
-        "settings": {
-            **_SGD, **_GTA_512, **_shares(0.0), "teacher": {"decay": 0.99, "update": "after", "mode": "train"},
-        },
+        "settings": {**_SGD, **_GTA_512, **_shares(0.0)},
         "model": _DEEPLAB,
     },
     "DAFormer": {
@@ -150,31 +162,110 @@ def resolved(content: Preset) -> Preset:
     Raises:
         ValueError: an unknown method.
     """
-    found = copy.deepcopy(content)
-    found["methods"] = [
-        {name: {**{key: one.default for key, one in parameters(name).items()}, **arguments}}
-        for entry in found["methods"]
-        for name, arguments in entry.items()
+    complete = copy.deepcopy(content)
+    complete["methods"] = [
+        {name: _arguments(name, arguments)} for entry in complete["methods"] for name, arguments in entry.items()
     ]
-    return found
+    return complete
+
+
+def _arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    every = {key: parameter.default for key, parameter in parameters(name).items()}
+    for key, value in arguments.items():
+        default = every.get(key)
+        every[key] = {**asdict(default), **value} if is_dataclass(default) and isinstance(value, Mapping) else value  # type: ignore[arg-type]
+    return {key: asdict(value) if is_dataclass(value) else value for key, value in every.items()}  # type: ignore[arg-type]
 
 
 PRESETS: dict[str, Preset] = {name: resolved(content) for name, content in _TABLE.items()}
 """Every preset by name, resolved."""
 
 
-def preset(name: str) -> Preset:
+def preset(name: str, changes: Mapping[str, Any] | None = None) -> Preset:
     """A preset's own copy: ``paper``, ``steps``, ``methods``, ``settings`` and ``model``.
 
+    Args:
+        name: of :data:`PRESETS`.
+        changes: single entries by dotted key: ``ClassMix.threshold``, ``settings.lr``, ``model.encoder``; a method
+            that occurs twice is ``HRDA`` and ``HRDA2``, as in the logs. A method's name alone with a mapping changes
+            several of its arguments, with ``None`` it leaves the method out; one that is not there is added at the end.
+
     Raises:
-        ValueError: no preset of that name; the message has the nearest and the known ones.
+        ValueError: no preset of that name, or no such entry; the message has the nearest and the known ones.
     """
     if name not in PRESETS:
-        lower = {one.lower(): one for one in PRESETS}
-        close = difflib.get_close_matches(name.lower(), lower, n=1)
-        hint = f"the nearest is {lower[close[0]]!r}; " if close else ""
-        raise ValueError(f"no preset {name!r}; {hint}known are {', '.join(PRESETS)}")
-    return copy.deepcopy(PRESETS[name])
+        raise ValueError(f"no preset {name!r}; {nearest(name, PRESETS)}")
+    chosen = copy.deepcopy(PRESETS[name])
+    for key, value in (changes or {}).items():
+        head, dot, rest = str(key).partition(".")
+        if head in ("settings", "model") and (dot or isinstance(value, Mapping)):
+            chosen[head] |= {rest: value} if dot else dict(value)
+        else:
+            _change_method(name, chosen, head, {rest: value} if dot else value)
+    return chosen
+
+
+def _change_method(preset_name: str, chosen: Preset, label: str, value: Any) -> None:
+    """Change, leave out or add one method of a preset."""
+    labels: dict[str, int] = {}
+    for index, entry in enumerate(chosen["methods"]):
+        (method_name,) = entry
+        count = sum(next(iter(earlier)) == method_name for earlier in chosen["methods"][:index])
+        labels[method_name if count == 0 else f"{method_name}{count + 1}"] = index
+    if label in labels and value is None:
+        del chosen["methods"][labels[label]]
+        return
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"changes of preset {preset_name!r}: {label!r} takes a mapping of arguments or null, got {value!r}"
+        )
+    if label not in labels:
+        try:
+            find_method(label)
+        except ValueError as error:
+            known = [*labels, "settings", "model"]
+            raise ValueError(f"preset {preset_name!r} has no {label!r}; {nearest(label, known)}") from error
+        chosen["methods"].append({label: _arguments(label, value)})
+        return
+    entry = chosen["methods"][labels[label]]
+    ((method_name, arguments),) = entry.items()
+    known_arguments = parameters(method_name)
+    for key in value:
+        if key not in known_arguments:
+            raise ValueError(f"{method_name} has no argument {key!r}; {nearest(key, known_arguments)}")
+    entry[method_name] = _arguments(method_name, {**arguments, **value})
+
+
+def preset_trainer(
+    name: str,
+    num_classes: int,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Trainer:
+    """A trainer of a published recipe.
+
+    Args:
+        name: of :data:`PRESETS`.
+        num_classes: classes of the model.
+        changes: see :func:`preset`.
+        steps: of the run; the paper's by default.
+        seed: of the run and of the model's new layers.
+        options: further arguments of :class:`~uda.engine.Trainer` (``out``, ``evaluate_on``, ...).
+
+    Raises:
+        ValueError: an unknown preset or entry, or no ``steps`` where the paper has none.
+    """
+    recipe = preset(name, changes)
+    length = steps or recipe["settings"].pop("steps", None) or recipe["steps"]
+    if length is None:
+        raise ValueError(f"preset {name!r} has no number of steps ({recipe['paper']}); say how many")
+    torch.manual_seed(seed)
+    model = build_model(recipe["model"].pop("name"), num_classes, **recipe["model"])
+    methods: Any = [method(key, **arguments) for entry in recipe["methods"] for key, arguments in entry.items()]
+    return Trainer(model, methods, Settings(**{**recipe["settings"], "steps": length, "seed": seed}), **options)
 
 
 def describe(name: str) -> str:

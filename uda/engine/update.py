@@ -1,0 +1,476 @@
+"""One optimiser step of a composition of methods: no data, no files, no loop.
+
+Three seams, each called from one line and made to be overridden: :meth:`Update.forward` takes a view through the
+network, :meth:`Update.backpropagate` scales a total and takes it back, :meth:`Update.average` averages gradients over
+processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from uda.engine.checkpoint import rng_state, set_rng_state
+from uda.engine.graph import check_scalar, reached, released_graphs_explained, trains_nothing
+from uda.engine.grouping import share_groups, shared_teacher, unique_labels
+from uda.engine.optimisation import add_parameters, segmenter_optimizer
+from uda.engine.schedules import Poly, RunSchedule, Schedule, set_lr
+from uda.methods.base import Method
+from uda.models.teacher import Teacher
+from uda.step import Step
+from uda.types import SegOutput, TaskSpec, TeacherSpec, View, as_segmenter
+
+PRECISIONS = ("fp32", "bf16")
+OptimizerLike = Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer]
+"""An optimiser over the model's parameters, or what makes one of them (``partial(torch.optim.NAdam, lr=1)``)."""
+
+
+class NonFiniteLoss(FloatingPointError):
+    """A loss term or gradient became NaN or infinite; the message names it, the step and the batch's files."""
+
+
+class Update:
+    """One optimiser step of a network and a list of methods; the caller keeps the loop.
+
+    A call goes: teacher (``update="before"``), ``prepare`` of every method, ``losses``, back through the network,
+    ``own_losses``, average, clip, optimisers, teacher (``"after"``), ``after_step``. Nothing is changed before all
+    terms and gradients are known to be finite.
+
+    Args:
+        model: a segmenter (:class:`~uda.types.SegmenterLike`); :func:`uda.models.adapt` makes one of any network.
+        methods: act in this order. ``[Supervised()]`` is source-only training.
+        total_steps: optimiser steps of the whole run, which schedules and methods depend on.
+        optimizer: of the segmenter: an optimiser over its parameters, or a function or class that makes one of them;
+            AdamW with the library's parameter groups by default (:func:`~uda.engine.segmenter_optimizer`). Parameters
+            of methods that have no optimiser of their own join it.
+        schedule: factor of the rates: ``poly(0.9)``, a function of the step (or of step and total), or a torch
+            scheduler, its class or a partial of it.
+        warmup: steps of linear warm-up, over any schedule that is a function.
+        clip: norm to which the gradient of everything that ``optimizer`` moves is clipped.
+        precision: ``"bf16"`` runs networks and losses under autocast.
+        channels_last: memory format of model and images.
+        accumulate: calls (micro-batches) that make one optimiser step; their gradients are averaged.
+        teacher: the EMA teacher, where the methods' own wishes shall not count.
+        device: where everything goes; that of the model's parameters by default.
+        seed: of the methods' random numbers and, in :meth:`setup`, of torch's global ones (own networks, dropout);
+            ``None`` leaves the global ones alone.
+
+    Attributes:
+        labels: the methods' unique names in the logs.
+        index: optimiser steps done.
+        step: the :class:`~uda.step.Step` of the last call.
+        teacher: the EMA teacher, if a method needs one (after :meth:`setup`).
+        own_optimizers: optimisers of the methods' own networks by label.
+
+    Raises:
+        TypeError: the model is no segmenter, or the optimiser is none.
+        ValueError: no methods, a value out of its range, or methods that want different teachers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        methods: Sequence[Method],
+        *,
+        total_steps: int,
+        optimizer: OptimizerLike | None = None,
+        schedule: Schedule | None = None,
+        warmup: int = 0,
+        clip: float | None = None,
+        precision: str = "fp32",
+        channels_last: bool = False,
+        accumulate: int = 1,
+        teacher: TeacherSpec | None = None,
+        device: torch.device | str | None = None,
+        seed: int | None = 0,
+    ) -> None:
+        if not methods:
+            raise ValueError("methods is empty; [Supervised()] is source-only training")
+        for name, value in (("total_steps", total_steps), ("accumulate", accumulate)):
+            if value < 1:
+                raise ValueError(f"{name} is {value!r}, must be at least 1")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}, must be one of {', '.join(map(repr, PRECISIONS))}")
+        as_segmenter(model)
+        self.device = torch.device(device) if device is not None else next(model.parameters()).device
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(self.device).to(memory_format=memory_format)  # type: ignore[call-overload]
+        self.methods = list(methods)
+        self.labels = unique_labels(self.methods)
+        self.groups = share_groups(self.methods)
+        self.total_steps, self.accumulate, self.clip, self.seed = total_steps, accumulate, clip, seed
+        self.precision, self.channels_last = precision, channels_last
+        self.teacher_spec = teacher or shared_teacher(self.methods, self.labels)
+        self.generator = torch.Generator().manual_seed(0 if seed is None else seed)
+        self.teacher: Teacher | None = None
+        self.own_optimizers: dict[str, Optimizer] = {}
+        self.index = 0
+        self.step: Step | None = None
+        self.asked_total = False
+        self._wanted: tuple[OptimizerLike | None, Schedule, int] = (optimizer, schedule or Poly(), warmup)
+        self._schedule: RunSchedule | None = None
+        self._micro_batch = 0
+        self._summed: dict[str, tuple[Tensor, int]] = {}
+        self._unchecked: dict[str, Tensor] = {}
+
+    # ---- set-up -------------------------------------------------------------------------------------------------
+
+    def setup(self, spec: TaskSpec) -> None:
+        """Let every method build its networks and state, make the optimisers and the teacher; once, before all else.
+
+        The model is put in train mode; later changes of its mode are the caller's.
+
+        Args:
+            spec: ``TaskSpec.of(model, space, source=..., target=...)``; model, device and length are filled in here.
+
+        Raises:
+            ValueError: a method cannot do this task (from its ``setup``), or needs target images and gets none.
+        """
+        if self._schedule is not None:
+            raise RuntimeError("setup was called already; make a new Update for another task")
+        if self.seed is not None:
+            torch.manual_seed(self.seed)
+        self.spec = replace(spec, model=as_segmenter(self.model), device=self.device, total_steps=self.total_steps)
+        self.model.train()
+        for label, method in zip(self.labels, self.methods, strict=True):
+            method.setup(self.spec)
+            method.to(self.device)
+            own = method.optimizer()
+            if own is not None:
+                self.own_optimizers[label] = own
+        self._make_optimizer()
+        if self.teacher_spec is not None:
+            self.teacher = Teacher(self.model, **vars(self.teacher_spec))
+        self._graph_views = frozenset().union(*(method.reads for method in self.methods))
+        self._kept_views = frozenset().union(*(method.looks for method in self.methods))
+
+    def _make_optimizer(self) -> None:
+        wanted, schedule, warmup = self._wanted
+        if wanted is None:
+            optimizer = segmenter_optimizer(self.model)
+        elif isinstance(wanted, Optimizer):
+            optimizer = wanted
+        else:
+            optimizer = wanted(self.model.parameters())
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer gave {type(optimizer).__name__}, must be a torch optimiser")
+        owned = {id(p) for own in self.own_optimizers.values() for group in own.param_groups for p in group["params"]}
+        before = len(optimizer.param_groups)
+        for label, method in zip(self.labels, self.methods, strict=True):
+            add_parameters(optimizer, method, label, leave_out=owned)
+        if len(optimizer.param_groups) > before and isinstance(schedule, LRScheduler):
+            joined = ", ".join(str(group["name"]) for group in optimizer.param_groups[before:])
+            raise ValueError(
+                f"parameters of methods ({joined}) join the optimiser, whose torch scheduler is already built; give "
+                "the scheduler's class or a functools.partial of it instead"
+            )
+        self.optimizer = optimizer
+        self._schedule = RunSchedule(schedule, optimizer, self.total_steps, warmup)
+
+    @property
+    def schedule(self) -> RunSchedule:
+        """The schedule at work.
+
+        Raises:
+            RuntimeError: before :meth:`setup`.
+        """
+        if self._schedule is None:
+            raise RuntimeError(
+                f"{', '.join(self.labels)}: setup is missing; call update.setup(TaskSpec.of(model, space)) first"
+            )
+        return self._schedule
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What the segmenter's optimiser may move now: trainable parameters of the model and of methods that join it.
+
+        Found anew at each step, so that parameters can be frozen and unfrozen in between.
+        """
+        members = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        joined = (p for method in self.methods for p in method.parameters() if id(p) in members)
+        return [p for p in (*self.model.parameters(), *joined) if p.requires_grad]
+
+    # ---- the seams ----------------------------------------------------------------------------------------------
+
+    def forward(self, name: str, view: View) -> SegOutput:
+        """Seam: take a view through the network, with gradient where the caller records it."""
+        with self.autocast():
+            output: SegOutput = self.model(view.images)
+        return output
+
+    def backpropagate(
+        self,
+        outputs: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+        inputs: Sequence[Tensor],
+        *,
+        retain_graph: bool = False,
+    ) -> None:
+        """Seam: take totals (with gradient ``None``) and network outputs (with theirs) back to ``inputs``.
+
+        Totals are divided by the number of micro-batches; a gradient that comes from a total is already.
+        """
+        scale = 1 / self.accumulate
+        given = [torch.full_like(x, scale) if g is None else g for x, g in zip(outputs, gradients, strict=True)]
+        torch.autograd.backward(outputs, given, inputs=inputs, retain_graph=retain_graph)
+
+    def average(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Seam: average the gradients of one network over processes; called once a step for each network."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision that networks and losses run in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    # ---- one step -----------------------------------------------------------------------------------------------
+
+    def __call__(self, views: Mapping[str, View], *, log: bool = True) -> dict[str, Tensor]:
+        """Train on one batch; with ``accumulate=k`` every k-th call makes the step.
+
+        Args:
+            views: usually ``"source"`` (with labels) and ``"target"``, on any device.
+            log: whether the logs are wanted; without, only what costs nothing is in them.
+
+        Returns:
+            scalars by tag, on the device: ``loss/<Method>/<term>``, ``gradient_norm``, ``lr`` and what the methods log.
+            With several micro-batches, the call that makes the step gives the means over them.
+
+        Raises:
+            RuntimeError: before :meth:`setup`.
+            KeyError: a method asks for a view that is not there; the message names it.
+            TypeError: a loss is no tensor. ValueError: a loss is no scalar, or trains nothing.
+            NonFiniteLoss: a term or a gradient is not finite; no weight has been changed.
+        """
+        schedule, first = self.schedule, self._micro_batch == 0
+        if first:
+            if self.teacher is not None and self.teacher.when == "before":
+                self.teacher.update(self.model, self.index)
+            self._zero()
+        # the last step's tensors go before this one's are made
+        self.step = None
+        self.step = step = self._make_step(views, log)
+        for label, method in zip(self.labels, self.methods, strict=True):
+            with self.autocast(), step.running(label, "prepare", (), method.looks):
+                method.prepare(step)
+        if not any(method.teacher_in_losses for method in self.methods):
+            step.forget_taught()
+        parameters = self.parameters()
+        for group in self.groups:
+            self._backward_group(step, group, parameters)
+        self._look(step)
+        for label, method in zip(self.labels, self.methods, strict=True):
+            if label in self.own_optimizers:
+                self._backward_own(step, label, method)
+        self._micro_batch = (self._micro_batch + 1) % self.accumulate
+        if self._micro_batch == 0:
+            self._apply(step, parameters, schedule)
+        with torch.no_grad():
+            for label, method in zip(self.labels, self.methods, strict=True):
+                with step.running(label, "after_step", (), method.looks):
+                    method.after_step(step)
+        self.asked_total |= step.asked_total
+        return self._logs(step)
+
+    def _zero(self) -> None:
+        # every parameter, not the optimiser's alone: it may move a part of the network only
+        for module in (self.model, *self.methods):
+            for parameter in module.parameters():
+                parameter.grad = None
+
+    def _make_step(self, views: Mapping[str, View], log: bool) -> Step:
+        return Step(
+            self.model,
+            {name: self._place(view) for name, view in views.items()},
+            index=self.index,
+            total=self.total_steps,
+            generator=self.generator,
+            teacher=self.teacher,
+            graph_views=self._graph_views,
+            kept_views=self._kept_views,
+            forward=self.forward,
+            logging=log,
+            micro_batch=self._micro_batch,
+        )
+
+    def _place(self, view: View) -> View:
+        view = view.to(self.device)
+        if not self.channels_last:
+            return view
+        return replace(view, images=view.images.contiguous(memory_format=torch.channels_last))
+
+    def _backward_group(self, step: Step, group: Sequence[int], parameters: Sequence[nn.Parameter]) -> None:
+        """Losses of the methods that share views, each taken to the views' leaves, then all through the network once.
+
+        What reaches the parameters by a way of its own (a weight penalty, a hooked layer, a method's own pass) goes
+        back together with the views, so that their graphs may be shared.
+        """
+        names = frozenset().union(*(self.methods[at].reads for at in group))
+        parameter_ids = set(map(id, parameters))
+        direct: list[Tensor] = []
+        for at in group:
+            label, method = self.labels[at], self.methods[at]
+            with self.autocast(), step.running(label, "losses", method.reads, method.looks):
+                terms = method.losses(step)
+            leaves = step.leaves(names)
+            total, at_leaves, at_parameters = self._sum(step, label, terms, set(map(id, leaves)), parameter_ids)
+            if total is not None and at_leaves:
+                self.backpropagate([total], [None], leaves, retain_graph=at_parameters)
+            if total is not None and at_parameters:
+                direct.append(total)
+            del terms, total, leaves
+        roots, gradients = step.release(names)
+        if roots or direct:
+            with released_graphs_explained([self.labels[at] for at in group]):
+                self.backpropagate([*roots, *direct], [*gradients, *[None] * len(direct)], parameters)
+
+    def _look(self, step: Step) -> None:
+        """Make what methods look at without gradient, and nobody predicted, while the network is still the same."""
+        for label, method in zip(self.labels, self.methods, strict=True):
+            with step.running(label, "own_losses", (), method.looks):
+                for name in sorted(method.looks):
+                    step.detached(name)
+
+    def _backward_own(self, step: Step, label: str, method: Method) -> None:
+        with self.autocast(), step.running(label, "own_losses", (), method.looks):
+            terms = method.own_losses(step)
+        own = [p for group in self.own_optimizers[label].param_groups for p in group["params"] if p.requires_grad]
+        total, _, _ = self._sum(step, label, terms, set(), set(map(id, own)))
+        if total is not None:
+            self.backpropagate([total], [None], own)
+
+    def _sum(
+        self,
+        step: Step,
+        label: str,
+        terms: Mapping[str, Tensor],
+        leaves: set[int],
+        parameters: set[int],
+    ) -> tuple[Tensor | None, bool, bool]:
+        """The sum of a method's terms, and whether it reaches the leaves and the parameters."""
+        if not isinstance(terms, Mapping):
+            raise TypeError(f"{label}: losses are a mapping of names to scalar tensors, got {type(terms).__name__}")
+        total: Tensor | None = None
+        at_leaves = at_parameters = False
+        for name, term in terms.items():
+            key = f"{label}/{name}"
+            check_scalar(key, term)
+            self._unchecked[key] = self._unchecked.get(key, 0.0) + term.detach()
+            step.log(f"loss/{key}", term)
+            if not term.requires_grad:
+                if bool(term.detach() != 0):
+                    raise ValueError(trains_nothing(key))
+                continue  # nothing to learn in this batch: no pixel was labelled, say
+            leaf, parameter = reached(term, leaves, parameters)
+            if not (leaf or parameter):
+                raise ValueError(trains_nothing(key))
+            at_leaves, at_parameters = at_leaves or leaf, at_parameters or parameter
+            total = term if total is None else total + term
+        return total, at_leaves, at_parameters
+
+    def _apply(self, step: Step, parameters: list[nn.Parameter], schedule: RunSchedule) -> None:
+        """Average, check, clip, and move everything."""
+        self.average(parameters)
+        own = {label: [p for g in o.param_groups for p in g["params"]] for label, o in self.own_optimizers.items()}
+        for network in own.values():
+            self.average(network)
+        norm = self._norm(parameters)
+        step.log("gradient_norm", norm)
+        norms = {f"the gradient norm of {label}'s own network": self._norm(network) for label, network in own.items()}
+        self._require_finite(step, {"the segmenter's gradient norm": norm, **norms})
+        if self.clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
+        step.close()
+        factor = schedule.apply(self.index)
+        self.optimizer.step()
+        for label, method in zip(self.labels, self.methods, strict=True):
+            if label in self.own_optimizers:
+                if method.scheduled:
+                    set_lr(self.own_optimizers[label], factor)
+                if any(p.grad is not None for p in own[label]):
+                    self.own_optimizers[label].step()
+        step.log("lr", self.optimizer.param_groups[0]["lr"])
+        schedule.advance()
+        if self.teacher is not None and self.teacher.when == "after":
+            self.teacher.update(self.model, self.index)
+        self.index += 1
+
+    def _norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        norm: Tensor = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        return norm.to(self.device)  # of nothing it is a zero on the CPU
+
+    def _require_finite(self, step: Step, more: Mapping[str, Tensor]) -> None:
+        """Stop at the first term that is not finite; a device is waited for once for all of them."""
+        values = {**self._unchecked, **more}
+        self._unchecked = {}
+        if torch.stack([value.float().isfinite() for value in values.values()]).all():
+            return
+        name, value = next((name, value.item()) for name, value in values.items() if not value.isfinite())
+        files = ", ".join(file for view in step.view_names for file in step.view(view).names) or "unknown files"
+        raise NonFiniteLoss(f"step {step.index}: {name} is {value}; the batch: {files}")
+
+    def _logs(self, step: Step) -> dict[str, Tensor]:
+        if self.accumulate == 1:
+            return step.logs
+        for tag, value in step.logs.items():
+            total, count = self._summed.get(tag, (torch.zeros_like(value), 0))
+            self._summed[tag] = (total + value, count + 1)
+        if self._micro_batch:
+            return step.logs
+        means = {tag: total / count for tag, (total, count) in self._summed.items()}
+        self._summed = {}
+        return means
+
+    # ---- state --------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on: tensors, numbers and strings only.
+
+        Raises:
+            RuntimeError: before :meth:`setup`, or between the micro-batches of one step.
+        """
+        schedule = self.schedule.state_dict()
+        if self._micro_batch:
+            raise RuntimeError(
+                f"{self._micro_batch} of {self.accumulate} micro-batches are done; finish the step first"
+            )
+        return {
+            "step": self.index,
+            "model": self.model.state_dict(),
+            "teacher": self.teacher.state_dict() if self.teacher is not None else None,
+            "methods": {label: method.state_dict() for label, method in zip(self.labels, self.methods, strict=True)},
+            "optimizer": self.optimizer.state_dict(),
+            "own_optimizers": {label: optimizer.state_dict() for label, optimizer in self.own_optimizers.items()},
+            "schedule": schedule,
+            "generator": self.generator.get_state(),
+            "rng": rng_state(),
+            "asked_total": self.asked_total,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken.
+
+        Raises:
+            RuntimeError: before :meth:`setup`.
+            ValueError: the state of other methods.
+        """
+        schedule = self.schedule
+        if list(state["methods"]) != self.labels:
+            raise ValueError(f"the state is of {', '.join(state['methods'])}, this run has {', '.join(self.labels)}")
+        self.model.load_state_dict(state["model"])
+        if self.teacher is not None:
+            self.teacher.load_state_dict(state["teacher"])
+        for label, method in zip(self.labels, self.methods, strict=True):
+            method.load_state_dict(state["methods"][label])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for label, optimizer in self.own_optimizers.items():
+            optimizer.load_state_dict(state["own_optimizers"][label])
+        schedule.load_state_dict(state["schedule"])
+        self.generator.set_state(state["generator"].cpu())
+        set_rng_state(state["rng"])
+        self.index, self.asked_total = state["step"], state["asked_total"]
+        self._micro_batch, self._summed, self._unchecked = 0, {}, {}

@@ -1,0 +1,1 @@
+"""What several methods share: checks, passes over the target, banks of features; no papers."""
