@@ -25,12 +25,13 @@ class UnknownName(ValueError):
     """A name that stands for nothing; the message has the nearest known one."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], *, listed: int = LISTED) -> str:
     """The end of every message about an unknown name.
 
     Args:
         name: what was written.
         known: what could have been.
+        listed: how many of them the message lists at most; 0: the three nearest alone, where there are thousands.
 
     Returns:
         ``the nearest is 'x' (known: x, y, z)``, or ``known: x, y, z`` where nothing resembles it.
@@ -41,9 +42,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     names = list(dict.fromkeys(known))
     by_lower = {candidate.lower(): candidate for candidate in names}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-    listed = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
-    every = f"known: {listed or 'none'}"
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1 if listed else 3, cutoff=0.5)
+    if not listed:
+        three = ", ".join(repr(by_lower[candidate]) for candidate in close)
+        return f"the nearest are {three}" if three else "nothing resembles it"
+    every = "known: " + (", ".join(names[:listed]) or "none")
+    every += f" and {len(names) - listed} more" if len(names) > listed else ""
     return f"the nearest is {by_lower[close[0]]!r} ({every})" if close else every
 
 

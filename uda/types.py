@@ -39,6 +39,17 @@ class SegOutput(NamedTuple):
     """Further tensors by name, where the model has any: ``"decoder"`` ``(N, K, h', w')``, the features before the
     classifier; HRDA's ``"detail"``; layers that :func:`uda.models.adapt` was asked for."""
 
+    @property
+    def auxiliary(self) -> Tensor:
+        """``aux``, for who cannot do without.
+
+        Raises:
+            ValueError: the model has no auxiliary classifier.
+        """
+        if self.aux is None:
+            raise ValueError("auxiliary logits are needed, and this model has no auxiliary classifier (aux=True)")
+        return self.aux
+
     def get(self, name: str) -> Tensor:
         """One of the ``extra`` tensors.
 
@@ -56,11 +67,7 @@ class SegOutput(NamedTuple):
         Raises:
             ValueError: ``"multi"`` of a model without auxiliary classifier.
         """
-        if level == "single":
-            return {"main": self.logits}
-        if self.aux is None:
-            raise ValueError("level 'multi' needs auxiliary logits, which this model does not give")
-        return {"main": self.logits, "aux": self.aux}
+        return {"main": self.logits} if level == "single" else {"main": self.logits, "aux": self.auxiliary}
 
     def map(self, function: Callable[[Tensor], Tensor]) -> SegOutput:
         """``function`` of every tensor."""
@@ -93,6 +100,17 @@ class View:
     """``(N, H, W)`` float, the loss weight of each pixel, usually in [0, 1]."""
     names: tuple[str, ...] = ()
     """The file behind each image, for error messages."""
+
+    @property
+    def known_labels(self) -> Tensor:
+        """``labels``, for who cannot do without.
+
+        Raises:
+            ValueError: the view has none.
+        """
+        if self.labels is None:
+            raise ValueError("this view has no labels; the target never has, the source does")
+        return self.labels
 
     def to(self, where: device | str) -> View:
         """The view with its tensors on a device."""
@@ -230,6 +248,28 @@ class TaskSpec:
     device: torch.device | str = "cpu"
     draws_source: bool = False
     """Whether whoever draws the batches asks the methods how source images are drawn (``Method.source_sampling``)."""
+
+    @property
+    def network(self) -> SegmenterLike:
+        """``model``, for who cannot do without.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.model is None:
+            raise ValueError("the segmenter is needed; make the task by TaskSpec.of(model, space)")
+        return self.model
+
+    @property
+    def target_images(self) -> UnlabelledDataset:
+        """``target``, for who cannot do without.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.target is None:
+            raise ValueError("target images are needed; give fit(source, target) or TaskSpec.of(..., target=target)")
+        return self.target
 
     @classmethod
     def of(

@@ -91,7 +91,7 @@ def test_killed_writer_leaves_only_whole_entries(tmp_path: Path, source: Path) -
 def test_stale_temporary_files_are_removed(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     folder.mkdir()
-    old, new = folder / "old.tmp", folder / "new.tmp"
+    old, new = folder / "old.part", folder / "new.part"
     for path in (old, new):
         path.write_bytes(b"x")
     os.utime(old, (time.time() - 7200,) * 2)

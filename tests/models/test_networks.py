@@ -7,7 +7,16 @@ import torch
 from torch import nn
 from torchvision.models import resnet101
 
-from uda.models import DeepLabV2, Discriminator, HrdaSegmenter, Segmenter, Teacher, adapt, slide_boxes
+from uda.models import (
+    DaformerSegmenter,
+    DeepLabV2,
+    Discriminator,
+    HrdaSegmenter,
+    Segmenter,
+    Teacher,
+    adapt,
+    slide_boxes,
+)
 from uda.models.deeplabv2 import DilatedResNet
 
 SMALL = "mobilenetv3_small_050"
@@ -148,6 +157,49 @@ def test_adapter_finds_the_logits(form, output):
     assert not model.module.encoder._forward_hooks
 
 
+@pytest.mark.parametrize(
+    "layers", [{"decoder": "classifier", "first": "encoder.0"}, ("encoder.0", "classifier")], ids=["named", "paths"]
+)
+def test_adapter_gives_several_layers(layers):
+    """By the names that methods look for, or by their paths; a teacher's copy has its own."""
+    model = adapt(Foreign(), feature_layer="encoder", extra_layers=layers, **NORMAL)
+    images = torch.rand(2, 3, 20, 30)
+    output = model(images)
+    assert list(output.extra) == list(layers)
+    last = "decoder" if isinstance(layers, dict) else "classifier"
+    torch.testing.assert_close(output.get(last), model.module.classifier(output.features))
+    assert output.get("first" if isinstance(layers, dict) else "encoder.0").shape == (2, 8, 5, 8)
+    assert all(not module._forward_hooks for module in model.modules())
+    assert torch.equal(Teacher(model)(images).get(last), output.get(last))
+    with pytest.raises(ValueError, match="no layer 'clasifier'; the nearest is 'classifier'"):
+        adapt(Foreign(), feature_layer="encoder", extra_layers=["clasifier"], **NORMAL)
+    with pytest.raises(ValueError, match="layer 'unused' is not used"):
+        adapt(Foreign(), feature_layer="encoder", extra_layers=["unused"], **NORMAL)
+
+
+@pytest.mark.parametrize(
+    ("model", "channels"),
+    [
+        (lambda: Segmenter(3, SMALL, weights=None), 256),
+        (lambda: DaformerSegmenter(3, "resnet18", weights=None, embed_channels=8, channels=12), 12),
+        (lambda: HrdaSegmenter(Segmenter(3, SMALL, weights=None), embed_channels=8), 256),
+    ],
+    ids=["segmenter", "daformer", "hrda"],
+)
+def test_features_before_the_classifier(model, channels):
+    network = model().eval()
+    images = torch.rand(1, 3, 64, 64)
+    output = network(images)
+    assert output.get("decoder").shape[1] == channels
+    copied = type(output)(*output)
+    assert torch.equal(copied.get("decoder"), output.get("decoder"))
+
+
+def test_a_classifier_on_the_bottleneck_itself_has_no_features_of_its_own():
+    output = DeepLabV2(3, weights=None, aux=False, blocks=(1, 1, 1, 1), width=8).eval()(torch.rand(1, 3, 64, 64))
+    assert output.extra is None
+
+
 def test_adapter_gives_blue_first():
     model = adapt(Foreign(), feature_layer="encoder", bgr=True, **NORMAL)
     images = torch.rand(1, 3, 8, 8)
@@ -167,7 +219,7 @@ def test_adapter_teacher_has_its_own_features():
 @pytest.mark.parametrize(
     ("form", "arguments", "message"),
     [
-        ("tensor", {"feature_layer": "encodr"}, "no layer 'encodr'; nearest: encoder"),
+        ("tensor", {"feature_layer": "encodr"}, "no layer 'encodr'; the nearest is 'encoder'"),
         ("tensor", {"feature_layer": "unused"}, "not used"),
         ("tensor", {"feature_layer": "encoder", "num_classes": 3}, r"shape \(1, 4, 16, 16\), no logits \(N, 3"),
         ("odd mapping", {"feature_layer": "encoder"}, "there are: scores"),

@@ -79,8 +79,8 @@ def test_stochastic_depth_reaches_timm():
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"drop_path": -0.1}, r"drop_path must be in \[0, 1\), got -0.1"),
-        ({"encoder": "tf_efficient_lite0"}, "nearest: tf_efficientnet_lite0"),
-        ({"decoder": "DeepLabV3+"}, "did you mean DeepLabV3"),
+        ({"encoder": "tf_efficient_lite0"}, "the nearest are 'tf_efficientnet_lite0'"),
+        ({"decoder": "DeepLabV3+"}, "the nearest is 'DeepLabV3'"),
         (
             {"encoder": "vit_tiny_patch16_224", "decoder": "DPT", "options": {"patch_size": 14, "embed_dim": 24}},
             "power of two",

@@ -19,6 +19,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+
+from uda.metrics import class_counts, miou_of_counts
 
 Floats = npt.NDArray[np.float64]
 LEVEL = 0.95
@@ -87,7 +90,7 @@ def mean_iou(confusions: npt.NDArray[np.int64], classes: npt.NDArray[np.bool_] |
 
 def resampled(confusions: npt.NDArray[np.int64], draws: Draws, classes: npt.NDArray[np.bool_] | None = None) -> Floats:
     """:func:`mean_iou` of every resample, ``(R,)``. A class without labelled pixels in a resample is left out of it."""
-    counts = [_counts(one).astype(np.float64) for one in confusions]
+    counts = [_counts(one) for one in confusions]
     resamples, slots = draws.seeds.shape
     weights = draws.weights.astype(np.float64)
     if weights.shape[1] == 1:
@@ -169,16 +172,13 @@ def _paired(
     return [mean_iou(one, classes) for one in stacks], [resampled(one, draws, classes) for one in stacks]
 
 
-def _counts(confusions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """``(n, C, C)`` -> ``(n, 3C)``: hits, labelled pixels, predicted pixels of each class; all that IoU needs."""
-    hits = np.diagonal(confusions, axis1=-2, axis2=-1)
-    return np.concatenate([hits, confusions.sum(-1), confusions.sum(-2)], axis=-1)
+def _counts(confusions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """``(n, C, C)`` -> ``(n, 3C)``: hits, labelled and predicted pixels of each class; all that IoU needs."""
+    return class_counts(torch.from_numpy(confusions)).flatten(-2).double().numpy()
 
 
-def _scores(counts: npt.NDArray[np.generic], classes: npt.NDArray[np.bool_] | None) -> Floats:
+def _scores(counts: Floats, classes: npt.NDArray[np.bool_] | None) -> Floats:
     """``(R, 3C)`` summed counts -> ``(R,)`` mean IoU over classes with labelled pixels; NaN where there is none."""
-    hits, truth, predicted = np.split(counts.astype(np.float64), 3, axis=-1)
-    there = truth > 0 if classes is None else (truth > 0) & classes
-    iou = np.where(there, hits / np.maximum(truth + predicted - hits, 1), 0.0)
-    number = there.sum(axis=-1)
-    return np.asarray(np.where(number > 0, iou.sum(axis=-1) / np.maximum(number, 1), np.nan))
+    subset = None if classes is None else np.flatnonzero(classes).tolist()
+    three = torch.from_numpy(counts).unflatten(-1, (3, -1))
+    return np.asarray(miou_of_counts(three, subset, "labelled").numpy())

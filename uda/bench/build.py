@@ -13,6 +13,7 @@ from torch import nn
 from uda.config import BenchConfig, ConfigError, DatasetSpec, StreetsSpec, streets_folder
 from uda.data import Mixture, dataset, label_space, streets
 from uda.data.label_spaces import LabelSpace, common
+from uda.files import atomic_write
 from uda.models import build_model
 from uda.types import LabelledDataset
 
@@ -97,7 +98,8 @@ def make_streets(section: StreetsSpec, workers: int = 1) -> bool:
         streets.generate(
             folder / name, domain=name, splits=domain.splits, size=domain.size, seed=section.seed, workers=workers
         )
-    marker.write_text(section.model_dump_json(indent=2) + "\n")
+    with atomic_write(marker) as file:
+        file.write(section.model_dump_json(indent=2) + "\n")
     return True
 
 

@@ -16,7 +16,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 import yaml
 from torch import nn
@@ -37,6 +36,7 @@ from uda.bench.plan import (
 from uda.bench.restore import adaptation_images, attach, load_model
 from uda.config import BenchConfig, EvaluateSpec, build_method
 from uda.data import FileDataset
+from uda.data.encode import write_image
 from uda.engine import Evaluation, Settings, Trainer, checkpoint, evaluate
 from uda.engine.predict import label_map
 from uda.files import atomic_write
@@ -76,7 +76,8 @@ def run_cell(
         _describe(config, identities, cell, folder)
         _run(config, identities, cell, root, folder, progress, extend)
     except Exception as error:
-        (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+        with contextlib.suppress(OSError), atomic_write(folder / ERROR) as file:
+            file.write(traceback.format_exc())
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     (folder / ERROR).unlink(missing_ok=True)
     return None
@@ -156,7 +157,8 @@ def _train(
     progress: Progress,
     extend: bool,
 ) -> Trainer:
-    assert cell.settings is not None
+    if cell.settings is None:
+        raise ValueError(f"{cell.name} does not train")
     space = build.build_space(config.space)
     model = build.build_segmenter(cell.training["model"], space.num_classes, cell.seed)
     if cell.needs:
@@ -241,11 +243,10 @@ def _pictures(
     model: nn.Module, dataset: LabelledDataset, folder: Path, domain: str, *, scale: float, precision: str
 ) -> None:
     """Keep the predicted train ids of a few images, evenly spaced, as grey PNGs."""
-    folder.mkdir(exist_ok=True)
     for index in picture_indices(len(dataset)):
         image = dataset[index].image.permute(1, 2, 0).numpy()
         labels = label_map(model, image, scale=scale, precision=precision)
-        cv2.imwrite(str(folder / f"{domain}_{index}.png"), labels)
+        write_image(folder / f"{domain}_{index}.png", labels)
 
 
 def picture_indices(number: int) -> list[int]:

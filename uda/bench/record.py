@@ -10,18 +10,19 @@ from uda.bench import render, report
 from uda.bench.plan import make_plan, read_result
 from uda.bench.table import Table
 from uda.config import BenchConfig
+from uda.files import atomic_write
 
 
 def write_tables(config: BenchConfig, folder: Path, table: Table) -> dict[str, Path]:
     """Write ``results.md``, ``results.csv`` and ``report.html`` beside the runs; their paths by suffix."""
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "results.md": render.markdown(table),
         "results.csv": render.to_csv(table),
         "report.html": report.html(config, folder, table),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        with atomic_write(folder / name) as file:
+            file.write(text)
     return {Path(name).suffix[1:]: folder / name for name in texts}
 
 
@@ -35,13 +36,17 @@ def record(config: BenchConfig, folder: Path, table: Table, out: Path, command: 
         out: where to write, such as ``benchmarks/results/<name>``.
         command: what was called; stands in the result.
     """
-    out.mkdir(parents=True, exist_ok=True)
     content = summary(config, folder, table, command)
     time = f"{content['training_seconds'] / 60:.0f} minutes of cell time"
     text = render.markdown(table) + f"\nCommand: `{command}` ({time}).\n"
-    (out / "results.md").write_text(text, encoding="utf-8")
-    (out / "results.csv").write_text(render.to_csv(table), encoding="utf-8")
-    (out / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    files = {
+        "results.md": text,
+        "results.csv": render.to_csv(table),
+        "results.json": json.dumps(content, indent=2) + "\n",
+    }
+    for name, written in files.items():
+        with atomic_write(out / name) as file:
+            file.write(written)
 
 
 def summary(config: BenchConfig, folder: Path, table: Table, command: str) -> dict[str, Any]:

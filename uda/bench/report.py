@@ -19,6 +19,7 @@ from uda.bench import build, render
 from uda.bench.cell import picture_indices
 from uda.bench.table import Domain, Row, Table
 from uda.config import BenchConfig
+from uda.data.encode import encode_image
 from uda.engine.tensorboard import read_scalars
 
 WIDTH = 320
@@ -114,10 +115,9 @@ def _uri(rgb: npt.NDArray[np.uint8], suffix: str) -> str:
     scale = min(1.0, WIDTH / rgb.shape[1])
     size = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
     method = cv2.INTER_AREA if suffix == ".jpg" else cv2.INTER_NEAREST
-    small = cv2.resize(np.ascontiguousarray(rgb), size, interpolation=method)
-    _, data = cv2.imencode(suffix, cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+    small = np.asarray(cv2.resize(np.ascontiguousarray(rgb), size, interpolation=method), dtype=np.uint8)
     kind = {".jpg": "jpeg", ".png": "png"}[suffix]
-    return f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"
+    return f"data:image/{kind};base64,{base64.b64encode(encode_image(small, suffix)).decode()}"
 
 
 def _palette(config: BenchConfig) -> list[tuple[str, str]]:

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from uda.bench.bootstrap import Comparison, compare
 from uda.bench.identity import Identities
 from uda.bench.plan import WARM_START, Cell, make_plan, read_result
 from uda.config import ORACLE, SOURCE_ONLY, BenchConfig, DatasetSpec, MethodEntry
 from uda.engine import Evaluation
+from uda.metrics import iou
 
 FREQUENT = 0.01
 """A class is frequent in a domain if at least this share of its labelled pixels is of it."""
@@ -199,19 +201,14 @@ def _score(config: BenchConfig, name: str, domain: Domain, found: ByCell) -> Sco
     def over(classes: npt.NDArray[np.bool_]) -> Comparison:
         return compare(mine, baseline, oracle, classes=classes, resamples=config.resamples)
 
-    per_seed = [_iou(one.sum(axis=0)) for one in mine.values()]
+    per_seed = [iou(torch.from_numpy(matrices.sum(axis=0)), "labelled").numpy() for matrices in mine.values()]
     labelled = domain.labelled
     return Score(
         all=over(labelled),
         frequent=over(domain.frequent),
         iou=np.mean(per_seed, axis=0),
-        by_seed={seed: float(iou[labelled].mean()) for seed, iou in zip(mine, per_seed, strict=True)},
+        by_seed={seed: float(scores[labelled].mean()) for seed, scores in zip(mine, per_seed, strict=True)},
     )
-
-
-def _iou(confusion: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    hits, truth, predicted = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    return np.where(truth > 0, hits / np.maximum(truth + predicted - hits, 1), np.nan)
 
 
 def describe(entry: MethodEntry) -> str:

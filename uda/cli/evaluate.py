@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from uda.cli.common import bars, console, guarded, reader_options, track, yaml_value
+from uda.files import atomic_write
 
 if TYPE_CHECKING:
     from uda.bench.restore import RunFolder
@@ -81,7 +82,8 @@ def evaluate(
     _show(results, spec)
     content = _content(results, model, spec)
     if json_file is not None:
-        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        with atomic_write(json_file) as file:
+            file.write(json.dumps(content, indent=2) + "\n")
     if csv_file is not None:
         _write_csv(content, csv_file)
 
@@ -132,9 +134,8 @@ def _datasets(
         raise ValueError("a model from a file needs a data set: --kind and --root")
     domains = run.config.domains if run is not None else {}
     for name in on or ([] if kind is not None else domains):
-        if name not in domains:
+        if run is None or name not in domains:
             raise ValueError(f"--on {name}: no such domain; there are: {', '.join(domains) or 'none'}")
-        assert run is not None
         found[name] = open_dataset(domains[name], run.config.space)
     return found
 
@@ -181,7 +182,7 @@ def _content(results: dict[str, Evaluation], model: str, spec: Any) -> dict[str,
 
 
 def _write_csv(content: dict[str, Any], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["dataset", "measure", "value"])
         for name, scores in content["results"].items():

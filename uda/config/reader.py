@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from uda.config.records import ORACLE, SOURCE_ONLY, BenchConfig, MethodEntry, StreetsSpec
 from uda.config.specs import ConfigError, Spec, build_method, parse_spec
-from uda.data import DATASETS, dataset_options
+from uda.data import dataset_options
 from uda.engine.settings import Settings
 from uda.methods.base import Method, TestTimeMethod
 from uda.models import MODELS, model_options
@@ -229,7 +229,7 @@ class _Reader:
             names = [*(key for key in options if key != "space"), "kind", "weight"]
             if spec.weight != 1 and not path.startswith("source."):
                 raise self.fail(f"{path}.weight", "only a source that lists several data sets has weights")
-            if "root" not in spec.arguments and spec.kind in DATASETS:
+            if "root" in options and "root" not in spec.arguments:
                 raise self.fail(f"{path}.root", "is missing: the folder of the data set")
             for key in spec.arguments:
                 if key not in names:

@@ -101,7 +101,7 @@ def dataset(kind: str, **kwargs: Any) -> Any:
     for name in kwargs:
         if name not in known:
             raise ValueError(f"data set {kind!r} has no option {name!r}; {nearest(name, known)}")
-    if "root" in known and "root" not in kwargs and kind.lower() in _READERS:
+    if "root" in known and "root" not in kwargs:
         raise ValueError(f"data set {kind!r} needs a root folder")
     return import_module("uda.data.wrapped").as_dataset(DATASETS[_key(kind)](**kwargs), kind)
 

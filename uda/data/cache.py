@@ -7,8 +7,6 @@ again. Cached arrays are read-only.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from uda.files import PART, atomic_write
 
 Array = npt.NDArray[Any]
 _STALE_SECONDS = 3600.0
@@ -78,30 +78,21 @@ class DiskCache:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob("*.tmp"):
+        for left in self.folder.glob(f"*{PART}"):
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 left.unlink(missing_ok=True)
 
     def get(self, path: Path, kind: str, decode: Callable[[], Array]) -> Array:
         """The array mapped from disk, decoded and written on the first call."""
-        kept = self.folder / f"{hashlib.sha256(_key(path, kind).encode()).hexdigest()[:40]}.npy"
+        entry = self.folder / f"{hashlib.sha256(_key(path, kind).encode()).hexdigest()[:40]}.npy"
         try:
-            mapped: Array = np.load(kept, mmap_mode="r", allow_pickle=False)
+            mapped: Array = np.load(entry, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError):
             array = decode()
-            self._write(kept, array)
+            with atomic_write(entry, binary=True) as file:
+                np.save(file, np.ascontiguousarray(array), allow_pickle=False)
             return array
         return mapped
-
-    def _write(self, kept: Path, array: Array) -> None:
-        handle, name = tempfile.mkstemp(suffix=".tmp", dir=self.folder)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
-            os.replace(name, kept)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
 
     def fresh(self) -> DiskCache:
         """Another view of the same folder."""

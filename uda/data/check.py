@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from uda.data.base import FileDataset
 from uda.data.classes import LabelSpace
+from uda.data.encode import overlay, write_image
 from uda.data.mixture import JoinedImages, Mixture
 from uda.data.statistics import ChannelStats, ChannelSums
 from uda.types import IGNORE, LabelledDataset, UnlabelledDataset
@@ -193,8 +194,7 @@ def show(
         if space is not None and sample.label is not None:
             label = sample.label.numpy()
             seen.update(np.unique(label).tolist())
-            mixed = (1 - opacity) * image + opacity * space.colourise(label)
-            tiles.append(np.where(label[..., None] == IGNORE, image, mixed.round().astype(np.uint8)))
+            tiles.append(overlay(image, label, space.colours, opacity))
         height = max(1, round(width * image.shape[0] / image.shape[1]))
         fitted = [cv2.resize(tile, (width, height), interpolation=cv2.INTER_AREA) for tile in tiles]
         rows.append(
@@ -202,13 +202,7 @@ def show(
         )
     if space is not None:
         rows.append(_legend(space, sorted(seen - {IGNORE}), rows[0].shape[1]))
-    target = Path(out)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    done, data = cv2.imencode(".png", np.concatenate(rows, axis=0)[:, :, ::-1])
-    if not done:
-        raise OSError(f"{target}: cannot be encoded")
-    target.write_bytes(data.tobytes())
-    return target
+    return write_image(Path(out), np.concatenate(rows, axis=0))
 
 
 def _titled(tile: npt.NDArray[Any], title: str) -> npt.NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from uda.data.encode import colourise
 from uda.data.errors import DataError
 from uda.registry import nearest
 from uda.types import IGNORE
@@ -170,10 +171,7 @@ class LabelSpace:
 
     def colourise(self, labels: Any) -> npt.NDArray[np.uint8]:
         """Train ids ``(..., H, W)``, array or tensor -> uint8 RGB ``(..., H, W, 3)``; ignored pixels are black."""
-        table = np.zeros((256, 3), dtype=np.uint8)
-        table[: self.num_classes] = self.colours
-        coloured: npt.NDArray[np.uint8] = table[np.asarray(labels)]
-        return coloured
+        return colourise(labels, self.colours)
 
     def merge(self, name: str, groups: Mapping[str, Sequence[str]]) -> LabelSpace:
         """A coarser space: each group of classes becomes one, at the place and with the colour of its first.

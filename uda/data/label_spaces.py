@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from uda.data.classes import UNKNOWN, Class, Colour, LabelMapping, LabelSpace, Unknown, join
-from uda.registry import nearest
+from uda.registry import import_name, nearest
 
 __all__ = [
     "CAMVID11", "CAMVID_CHOICES", "CITYSCAPES19", "CITYSCAPES19_TRAINIDS", "CITYSCAPES34", "GTA5", "GTA5_RAW", "IKA",
@@ -232,13 +232,18 @@ def common(*spaces: LabelSpace, name: str | None = None) -> LabelSpace:
 
 
 def label_space(name: str | LabelSpace) -> LabelSpace:
-    """A shipped label space by name, in any case (a space is returned as it is).
+    """A shipped label space by name, in any case, or one by its place ``package.module:NAME``; a space as it is.
 
     Raises:
         ValueError: no such space; the message has the nearest known name and all of them.
     """
     if isinstance(name, LabelSpace):
         return name
+    if ":" in name:
+        space = import_name(name)
+        if not isinstance(space, LabelSpace):
+            raise ValueError(f"{name!r} is {type(space).__name__}, no label space")
+        return space
     key = name.lower()
     key = _SHORT.get(key, key)
     if key not in LABEL_SPACES:

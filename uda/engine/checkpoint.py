@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from uda.files import atomic_write
 
 
 class CheckpointError(RuntimeError):
@@ -15,13 +16,8 @@ class CheckpointError(RuntimeError):
 
 def save(state: dict[str, Any], path: Path) -> None:
     """Write ``state`` (tensors, numbers, strings, containers) so that ``path`` is always the old or the new file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with atomic_write(path, binary=True) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -48,4 +44,4 @@ def set_rng_state(state: dict[str, Any]) -> None:
     """Put the global generators back."""
     torch.set_rng_state(state["cpu"].cpu())
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from uda.files import atomic_write
 from uda.methods.base import TestTimeMethod
-from uda.metrics import iou
+from uda.metrics import confusion, iou, miou
+from uda.models.modes import evaluating
 from uda.types import IGNORE, LabelledDataset, Sample, SegOutput
 
 if TYPE_CHECKING:
@@ -38,16 +41,15 @@ class Evaluation:
 
     def iou(self) -> np.ndarray:
         """``(C,)`` IoU in [0, 1]; NaN for a class without labels, whatever was predicted."""
-        matrix = self.confusion
-        return np.where(matrix.sum(axis=1) > 0, iou(torch.from_numpy(matrix)).numpy(), np.nan)
+        return np.asarray(iou(torch.from_numpy(self.confusion), "labelled").numpy())
 
     def miou(self) -> float:
         """Mean IoU over the classes that occur in the labels, in [0, 1]; NaN where no pixel is labelled.
 
-        Departure from :mod:`uda.metrics` and ADVENT, where a class that is only ever predicted counts as 0: here all
-        models are averaged over the same classes.
+        ``over="labelled"`` in the words of :mod:`uda.metrics`; ADVENT and others count a class that is only ever
+        predicted as 0, here all models are averaged over the same classes.
         """
-        return _nanmean(self.iou())
+        return float(miou(torch.from_numpy(self.confusion), over="labelled"))
 
     def loss(self) -> float:
         """Mean over images of the per-image cross-entropy (natural log)."""
@@ -55,10 +57,10 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Write as compressed ``.npz``, whole or not at all."""
-        part = path.with_suffix(".part.npz")
-        np.savez_compressed(part, confusions=self.confusions, losses=self.losses, names=self.names,
-                            class_names=self.class_names)  # fmt: skip
-        part.replace(path)
+        with atomic_write(path, binary=True) as file:
+            np.savez_compressed(
+                file, confusions=self.confusions, losses=self.losses, names=self.names, class_names=self.class_names
+            )
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
@@ -97,26 +99,21 @@ def evaluate(
     if len(dataset) == 0:
         raise ValueError(f"{dataset.name}: no image to evaluate on")
     where = torch.device(device) if device is not None else next(model.parameters()).device
-    adapts = isinstance(model, TestTimeMethod)
-    training = model.training
-    if not adapts:
-        model.eval()
+    # a test-time method keeps the modes that it set itself
+    mode = nullcontext() if isinstance(model, TestTimeMethod) else evaluating(model)
     confusions: list[np.ndarray] = []
     losses: list[float] = []
     names: list[str] = []
     batches: Iterable[list[Sample]] = same_size_batches(dataset, batch_size)
-    try:
+    with mode:
         for batch in progress(batches) if progress else batches:  # type: ignore[arg-type]
             images = torch.stack([sample.image for sample in batch]).to(where).float() / 255
             labels = torch.stack([_label(sample) for sample in batch]).to(where)
-            logits = predict_logits(model, images, scale=scale, precision=precision)
-            for sample, one, label in zip(batch, logits, labels, strict=True):
-                confusions.append(_confusion(one.argmax(0), label, one.shape[0], sample.name))
-                losses.append(F.cross_entropy(one[None].float(), label[None], ignore_index=IGNORE).item())
+            batch_logits = predict_logits(model, images, scale=scale, precision=precision)
+            for sample, logits, label in zip(batch, batch_logits, labels, strict=True):
+                confusions.append(_confusion(logits.argmax(0), label, logits.shape[0], sample.name))
+                losses.append(F.cross_entropy(logits[None].float(), label[None], ignore_index=IGNORE).item())
                 names.append(sample.name)
-    finally:
-        if not adapts:
-            model.train(training)
     return Evaluation(np.stack(confusions), np.array(losses), tuple(names), tuple(dataset.space.names))
 
 
@@ -165,9 +162,7 @@ def _label(sample: Sample) -> Tensor:
 
 
 def _confusion(prediction: Tensor, label: Tensor, classes: int, name: str) -> np.ndarray:
-    known = label != IGNORE
-    truth = label[known]
-    if truth.numel() and int(truth.max()) >= classes:
-        raise ValueError(f"{name}: label {int(truth.max())} but the model has classes 0..{classes - 1}")
-    cells = torch.bincount(truth * classes + prediction[known], minlength=classes * classes)
-    return cells.reshape(classes, classes).cpu().numpy()
+    highest = int(label.masked_fill(label == IGNORE, -1).max())
+    if highest >= classes:
+        raise ValueError(f"{name}: label {highest} but the model has classes 0..{classes - 1}")
+    return confusion(prediction, label, classes).cpu().numpy()

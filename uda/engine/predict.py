@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
 from uda.data.decode import IMAGE_SUFFIXES, read_image
+from uda.data.encode import overlay as blend
+from uda.data.encode import write_image
 from uda.data.errors import DataError
 from uda.data.label_spaces import LabelSpace
 from uda.engine.evaluate import predict_logits
@@ -121,10 +122,9 @@ def predict(
         if table is not None:
             outputs.append((out / "raw_ids" / f"{name}.png", table[labels]))
         if overlay is not None:
-            mixed = (1 - overlay) * image + overlay * space.colourise(labels)
-            outputs.append((out / "overlay" / f"{name}.jpg", mixed.round().astype(np.uint8)[:, :, ::-1]))
+            outputs.append((out / "overlay" / f"{name}.jpg", blend(image, labels, space.colours, overlay)))
         for path, content in outputs:
-            _write(path, content)
+            write_image(path, content)
         report.written += [path for path, _ in outputs[:1]]
     return report
 
@@ -147,13 +147,3 @@ def _output_names(files: Sequence[Path], root: Path | None) -> dict[Path, Path]:
     paths = {file: file.relative_to(root) if root is not None and file != root else Path(file.name) for file in files}
     count = Counter(path.with_suffix("") for path in paths.values())
     return {file: path if count[path.with_suffix("")] > 1 else path.with_suffix("") for file, path in paths.items()}
-
-
-def _write(path: Path, content: npt.NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done, data = cv2.imencode(path.suffix, np.ascontiguousarray(content))
-    if not done:
-        raise OSError(f"{path}: cannot be encoded")
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data.tobytes())
-    part.replace(path)

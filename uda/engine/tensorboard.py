@@ -11,6 +11,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from uda.data.encode import colourise
+from uda.files import atomic_write
 from uda.types import IGNORE
 
 if TYPE_CHECKING:
@@ -41,10 +43,9 @@ class RunLog:
             return
         out.mkdir(parents=True, exist_ok=True)
         self._lines = out / "scalars.jsonl"
-        kept = [line for line in read_scalars(out) if line["step"] < start]
-        part = self._lines.with_suffix(".part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        part.replace(self._lines)
+        earlier = [line for line in read_scalars(out) if line["step"] < start]
+        with atomic_write(self._lines) as file:
+            file.write("".join(json.dumps(line) + "\n" for line in earlier))
         self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=start if start else None)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -103,9 +104,7 @@ class RunLog:
 
 def paint(labels: Tensor, colours: np.ndarray) -> Tensor:
     """Label maps ``(N, H, W)`` as colours ``(N, 3, H, W)`` float in [0, 1]; ignored pixels are black."""
-    palette = torch.zeros(IGNORE + 1, 3)
-    palette[: len(colours)] = torch.as_tensor(colours).float() / 255
-    return palette[labels.cpu()].permute(0, 3, 1, 2)
+    return torch.from_numpy(colourise(labels.cpu(), colours)).permute(0, 3, 1, 2).float() / 255
 
 
 def read_scalars(out: Path) -> list[dict[str, Any]]:

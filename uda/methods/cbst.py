@@ -48,6 +48,7 @@ class CBST(Method):
 
     reads = frozenset({"target"})
     thresholds: Tensor
+    _target: UnlabelledDataset
 
     def __init__(
         self,
@@ -69,10 +70,9 @@ class CBST(Method):
         self.start = in_range("start", start, 0.0, 1.0)
         self.images = whole("images", images, 1)
         self._class_names: tuple[str, ...] = ()
-        self._target: UnlabelledDataset | None = None
 
     def setup(self, spec: TaskSpec) -> None:
-        self._class_names, self._target = spec.class_names, spec.target
+        self._class_names, self._target = spec.class_names, spec.target_images
         self.register_buffer("thresholds", torch.full((spec.num_classes,), float("inf")))
 
     def round_at(self, index: int, total: int) -> int:
@@ -98,7 +98,6 @@ class CBST(Method):
 
     def _measure(self, step: Step, portion: float) -> Tensor:
         """``(C,)`` thresholds from a pass over the target images."""
-        assert self._target is not None  # needs_target: the trainer has refused a run without
         labels, confidences = target_confidences(
             self._target,
             lambda image: step.infer(image).logits.float().softmax(1),

@@ -93,8 +93,7 @@ class CLAN(Method):
         }
 
     def _loss(self, step: Step, output: SegOutput, domain: int, *, local: bool) -> Tensor:
-        assert output.aux is not None  # setup has looked
-        logits, other = output.logits.float(), output.aux.float()
+        logits, other = output.logits.float(), output.auxiliary.float()
         scores = self.discriminator((logits + other).softmax(1))
         disagreement = clan_weight_map(logits, other)
         if local and step.progress >= self.warmup:

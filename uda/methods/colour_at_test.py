@@ -92,7 +92,8 @@ class ColourAtTest(TestTimeMethod):
         if self._wanted is not None:
             given = image_stats(images) if self._given is None else self._given
             return match_mean_std(images, *(one.to(images) for one in (*given, *self._wanted)))
-        assert self._style is not None  # attach has measured it
+        if self._style is None:
+            raise RuntimeError(f"ColourAtTest has no colours to aim at with transfer {self.transfer!r}; call attach")
         style = self._style.to(images)
         if self.transfer == "reinhard":
             return reinhard(images, style)

@@ -107,7 +107,8 @@ class CoTTA(TestTimeMethod):
             RuntimeError: no model.
         """
         student, optimizer = self.attached(), self._optimizer
-        assert optimizer is not None  # attach has built it
+        if optimizer is None:
+            raise RuntimeError("CoTTA has no optimiser; call attach(model)")
         output = self._teach(images)
         with learning(student, list(student.parameters())), statistics_of(student, self.statistics):
             optimizer.zero_grad(set_to_none=True)

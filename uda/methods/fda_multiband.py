@@ -51,6 +51,7 @@ class FDAMultiBand(Method):
 
     reads = frozenset({"target"})
     thresholds: Tensor
+    _target: UnlabelledDataset
     measured: Tensor
 
     def __init__(
@@ -72,7 +73,6 @@ class FDAMultiBand(Method):
         self.cap = in_range("cap", cap, 0.0, 1.0)
         self.images = whole("images", images, 1)
         self._class_names: tuple[str, ...] = ()
-        self._target: UnlabelledDataset | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class FDAMultiBand(Method):
         return {**arguments, "models": tuple(models)}
 
     def setup(self, spec: TaskSpec) -> None:
-        self._class_names, self._target = spec.class_names, spec.target
+        self._class_names, self._target = spec.class_names, spec.target_images
         if not self.models:
             self.start = copy.deepcopy(cast("nn.Module", spec.model)).requires_grad_(False).eval()
         self._networks = tuple(self._network(one, spec) for one in self.models or (cast("nn.Module", self.start),))
@@ -102,7 +102,6 @@ class FDAMultiBand(Method):
     def prepare(self, step: Step) -> None:
         if self.measured:
             return
-        assert self._target is not None  # needs_target: the trainer has refused a run without
         device, count = self.thresholds.device, len(self.thresholds)
         labels, confidences = target_confidences(self._target, self.probabilities, self.images, step.generator, device)
         self.thresholds.copy_(portion_thresholds(labels, confidences, count, portion=self.portion, cap=self.cap))

@@ -40,8 +40,7 @@ class L1(Method):
         self._network: tuple[SegmenterLike, ...] = ()
 
     def setup(self, spec: TaskSpec) -> None:
-        assert spec.model is not None  # whoever calls setup fills it in
-        self._network = (spec.model,)
+        self._network = (spec.network,)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         weights = [p for p in self._network[0].parameters() if p.requires_grad and p.ndim > 1]

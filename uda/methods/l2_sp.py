@@ -47,9 +47,8 @@ class L2SP(Method):
         self._network: tuple[SegmenterLike, ...] = ()
 
     def setup(self, spec: TaskSpec) -> None:
-        assert spec.model is not None  # whoever calls setup fills it in
-        self._network = (spec.model,)
-        old = getattr(spec.model, "encoder", None) if self.part == "encoder" else spec.model
+        self._network = (spec.network,)
+        old = getattr(spec.network, "encoder", None) if self.part == "encoder" else spec.network
         if old is None:
             raise ValueError(f"part is 'encoder', must be 'all' for {type(spec.model).__name__}, which has none")
         self._old = tuple(p for p in old.parameters() if p.ndim > 1)

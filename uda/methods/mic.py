@@ -120,5 +120,5 @@ class MIC(Method):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         view = step.view("masked")
-        assert view.labels is not None  # prepare has put them
-        return {"masked": self.weight * weighted_cross_entropy(step.predict("masked").logits, view.labels, view.weight)}
+        loss = weighted_cross_entropy(step.predict("masked").logits, view.known_labels, view.weight)
+        return {"masked": self.weight * loss}

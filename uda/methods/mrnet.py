@@ -73,8 +73,7 @@ class MRNet(Method):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         output = step.predict("target")
-        assert output.aux is not None  # setup has looked
-        main, aux = output.logits.float(), output.aux.float()
+        main, aux = output.logits.float(), output.auxiliary.float()
         if step.progress < self.start:
             divergence = kl_divergence_map(main, aux).mean() + kl_divergence_map(aux, main).mean()
             return {"memory": self.memory_weight * divergence}
@@ -88,5 +87,4 @@ class MRNet(Method):
     def labels(self, step: Step) -> Tensor:
         """The teacher's ``(N, H, W)`` int64 labels of the target."""
         taught = step.teach("target")
-        assert taught.aux is not None  # a copy of the student
-        return (taught.logits.float().softmax(1) + 0.5 * taught.aux.float().softmax(1)).argmax(1)
+        return (taught.logits.float().softmax(1) + 0.5 * taught.auxiliary.float().softmax(1)).argmax(1)

@@ -63,6 +63,7 @@ class ProDA(Method):
 
     teacher_in_losses = True
     bank: PrototypeBank
+    _target: UnlabelledDataset
 
     def __init__(
         self,
@@ -96,15 +97,13 @@ class ProDA(Method):
         self.reads = frozenset({"target", "target_strong"} if consistency else {"target"})
         self.frozen: nn.Module | None = None
         self._class_names: tuple[str, ...] = ()
-        self._target: UnlabelledDataset | None = None
         self._student: tuple[SegmenterLike, ...] = ()
 
     def setup(self, spec: TaskSpec) -> None:
-        assert spec.model is not None  # the trainer gives it
-        self._class_names, self._target, self._student = spec.class_names, spec.target, (spec.model,)
+        self._class_names, self._target, self._student = spec.class_names, spec.target_images, (spec.network,)
         self.bank = PrototypeBank(spec.num_classes, spec.feature_channels)
         if self.soft_labels == "frozen":
-            self.frozen = cast("nn.Module", copy.deepcopy(spec.model)).requires_grad_(False).eval()
+            self.frozen = cast("nn.Module", copy.deepcopy(spec.network)).requires_grad_(False).eval()
 
     def prepare(self, step: Step) -> None:
         if self._waits(step):
@@ -112,7 +111,6 @@ class ProDA(Method):
         if step.index == int(self.start * step.total) and step.micro_batch == 0:
             if self.frozen is not None:
                 self.frozen.load_state_dict(self._student[0].state_dict())
-            assert self._target is not None  # needs_target: the trainer has refused a run without
             self.bank.initialise(self._target, step.infer, self.images, step.generator)
         if self.consistency:
             view = step.view("target")

@@ -109,11 +109,10 @@ class SAC(Method):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         view = step.view("crops_strong")
-        assert view.labels is not None  # prepare has put them
-        assert view.weight is not None
         logits = step.predict("crops_strong").logits.float()
-        loss = focal_loss_map(logits, view.labels, self.prior, power=self.power)
-        return {"consistency": self.weight * confidence_weighted_mean(loss, view.weight)}
+        loss = focal_loss_map(logits, view.known_labels, self.prior, power=self.power)
+        weight = torch.ones_like(loss) if view.weight is None else view.weight
+        return {"consistency": self.weight * confidence_weighted_mean(loss, weight)}
 
 
 def draw_windows(count: int, crops: int, scale: float, generator: Generator) -> tuple[Tensor, Tensor]:

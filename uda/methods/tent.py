@@ -81,7 +81,8 @@ class TENT(TestTimeMethod):
             RuntimeError: no model.
         """
         model = self.attached()
-        assert self._optimizer is not None  # attach has built it
+        if self._optimizer is None:
+            raise RuntimeError("TENT has no optimiser; call attach(model)")
         for _ in range(self.steps):
             with learning(model, affine_parameters(model)), statistics_of(model, self.statistics):
                 output: SegOutput = model(images)

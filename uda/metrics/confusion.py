@@ -1,19 +1,27 @@
 """Intersection over union from one confusion matrix over a whole data set.
 
 Rows are ground truth, columns predictions, int64. A pixel is scored if its label is one of the classes, so 255 and
-any other id are not. A class that is neither labelled nor predicted has IoU NaN and is left out of the mean; one that
-is predicted without ever being labelled has IoU 0 and counts (ADVENT, AdaptSegNet, ProDA, mmsegmentation).
+any other id are not. A class without any pixel has IoU NaN and is left out of the mean. Which classes have one is
+named, as two definitions are in use:
+
+* ``over="present"``: classes that are labelled or predicted; one that is predicted without ever being labelled has
+  IoU 0 and counts (ADVENT, AdaptSegNet, ProDA, mmsegmentation).
+* ``over="labelled"``: classes that are labelled, so that all models are averaged over the same ones; a class that is
+  only ever predicted costs the classes whose pixels it takes, and nothing more (evaluations, tables, intervals).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Over = Literal["present", "labelled"]
+"""Which classes a mean runs over, see the head of this file."""
 
 
 def confusion(pred: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -33,24 +41,39 @@ def confusion(pred: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return torch.bincount(truth * num_classes + guess, minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def iou(matrix: Tensor) -> Tensor:
-    """IoU of each class, float64 ``(..., C)`` in [0, 1], of matrices ``(..., C, C)``; NaN where a class is absent."""
-    counts = matrix.double()
-    hits = counts.diagonal(dim1=-2, dim2=-1)
-    return hits / (counts.sum(-1) + counts.sum(-2) - hits)
+def class_counts(matrix: Tensor) -> Tensor:
+    """All that IoU needs of matrices ``(..., C, C)``: ``(..., 3, C)`` hits, labelled and predicted pixels."""
+    return torch.stack([matrix.diagonal(dim1=-2, dim2=-1), matrix.sum(-1), matrix.sum(-2)], dim=-2)
 
 
-def miou(matrix: Tensor, subset: Sequence[int] | None = None) -> Tensor:
-    """Mean IoU over the classes that are there, float64 ``(...)``, of matrices ``(..., C, C)``.
+def iou(matrix: Tensor, over: Over = "present") -> Tensor:
+    """IoU of each class, float64 ``(..., C)`` in [0, 1], of matrices ``(..., C, C)``; NaN where a class is left out."""
+    return iou_of_counts(class_counts(matrix), over)
+
+
+def iou_of_counts(counts: Tensor, over: Over = "present") -> Tensor:
+    """:func:`iou` of :func:`class_counts` ``(..., 3, C)``, which may be sums over images, weighted ones too."""
+    hits, labelled, predicted = counts.double().unbind(-2)
+    scores = hits / (labelled + predicted - hits)
+    return scores if over == "present" else scores.masked_fill(labelled == 0, float("nan"))
+
+
+def miou(matrix: Tensor, subset: Sequence[int] | None = None, over: Over = "present") -> Tensor:
+    """Mean IoU over the classes that are there, float64 ``(...)``, of matrices ``(..., C, C)``; NaN if none is.
 
     Args:
+        matrix: see :func:`iou`.
         subset: the class ids of the mean, e.g. SYNTHIA's 16 or 13 of Cityscapes' 19. The others' pixels still count
             as errors of these, as in the papers.
+        over: which classes are there, ``"present"`` or ``"labelled"`` ones (see the head of this file).
     """
-    scores = iou(matrix)
-    if subset is not None:
-        scores = scores[..., list(subset)]
-    return scores.nanmean(-1)
+    return miou_of_counts(class_counts(matrix), subset, over)
+
+
+def miou_of_counts(counts: Tensor, subset: Sequence[int] | None = None, over: Over = "present") -> Tensor:
+    """:func:`miou` of :func:`class_counts` ``(..., 3, C)``."""
+    scores = iou_of_counts(counts, over)
+    return (scores if subset is None else scores[..., list(subset)]).nanmean(-1)
 
 
 class ConfusionMatrix:
@@ -91,13 +114,13 @@ class ConfusionMatrix:
         self.counts += other.counts.to(self.counts.device)
         return self
 
-    def iou(self) -> Tensor:
-        """IoU of each class, float64 ``(C,)``; NaN for a class that is neither labelled nor predicted."""
-        return iou(self.counts)
+    def iou(self, over: Over = "present") -> Tensor:
+        """IoU of each class, float64 ``(C,)``; NaN for a class that is left out."""
+        return iou(self.counts, over)
 
-    def miou(self, subset: Sequence[int] | None = None) -> float:
+    def miou(self, subset: Sequence[int] | None = None, over: Over = "present") -> float:
         """Mean IoU over the classes that are there, all or those of ``subset``; NaN before any pixel."""
-        return float(miou(self.counts, subset))
+        return float(miou(self.counts, subset, over))
 
     def class_share(self) -> Tensor:
         """Share of the scored pixels labelled as each class, float64 ``(C,)``; zeros before any pixel."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from uda.models.base import Normalise, check_images, pad_to, resize, split_decay
-from uda.registry import Configurable
+from uda.registry import Configurable, nearest
 from uda.types import SegOutput
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def adapt(
     mean: Sequence[float],
     std: Sequence[float],
     feature_layer: str,
+    extra_layers: Mapping[str, str] | Sequence[str] = (),
     output: str | int | None = None,
     scale: float = 1.0,
     bgr: bool = False,
@@ -42,6 +43,8 @@ def adapt(
         std: likewise.
         feature_layer: dotted path of the submodule whose output ``(N, D, h, w)`` are the bottleneck features; of a
             sequence the last, of a mapping the last value.
+        extra_layers: further submodules whose outputs become ``SegOutput.extra``: paths by the names that they get
+            (``{"decoder": "head.2"}``, what some methods look for), or paths alone.
         output: key or index of the logits where the network gives several things.
         scale: the largest grey value that mean and std belong to: 1 or 255.
         bgr: the network wants blue first (mean and std in that order too).
@@ -52,9 +55,8 @@ def adapt(
         ValueError: no such layer (the nearest are named), output that is no logits of C classes, or a feature layer
             that gives no map.
     """
-    return SegmenterAdapter(
-        module, num_classes, Normalise(mean, std, scale=scale, bgr=bgr), feature_layer, output, divisor, probe
-    )
+    normalise = Normalise(mean, std, scale=scale, bgr=bgr)
+    return SegmenterAdapter(module, num_classes, normalise, feature_layer, extra_layers, output, divisor, probe)
 
 
 class SegmenterAdapter(Configurable, nn.Module):
@@ -69,15 +71,19 @@ class SegmenterAdapter(Configurable, nn.Module):
         num_classes: int,
         normalise: Normalise,
         feature_layer: str,
+        extra_layers: Mapping[str, str] | Sequence[str] = (),
         output: str | int | None = None,
         divisor: int = 1,
         probe: tuple[int, int] = (64, 64),
     ) -> None:
         super().__init__()
+        self.extra_layers = dict(
+            extra_layers if isinstance(extra_layers, Mapping) else zip(extra_layers, extra_layers, strict=True)
+        )
         names = [name for name, _ in module.named_modules() if name]
-        if feature_layer not in names:
-            nearest = difflib.get_close_matches(feature_layer, names, n=3, cutoff=0.3)
-            raise ValueError(f"the network has no layer {feature_layer!r}; nearest: {', '.join(nearest or names[:3])}")
+        for layer in (feature_layer, *self.extra_layers.values()):
+            if layer not in names:
+                raise ValueError(f"the network has no layer {layer!r}; {nearest(layer, names)}")
         self.module = module
         self.normalise = normalise
         self.num_classes = num_classes
@@ -98,49 +104,50 @@ class SegmenterAdapter(Configurable, nn.Module):
         self.module.eval()
         try:
             with torch.no_grad():
-                found, features = self._run(self.normalise.mean.new_zeros(1, 3, *size))
+                output, features, _ = self._run(self.normalise.mean.new_zeros(1, 3, *size))
         finally:
             self.module.train(training)
-        logits = self._logits(found)
+        logits = self._logits(output)
         if logits.ndim != 4 or logits.shape[1] != self.num_classes:
             raise ValueError(f"the output has shape {tuple(logits.shape)}, no logits (N, {self.num_classes}, h, w)")
         if features.ndim != 4:
             raise ValueError(f"layer {self.feature_layer!r} gives shape {tuple(features.shape)}, no map (N, D, h, w)")
-        aux = found.get("aux") if isinstance(found, Mapping) else None
+        aux = output.get("aux") if isinstance(output, Mapping) else None
         return features.shape[1], isinstance(aux, torch.Tensor) and aux.shape[1] == self.num_classes
 
-    def _run(self, images: Tensor) -> tuple[Any, Tensor]:
-        """The network's own output and its features, for images in [0, 1]."""
-        caught: list[Any] = []
-        layer = self.module.get_submodule(self.feature_layer)
-        # hooked for this pass only: a copy of the adapter (the teacher) must not write into the original
-        handle = layer.register_forward_hook(lambda _module, _inputs, result: caught.append(result))
+    def _run(self, images: Tensor) -> tuple[Any, Tensor, dict[str, Tensor]]:
+        """The network's own output, its features and its extra layers', for images in [0, 1]."""
+        layers = {"": self.feature_layer, **self.extra_layers}
+        caught: dict[str, Any] = {}
+        handles = []
         try:
-            found = self.module(self.normalise(images))
+            for name, layer in layers.items():
+                # hooked for this pass only: a copy of the adapter (the teacher) must not write into the original
+                hook = functools.partial(_catch, caught, name)
+                handles.append(self.module.get_submodule(layer).register_forward_hook(hook))
+            output = self.module(self.normalise(images))
         finally:
-            handle.remove()
-        if not caught:
-            raise ValueError(f"layer {self.feature_layer!r} is not used in the network's forward pass")
-        features = caught[-1]
-        if isinstance(features, Mapping):
-            features = list(features.values())
-        while isinstance(features, (tuple, list)):
-            features = features[-1]
-        return found, features
+            for handle in handles:
+                handle.remove()
+        for name, layer in layers.items():
+            if name not in caught:
+                raise ValueError(f"layer {layer!r} is not used in the network's forward pass")
+        maps = {name: _last_map(value) for name, value in caught.items()}
+        return output, maps.pop(""), {name: maps[name] for name in self.extra_layers}
 
-    def _logits(self, found: Any) -> Tensor:
+    def _logits(self, output: Any) -> Tensor:
         """The logits among what the network gave."""
-        if isinstance(found, torch.Tensor):
-            return found
-        if isinstance(found, Mapping):
+        if isinstance(output, torch.Tensor):
+            return output
+        if isinstance(output, Mapping):
             keys = _LOGITS_KEYS if self.output is None else (self.output,)
-            picked = next((found[key] for key in keys if key in found), None)
+            picked = next((output[key] for key in keys if key in output), None)
             if picked is None:
                 raise ValueError(
-                    f"the output has no {' or '.join(map(repr, keys))}; there are: {', '.join(map(str, found))}"
+                    f"the output has no {' or '.join(map(repr, keys))}; there are: {', '.join(map(str, output))}"
                 )
         else:
-            picked = found[self.output or 0]
+            picked = output[self.output or 0]
         if not isinstance(picked, torch.Tensor):
             raise ValueError(f"output {self.output!r} is a {type(picked).__name__}, no tensor of logits")
         return picked
@@ -154,13 +161,13 @@ class SegmenterAdapter(Configurable, nn.Module):
         check_images(images)
         height, width = images.shape[-2:]
         padded = pad_to(images, self.divisor, at_least=1)
-        found, features = self._run(padded)
+        output, features, extra = self._run(padded)
 
         def at_image_size(logits: Tensor) -> Tensor:
             return resize(logits, padded.shape[-2:])[..., :height, :width]
 
-        aux = at_image_size(found["aux"]) if self.has_aux else None
-        return SegOutput(at_image_size(self._logits(found)), features, aux)
+        aux = at_image_size(output["aux"]) if self.has_aux else None
+        return SegOutput(at_image_size(self._logits(output)), features, aux, extra or None)
 
     def encode(self, images: Tensor) -> Tensor:
         """Bottleneck features ``(N, D, h, w)`` of images ``(N, 3, H, W)`` in [0, 1]; the whole network runs."""
@@ -179,3 +186,17 @@ class SegmenterAdapter(Configurable, nn.Module):
     ) -> list[dict[str, Any]]:
         """Groups for a torch optimiser, all at ``lr``: no part of an adapted network starts from random numbers."""
         return split_decay(self, "model", lr, weight_decay)
+
+
+def _catch(caught: dict[str, Any], name: str, module: nn.Module, inputs: Any, result: Any) -> None:
+    caught[name] = result
+
+
+def _last_map(value: Any) -> Tensor:
+    """Of several maps the last."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    while isinstance(value, (tuple, list)):
+        value = value[-1]
+    tensor: Tensor = value
+    return tensor

@@ -7,7 +7,6 @@ paper gives for stride 8); batch norm accepts a batch of one (see :class:`~uda.m
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from torch import nn
 
 from uda.models.base import Normalise, SegmentationNetwork, allow_single_values
 from uda.models.weights import LITE0, encoder_statistics, load_encoder_weights, resolve_encoder
+from uda.registry import nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,9 +117,7 @@ def _build(
     known = {cls.__name__: cls for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()}
     architecture = {name.lower(): cls for name, cls in known.items()}.get(decoder.lower())
     if architecture is None:
-        nearest = difflib.get_close_matches(decoder, known, n=1)
-        hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-        raise ValueError(f"no decoder {decoder!r}{hint}; known: {', '.join(known)}")
+        raise ValueError(f"no decoder {decoder!r}; {nearest(decoder, known)}")
     signature = inspect.signature(architecture.__init__).parameters
     if "encoder_output_stride" in signature:
         arguments.setdefault("encoder_output_stride", output_stride)

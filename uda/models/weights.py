@@ -6,7 +6,6 @@ and are never a default; a warning says so when one is built.
 
 from __future__ import annotations
 
-import difflib
 import re
 import warnings
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 
+from uda.registry import nearest
 from uda.types import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
@@ -45,9 +45,8 @@ def resolve_encoder(name: str) -> str:
         return name
     if timm.is_model(plain.split(".")[0]):
         return f"tu-{plain}"
-    nearest = difflib.get_close_matches(plain, dict.fromkeys([*own, *timm.list_models()]), n=3)
-    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
-    raise ValueError(f"no encoder {name!r} in segmentation-models-pytorch or timm{hint}")
+    known = [*own, *timm.list_models()]
+    raise ValueError(f"no encoder {name!r} in segmentation-models-pytorch or timm; {nearest(plain, known, listed=0)}")
 
 
 def encoder_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

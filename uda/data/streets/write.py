@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from uda.data.encode import write_image
 from uda.data.kitti import VAL_NUMBERS
 from uda.data.label_spaces import CITYSCAPES34, IKA
-from uda.data.streets.domains import DOMAINS
 from uda.data.streets.render import check_size, render, resolve
+from uda.files import atomic_write
 
 SPLITS: dict[str, int] = {"train": 32, "val": 8}
 """Images of each split unless told otherwise."""
@@ -77,7 +76,8 @@ def generate(
     for folder in {path.parent for job in jobs for path, _ in job.files} | {root}:
         folder.mkdir(parents=True, exist_ok=True)
     if domain == "ika":
-        _write(root / "rgb_to_class_id.py", ika_table().encode())
+        with atomic_write(root / "rgb_to_class_id.py") as file:
+            file.write(ika_table())
     if workers == 1 or len(jobs) < 2:
         for job in jobs:
             _run(job)
@@ -150,7 +150,6 @@ _LAYOUTS: dict[str, Callable[[Path, str, int, tuple[int, int], int], Iterator[_J
     "kitti": _kitti,
     "ika": _ika,
 }
-assert set(_LAYOUTS) == set(DOMAINS)
 
 
 def id_colours() -> NDArray[np.uint8]:
@@ -165,16 +164,4 @@ def _run(job: _Job) -> None:
     image, ids = render(job.domain, job.seed, job.size, index=job.index)
     for path, what in job.files:
         pixels = image if what == "image" else ids if what == "ids" else id_colours()[ids]
-        if pixels.ndim == 3:
-            pixels = pixels[..., ::-1]  # OpenCV writes BGR
-        done, data = cv2.imencode(".png", pixels)
-        if not done:
-            raise OSError(f"{path}: OpenCV could not encode a PNG of {pixels.shape}")
-        _write(path, data.tobytes())
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Writes a file that is there whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
+        write_image(path, pixels)

@@ -1,0 +1,1 @@
+"""An extension of uda: copy this folder, rename it, put your own in."""
