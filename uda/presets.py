@@ -85,7 +85,9 @@ def _hrda() -> list[dict[str, Any]]:
     ]
 
 
-def _one(paper: str, steps: int | None, name: str, arguments: dict[str, Any], aux: bool, **settings: Any) -> Preset:
+def _on_deeplab(
+    paper: str, steps: int | None, name: str, arguments: dict[str, Any], aux: bool, **settings: Any
+) -> Preset:
     """The supervised loss and one method on DeepLabV2."""
     return {
         "paper": paper,
@@ -100,17 +102,19 @@ _MULTI = {"level": "multi", "weight": 0.001, "aux_weight": 0.0002}
 _CRST_RUN: dict[str, Any] = {"batch_size": 2, "lr": 5e-5, "augment": {"scale": [0.7, 1.0], "flip": 0.5}}
 
 _TABLE: dict[str, Preset] = {
-    "AdaptSegNet": _one("Tsai et al., CVPR 2018", 150_000, "AdaptSegNet", _MULTI, True),
-    "AdaptSegNet-single": _one("Tsai et al., CVPR 2018", 150_000, "AdaptSegNet", {"level": "single"}, False),
-    "MinEnt": _one("Vu et al., CVPR 2019 (ADVENT)", 120_000, "MinEnt", _MULTI, True),
-    "AdvEnt": _one("Vu et al., CVPR 2019 (ADVENT)", 120_000, "AdvEnt", _MULTI, True),
-    "CLAN": _one("Luo et al., CVPR 2019", 100_000, "CLAN", {}, True),
-    "MaxSquare": _one("Chen et al., ICCV 2019", None, "MaxSquare", {"weighting": "plain"}, True),
-    "MaxSquare-IW": _one("Chen et al., ICCV 2019", None, "MaxSquare", {"weighting": "image", "level": "multi"}, True),
-    "FDA": _one("Yang and Soatto, CVPR 2020", 100_000, "FDA", {"beta": 0.01, "entropy_weight": 0.005}, False),
-    "CBST": _one("Zou et al., ECCV 2018; starts from a source network", None, "CBST", {}, False, **_CRST_RUN),
-    "CRST": _one("Zou et al., ICCV 2019; starts from a source network", None, "CRST", {}, False, **_CRST_RUN),
-    "ProDA": _one(
+    "AdaptSegNet": _on_deeplab("Tsai et al., CVPR 2018", 150_000, "AdaptSegNet", _MULTI, True),
+    "AdaptSegNet-single": _on_deeplab("Tsai et al., CVPR 2018", 150_000, "AdaptSegNet", {"level": "single"}, False),
+    "MinEnt": _on_deeplab("Vu et al., CVPR 2019 (ADVENT)", 120_000, "MinEnt", _MULTI, True),
+    "AdvEnt": _on_deeplab("Vu et al., CVPR 2019 (ADVENT)", 120_000, "AdvEnt", _MULTI, True),
+    "CLAN": _on_deeplab("Luo et al., CVPR 2019", 100_000, "CLAN", {}, True),
+    "MaxSquare": _on_deeplab("Chen et al., ICCV 2019", None, "MaxSquare", {"weighting": "plain"}, True),
+    "MaxSquare-IW": _on_deeplab(
+        "Chen et al., ICCV 2019", None, "MaxSquare", {"weighting": "image", "level": "multi"}, True
+    ),
+    "FDA": _on_deeplab("Yang and Soatto, CVPR 2020", 100_000, "FDA", {"beta": 0.01, "entropy_weight": 0.005}, False),
+    "CBST": _on_deeplab("Zou et al., ECCV 2018; starts from a source network", None, "CBST", {}, False, **_CRST_RUN),
+    "CRST": _on_deeplab("Zou et al., ICCV 2019; starts from a source network", None, "CRST", {}, False, **_CRST_RUN),
+    "ProDA": _on_deeplab(
         "Zhang et al., CVPR 2021; starts from an adapted network", None, "ProDA", {}, False,
         batch_size=4, lr=1e-4, crop=[512, 896], augment={"scale": [0.7, 0.9], "flip": 0.5},
     ),
@@ -164,7 +168,7 @@ def resolved(content: Preset) -> Preset:
     """
     complete = copy.deepcopy(content)
     complete["methods"] = [
-        {name: _arguments(name, arguments)} for entry in complete["methods"] for name, arguments in entry.items()
+        {name: _arguments(name, arguments)} for spec in complete["methods"] for name, arguments in spec.items()
     ]
     return complete
 
@@ -208,8 +212,8 @@ def preset(name: str, changes: Mapping[str, Any] | None = None) -> Preset:
 def _change_method(preset_name: str, chosen: Preset, label: str, value: Any) -> None:
     """Change, leave out or add one method of a preset."""
     labels: dict[str, int] = {}
-    for index, entry in enumerate(chosen["methods"]):
-        (method_name,) = entry
+    for index, spec in enumerate(chosen["methods"]):
+        (method_name,) = spec
         count = sum(next(iter(earlier)) == method_name for earlier in chosen["methods"][:index])
         labels[method_name if count == 0 else f"{method_name}{count + 1}"] = index
     if label in labels and value is None:
@@ -227,13 +231,13 @@ def _change_method(preset_name: str, chosen: Preset, label: str, value: Any) -> 
             raise ValueError(f"preset {preset_name!r} has no {label!r}; {nearest(label, known)}") from error
         chosen["methods"].append({label: _arguments(label, value)})
         return
-    entry = chosen["methods"][labels[label]]
-    ((method_name, arguments),) = entry.items()
+    spec = chosen["methods"][labels[label]]
+    ((method_name, arguments),) = spec.items()
     known_arguments = parameters(method_name)
     for key in value:
         if key not in known_arguments:
             raise ValueError(f"{method_name} has no argument {key!r}; {nearest(key, known_arguments)}")
-    entry[method_name] = _arguments(method_name, {**arguments, **value})
+    spec[method_name] = _arguments(method_name, {**arguments, **value})
 
 
 def preset_trainer(
@@ -264,7 +268,7 @@ def preset_trainer(
         raise ValueError(f"preset {name!r} has no number of steps ({recipe['paper']}); say how many")
     torch.manual_seed(seed)
     model = build_model(recipe["model"].pop("name"), num_classes, **recipe["model"])
-    methods: Any = [method(key, **arguments) for entry in recipe["methods"] for key, arguments in entry.items()]
+    methods: Any = [method(key, **arguments) for spec in recipe["methods"] for key, arguments in spec.items()]
     return Trainer(model, methods, Settings(**{**recipe["settings"], "steps": length, "seed": seed}), **options)
 
 

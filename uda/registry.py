@@ -44,8 +44,8 @@ def nearest(name: str, known: Iterable[str], *, listed: int = LISTED) -> str:
     by_lower = {candidate.lower(): candidate for candidate in names}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1 if listed else 3, cutoff=0.5)
     if not listed:
-        three = ", ".join(repr(by_lower[candidate]) for candidate in close)
-        return f"the nearest are {three}" if three else "nothing resembles it"
+        quoted = ", ".join(repr(by_lower[candidate]) for candidate in close)
+        return f"the nearest are {quoted}" if quoted else "nothing resembles it"
     every = "known: " + (", ".join(names[:listed]) or "none")
     every += f" and {len(names) - listed} more" if len(names) > listed else ""
     return f"the nearest is {by_lower[close[0]]!r} ({every})" if close else every
@@ -61,28 +61,28 @@ def import_name(place: str) -> Any:
     if not (colon and module_name and attribute):
         raise UnknownName(f"{place!r} is not of the form package.module:Name")
     try:
-        found: Any = import_module(module_name)
+        imported: Any = import_module(module_name)
     except ModuleNotFoundError as error:
         # a missing package of the module's own is the module's fault, not the name's
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise UnknownName(f"{place!r}: {module_name} cannot be imported ({error})") from error
         raise UnknownName(f"{place!r}: there is no module {error.name!r} on Python's path") from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            public = [key for key in vars(found) if not key.startswith("_")]
+        if not hasattr(imported, part):
+            public = [key for key in vars(imported) if not key.startswith("_")]
             raise UnknownName(f"{place!r}: {module_name} has no {part!r}; {nearest(part, public)}")
-        found = getattr(found, part)
-    return found
+        imported = getattr(imported, part)
+    return imported
 
 
 def keyword_arguments(function: Callable[..., Any], *, without: Iterable[str] = ()) -> dict[str, inspect.Parameter]:
     """The arguments of a callable that can be given by keyword, but for those that the caller fills in itself."""
-    given_by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    keyword_kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     left_out = set(without)
     return {
         name: parameter
         for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind in given_by_name and name not in left_out
+        if parameter.kind in keyword_kinds and name not in left_out
     }
 
 
@@ -134,7 +134,7 @@ class Registry(Mapping[str, T], Generic[T]):
         table: Mapping[str, str],
         *,
         group: str | None = None,
-        accepts: Callable[[Any], bool] = lambda thing: True,
+        accepts: Callable[[Any], bool] = lambda candidate: True,
     ) -> None:
         self.what = what
         self.table = dict(table)
@@ -163,10 +163,10 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         place = self.place(name)
-        thing: T = import_name(place)
-        if not self.accepts(thing):
-            raise UnknownName(f"{name!r} stands for {type(thing).__name__} {place}, which is no {self.what}")
-        return thing
+        imported: T = import_name(place)
+        if not self.accepts(imported):
+            raise UnknownName(f"{name!r} stands for {type(imported).__name__} {place}, which is no {self.what}")
+        return imported
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and (name in self.table or name in self.extensions)

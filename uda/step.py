@@ -78,7 +78,7 @@ class Step:
         self._kept_views = frozenset(kept_views)
         self._roots: dict[str, SegOutput] = {}
         self._student: dict[str, SegOutput] = {}
-        self._kept: dict[str, SegOutput] = {}
+        self._detached: dict[str, SegOutput] = {}
         self._dropped: set[str] = set()
         self._taught: dict[str, SegOutput] = {}
         self._forgotten: set[str] = set()
@@ -135,7 +135,7 @@ class Step:
         Raises:
             RuntimeError: the view was predicted or taught already, so the replacement would go unseen.
         """
-        if name in {*self._student, *self._kept, *self._dropped, *self._taught, *self._forgotten}:
+        if name in {*self._student, *self._detached, *self._dropped, *self._taught, *self._forgotten}:
             raise RuntimeError(
                 f"{self._who()}view {name!r} was already predicted in this step; put it before any method looks at it"
             )
@@ -156,7 +156,7 @@ class Step:
                 f"{self._hook.label} predicts {name!r} with gradient in {self._hook.phase}(); that is for losses(), "
                 f"for the views of its reads, which are {sorted(self._hook.reads)}"
             )
-        if name in self._kept or name in self._dropped:
+        if name in self._detached or name in self._dropped:
             raise RuntimeError(f"{self._who()}the graph of view {name!r} was released; use detached({name!r})")
         if name not in self._student:
             self._forward(name)
@@ -183,16 +183,16 @@ class Step:
             )
         if name in self._student:
             return self._student[name].detach()
-        if name in self._kept:
-            return self._kept[name]
+        if name in self._detached:
+            return self._detached[name]
         if self._updated or name in self._dropped:
             raise RuntimeError(f"{self._who()}the output of view {name!r} is gone; list the view in looks to keep it")
         if name in self._graph_views and (hook is None or hook.phase in ("prepare", "losses")):
             self._forward(name)
             return self._student[name].detach()
         with torch.no_grad():
-            self._kept[name] = _without_extra(self._pass(name, self.view(name)))
-        return self._kept[name]
+            self._detached[name] = _without_extra(self._pass(name, self.view(name)))
+        return self._detached[name]
 
     def teach(self, name: str) -> SegOutput:
         """The shared EMA teacher's output, without gradient.
@@ -260,7 +260,7 @@ class Step:
                     roots.append(root)
                     gradients.append(leaf.grad)
             if name in self._kept_views:
-                self._kept[name] = _without_extra(student.detach())
+                self._detached[name] = _without_extra(student.detach())
             else:
                 self._dropped.add(name)
         return roots, gradients

@@ -253,3 +253,74 @@ def test_cells_side_by_side_give_the_same(finished: BenchResult, data: Path, tmp
         path = Path(name) / "seed0/evaluations/target.npz"
         ours, theirs = Evaluation.load(finished.folder / path), Evaluation.load(result.folder / path)
         np.testing.assert_array_equal(ours.confusions, theirs.confusions)
+
+
+# ---- longer, moved, older -------------------------------------------------------------------------------------------
+
+
+def test_a_longer_benchmark_trains_on_where_that_makes_no_difference(data: Path, tmp_path: Path) -> None:
+    methods = {"source_only": ["Supervised"], "fda": ["Supervised", "FDA"], "adabn": {"test_time": "AdaBN"}}
+    settings = {**tiny.content(data)["settings"], "schedule": "constant"}
+    rows: dict[str, Any] = {"methods": methods, "oracle": False, "warm_start": None}
+    longer = {**rows, "settings": {**settings, "steps": 4}}
+    run(tiny.content(data, **rows, settings=settings), out=tmp_path / "runs")
+    with pytest.raises(ConfigError, match=r"use --extend to train on, or --fresh.*\nsettings.steps: 2 -> 4"):
+        run(tiny.content(data, **longer), out=tmp_path / "runs")
+    again = run(tiny.content(data, **longer), out=tmp_path / "runs", extend=True)
+    assert (sorted(again.ran), again.failed) == (["adabn/seed0", "fda/seed0", "source_only/seed0"], {})
+    whole = run(tiny.content(data, **longer), out=tmp_path / "whole")
+    for row in methods:
+        path = Path(row) / "seed0/evaluations/target.npz"
+        ours, theirs = Evaluation.load(again.folder / path), Evaluation.load(whole.folder / path)
+        np.testing.assert_array_equal(ours.confusions, theirs.confusions)
+
+
+def test_a_longer_benchmark_is_refused_where_the_schedule_knows_the_length(copy: Path, data: Path) -> None:
+    settings = {**tiny.content(data)["settings"], "steps": 4}
+    again = run(tiny.content(data, settings=settings), out=copy, extend=True, methods=["source_only"])
+    assert "the schedule depends on it" in again.failed["source_only/seed0"]
+
+
+def test_moved_and_lost_data_leave_a_finished_benchmark_as_it_is(
+    finished: BenchResult, copy: Path, data: Path, tmp_path: Path, no_training: None
+) -> None:
+    shutil.copytree(data, tmp_path / "moved")
+    again = run(tiny.content(tmp_path / "moved", name="tiny"), out=copy)
+    assert (again.ran, again.failed) == ([], {})
+    lost = run(tiny.content(tmp_path / "nowhere", name="tiny"), out=copy)
+    assert (lost.ran, lost.failed) == ([], {})
+    assert lost.table.row("fda").scores["target"].by_seed == finished.table.row("fda").scores["target"].by_seed
+
+
+def test_logging_more_often_trains_nothing_again(copy: Path, data: Path, no_training: None) -> None:
+    settings = {**tiny.content(data)["settings"], "log_every": 2, "checkpoint_every": 1, "eval_every": 1, "workers": 1}
+    assert run(tiny.content(data, settings=settings), out=copy).ran == []
+
+
+def test_a_changed_default_in_code_is_noticed(copy: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = copy / "tiny/fda/seed0/cell.json"
+    content = json.loads(described.read_text())
+    content["identity"]["methods"]["FDA"]["eta"] = 3.0  # what was written out while 3 was the default
+    described.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"methods.FDA.eta: 3.0 -> 2.0"):
+        run(tiny.content(data), out=copy)
+
+
+def test_runs_of_an_older_version_are_read_and_never_mixed_in(copy: Path, data: Path) -> None:
+    folder = copy / "tiny/fda/seed0"
+    described = json.loads((folder / "cell.json").read_text())
+    del described["identity"]
+    (folder / "cell.json").write_text(json.dumps({**described, "key": "0123456789abcdef"}))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    old = {
+        "optimizer": "adamw", "schedule": "poly", "power": 0.9, "momentum": 0.9, "l1": 0.0,
+        "rare_class_temperature": None, "teacher": {"decay": 0.999, "update": "after", "mode": "train"},
+    }  # fmt: skip
+    for section in ("settings", "warm_start"):
+        config[section] = {key: value for key, value in config[section].items() if key != "accumulate"} | old
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    trained = open_run(folder)
+    assert trained.config.settings.schedule == {"poly": {"power": 0.9}}
+    assert load_model(trained).num_classes == 8
+    with pytest.raises(ConfigError, match=r"schema: 1 -> 2 \(written by another version of uda\)"):
+        run(tiny.content(data), out=copy)

@@ -84,24 +84,24 @@ def mean_iou(confusions: npt.NDArray[np.int64], classes: npt.NDArray[np.bool_] |
     ones: a class that is predicted but never labelled costs the classes whose pixels it takes, and nothing more.
     NaN if there is no such class.
     """
-    scores = [_scores(_counts(one).sum(axis=0, keepdims=True), classes)[0] for one in confusions]
+    scores = [_scores(_counts(matrices).sum(axis=0, keepdims=True), classes)[0] for matrices in confusions]
     return float(np.mean(scores))
 
 
 def resampled(confusions: npt.NDArray[np.int64], draws: Draws, classes: npt.NDArray[np.bool_] | None = None) -> Floats:
     """:func:`mean_iou` of every resample, ``(R,)``. A class without labelled pixels in a resample is left out of it."""
-    counts = [_counts(one) for one in confusions]
+    counts = [_counts(matrices) for matrices in confusions]
     resamples, slots = draws.seeds.shape
     weights = draws.weights.astype(np.float64)
     if weights.shape[1] == 1:
         # every seed once over the shared images, then the drawn ones are picked
-        per_seed = np.stack([_scores(weights[:, 0] @ one, classes) for one in counts], axis=1)
+        per_seed = np.stack([_scores(weights[:, 0] @ seed_counts, classes) for seed_counts in counts], axis=1)
         return np.asarray(np.take_along_axis(per_seed, draws.seeds, axis=1).mean(axis=1), dtype=np.float64)
     total: Floats = np.zeros(resamples)
     for slot in range(slots):
-        for at, one in enumerate(counts):
+        for at, seed_counts in enumerate(counts):
             rows = draws.seeds[:, slot] == at
-            total[rows] += _scores(weights[rows, slot] @ one, classes)
+            total[rows] += _scores(weights[rows, slot] @ seed_counts, classes)
     total /= slots
     return total
 
@@ -166,10 +166,10 @@ def compare(
 def _paired(
     methods: list[Mapping[int, npt.NDArray[np.int64]]], resamples: int, classes: npt.NDArray[np.bool_] | None
 ) -> tuple[list[float], list[Floats]]:
-    seeds = sorted(set.intersection(*(set(one) for one in methods)))
-    stacks = [np.stack([one[seed] for seed in seeds]) for one in methods]
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in methods)))
+    stacks = [np.stack([by_seed[seed] for seed in seeds]) for by_seed in methods]
     draws = draw(len(seeds), stacks[0].shape[1], resamples=resamples)
-    return [mean_iou(one, classes) for one in stacks], [resampled(one, draws, classes) for one in stacks]
+    return [mean_iou(stack, classes) for stack in stacks], [resampled(stack, draws, classes) for stack in stacks]
 
 
 def _counts(confusions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -180,5 +180,5 @@ def _counts(confusions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 def _scores(counts: Floats, classes: npt.NDArray[np.bool_] | None) -> Floats:
     """``(R, 3C)`` summed counts -> ``(R,)`` mean IoU over classes with labelled pixels; NaN where there is none."""
     subset = None if classes is None else np.flatnonzero(classes).tolist()
-    three = torch.from_numpy(counts).unflatten(-1, (3, -1))
-    return np.asarray(miou_of_counts(three, subset, "labelled").numpy())
+    by_class = torch.from_numpy(counts).unflatten(-1, (3, -1))
+    return np.asarray(miou_of_counts(by_class, subset, "labelled").numpy())

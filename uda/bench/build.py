@@ -34,7 +34,7 @@ def build_space(value: str | dict[str, Any]) -> LabelSpace:
         if unknown or ("common" in value) == ("base" in value):
             raise ValueError("{common: [..]} or {base: .., merge: {..}, select: [..]} is needed, with an optional name")
         if "common" in value:
-            return common(*(label_space(one) for one in value["common"]), name=value.get("name"))
+            return common(*(label_space(space_name) for space_name in value["common"]), name=value.get("name"))
         space = label_space(value["base"])
         name = value.get("name", f"{space.name}-reduced")
         space = space.merge(name, value["merge"]) if "merge" in value else space
@@ -54,7 +54,7 @@ def open_source(specs: Sequence[DatasetSpec], space: str | dict[str, Any]) -> La
     return (
         opened[0]
         if len(opened) == 1
-        else Mixture([(one, spec.weight) for one, spec in zip(opened, specs, strict=True)])
+        else Mixture([(source, spec.weight) for source, spec in zip(opened, specs, strict=True)])
     )
 
 
@@ -62,8 +62,8 @@ def open_source(specs: Sequence[DatasetSpec], space: str | dict[str, Any]) -> La
 def _opened(spec_json: str, space_json: str) -> LabelledDataset:
     spec = DatasetSpec.model_validate_json(spec_json)
     opened: Any = dataset(spec.kind, **spec.arguments)
-    found: LabelledDataset = opened.remap(build_space(json.loads(space_json)), spec.aliases or None)
-    return found
+    remapped: LabelledDataset = opened.remap(build_space(json.loads(space_json)), spec.aliases or None)
+    return remapped
 
 
 def build_segmenter(arguments: dict[str, Any], num_classes: int, seed: int) -> nn.Module:
@@ -117,7 +117,8 @@ def check(config: BenchConfig) -> None:
     for spec in (config.target, *config.domains.values()):
         open_dataset(spec, config.space)
     models = {
-        json.dumps(one): one for one in [config.model, *(row.model or config.model for row in config.methods.values())]
+        json.dumps(model): model
+        for model in [config.model, *(row.model or config.model for row in config.methods.values())]
     }
     for path, model in models.items():
         try:

@@ -132,12 +132,12 @@ def _run(
     # a call that only scored would report too little
     measured["peak_memory"] = max(_peak(), (result or {}).get("peak_memory", 0))
     for domain, dataset in datasets.items():
-        found = _score(config, cell, model, domain, dataset, folder, scored.get(domain))
+        evaluation = _score(config, cell, model, domain, dataset, folder, scored.get(domain))
         (folder / "evaluations").mkdir(exist_ok=True)
-        found.save(folder / "evaluations" / f"{domain}.npz")
+        evaluation.save(folder / "evaluations" / f"{domain}.npz")
     steps = cell.settings.steps if cell.settings else 0
     device = measured.pop("device", None) or str(next(model.parameters()).device)
-    maps = (result or {}).get("label_maps", {}) | {name: _label_map(one) for name, one in datasets.items()}
+    maps = (result or {}).get("label_maps", {}) | {name: _label_map(dataset) for name, dataset in datasets.items()}
     content = {
         "method": cell.method, "seed": cell.seed, "kind": cell.kind, "steps": steps,
         "seconds_per_step": None, **measured,
@@ -177,7 +177,7 @@ def _train(
 
 def _plain(config: BenchConfig, cell: Cell) -> bool:
     """Whether a cell is scored just as the trainer does it."""
-    return config.evaluate == EvaluateSpec() and all(one["test_time"] is None for one in cell.scoring.values())
+    return config.evaluate == EvaluateSpec() and all(scoring["test_time"] is None for scoring in cell.scoring.values())
 
 
 class _Clock:
@@ -196,10 +196,12 @@ class _Clock:
     def seconds(self, settings: Settings) -> float | None:
         """Mean over the steps, but for the first of this call and those with an evaluation; ``None`` without any."""
         every = settings.eval_every or settings.steps
-        kept = [
-            value for index, value in list(self.times.items())[1:] if (index + 1) % every and index + 1 < settings.steps
+        durations = [
+            duration
+            for index, duration in list(self.times.items())[1:]
+            if (index + 1) % every and index + 1 < settings.steps
         ]
-        return sum(kept) / len(kept) if kept else (min(self.times.values()) if self.times else None)
+        return sum(durations) / len(durations) if durations else (min(self.times.values()) if self.times else None)
 
 
 def _label_map(dataset: LabelledDataset) -> list[str]:
@@ -225,7 +227,7 @@ def _score(
     spec = content["test_time"]
     wrapped = attach(spec, model, source, adaptation_images(config, domain, dataset) if spec else None)
     try:
-        found = done or evaluate(
+        evaluation = done or evaluate(
             wrapped,
             dataset,
             batch_size=options.batch_size,
@@ -236,7 +238,7 @@ def _score(
     finally:
         if isinstance(wrapped, TestTimeMethod):
             wrapped.detach_model()
-    return found
+    return evaluation
 
 
 def _pictures(
@@ -261,8 +263,8 @@ def _write(path: Path, text: str) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    found = {"uda": uda.__version__, "python": platform.python_version()}
-    return found | {name: metadata.version(name) for name in PACKAGES}
+    installed = {"uda": uda.__version__, "python": platform.python_version()}
+    return installed | {name: metadata.version(name) for name in PACKAGES}
 
 
 def machine() -> str:
@@ -285,9 +287,9 @@ def _peak() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     with contextlib.suppress(OSError):
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        if found:
-            return int(found[1]) * 1024
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if match:
+            return int(match[1]) * 1024
     try:
         import resource
     except ImportError:  # Windows

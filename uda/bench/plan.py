@@ -64,8 +64,8 @@ def make_plan(
     rows = dict(config.methods)
     if config.oracle:
         # right after the baseline, so that an interrupted run soon has the two ends of the scale
-        others = {name: row for name, row in rows.items() if name != SOURCE_ONLY}
-        rows = {SOURCE_ONLY: rows[SOURCE_ONLY], ORACLE: MethodEntry(methods=rows[SOURCE_ONLY].methods), **others}
+        other_rows = {name: row for name, row in rows.items() if name != SOURCE_ONLY}
+        rows = {SOURCE_ONLY: rows[SOURCE_ONLY], ORACLE: MethodEntry(methods=rows[SOURCE_ONLY].methods), **other_rows}
     for name in methods or ():
         if name not in rows:
             raise ConfigError(f"{config.name} has no row {name!r}; known: {', '.join(rows)}")
@@ -116,7 +116,7 @@ def _warm_start(cells: dict[str, Cell], config: BenchConfig, model: dict[str, An
 def _common(config: BenchConfig, model: dict[str, Any], settings: Settings) -> dict[str, Any]:
     return {
         "space": config.space,
-        "source": [one.model_dump(mode="json") for one in config.source],
+        "source": [spec.model_dump(mode="json") for spec in config.source],
         "model": model,
         "settings": settings.model_dump(mode="json"),
     }

@@ -52,7 +52,7 @@ def record(config: BenchConfig, folder: Path, table: Table, out: Path, command: 
 def summary(config: BenchConfig, folder: Path, table: Table, command: str) -> dict[str, Any]:
     """The result as plain values: command, config, versions, machine, seeds, time, and every row's scores."""
     cells = make_plan(config)
-    results = [one for one in (read_result(folder / cell.name) for cell in cells) if one]
+    results = [result for result in (read_result(folder / cell.name) for cell in cells) if result]
     rows = []
     for row in table.rows:
         scores = {
@@ -66,7 +66,7 @@ def summary(config: BenchConfig, folder: Path, table: Table, command: str) -> di
         rows.append({**{key: getattr(row, key) for key in plain_keys}, "scores": scores})
     content = {
         "name": table.name, "command": command, "machine": table.machine, "versions": table.versions,
-        "seeds": config.seeds, "training_seconds": sum(one["seconds"] for one in results), "rows": rows,
+        "seeds": config.seeds, "training_seconds": sum(result["seconds"] for result in results), "rows": rows,
         "notes": table.notes, "config": config.resolved(),
     }  # fmt: skip
     plain: dict[str, Any] = _finite(content)
@@ -76,7 +76,7 @@ def summary(config: BenchConfig, folder: Path, table: Table, command: str) -> di
 def _finite(value: Any) -> Any:
     """NaN -> ``None``: JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _finite(child) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
+        return [_finite(child) for child in value]
     return None if isinstance(value, float) and value != value else value

@@ -46,7 +46,7 @@ def memory(row: Row) -> str:
 
 def sentences(table: Table) -> list[str]:
     """For each row in words what it does on the target and on the source."""
-    found = []
+    lines = []
     for row in table.rows:
         if row.name == SOURCE_ONLY:
             continue
@@ -55,8 +55,8 @@ def sentences(table: Table) -> list[str]:
             score = row.scores[domain.name]
             value = with_interval(score.all.delta, signed=True)
             parts.append(f"{score.verdict} on {domain.name} ({value})" if score.all.delta.known else score.verdict)
-        found.append(f"{row.name}: {', '.join(dict.fromkeys(parts))}")
-    return found
+        lines.append(f"{row.name}: {', '.join(dict.fromkeys(parts))}")
+    return lines
 
 
 def columns(table: Table, row: Row, *, wide: bool = True) -> list[tuple[str, list[str]]]:
@@ -72,17 +72,17 @@ def columns(table: Table, row: Row, *, wide: bool = True) -> list[tuple[str, lis
     def both(estimate: Estimate, signed: bool = False) -> list[str]:
         return [part for part in (number(estimate, signed=signed), interval(estimate)) if part]
 
-    found = [("seeds", [str(len(row.seeds))])] if wide else []
+    pairs = [("seeds", [str(len(row.seeds))])] if wide else []
     for domain in table.domains:
         score, name = row.scores[domain.name], domain.name
-        found.append((f"{name} mIoU", both(score.all.score)))
+        pairs.append((f"{name} mIoU", both(score.all.score)))
         if wide or name in ("source", "target"):
-            found.append((f"{name} Δ", both(score.all.delta, signed=True)))
+            pairs.append((f"{name} Δ", both(score.all.delta, signed=True)))
         if name == "target":
-            found.append(("gap closed %", both(score.all.gap_closed)))
+            pairs.append(("gap closed %", both(score.all.gap_closed)))
         if name == "target" or (wide and name == "source"):
-            found.append((f"{name} frequent", both(score.frequent.score)))
-    return [*found, ("s/it", [seconds(row)]), ("GiB", [memory(row)])]
+            pairs.append((f"{name} frequent", both(score.frequent.score)))
+    return [*pairs, ("s/it", [seconds(row)]), ("GiB", [memory(row)])]
 
 
 def terminal(table: Table) -> RenderableType:
@@ -132,8 +132,8 @@ def class_rows(table: Table, domain: Domain) -> Iterator[list[str]]:
 
 
 def _grid(titles: list[str], rows: list[list[str]]) -> list[str]:
-    def line(items: list[str]) -> str:
-        return "| " + " | ".join(item.replace("|", "\\|") for item in items) + " |"
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
     return [line(titles), "|" + "---|" + "---:|" * (len(titles) - 1), *(line(row) for row in rows)]
 
@@ -154,7 +154,7 @@ def to_csv(table: Table) -> str:
         for domain in table.domains:
             for measure, estimate, classes in _measures(row.scores[domain.name], domain):
                 verdict = row.scores[domain.name].verdict if measure == "delta" and row.name != SOURCE_ONLY else ""
-                numbers = [_plain(one) for one in (estimate.value, estimate.low, estimate.high)]
+                numbers = [_plain(value) for value in (estimate.value, estimate.low, estimate.high)]
                 writer.writerow([
                     row.name, domain.name, measure, *numbers, len(row.seeds), domain.images, classes, row.steps,
                     _plain(row.seconds_per_step), row.peak_memory or "", verdict,

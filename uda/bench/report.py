@@ -96,7 +96,7 @@ def _samples(config: BenchConfig, domain: Domain, folder: Path, table: Table) ->
         dataset = build.open_dataset(config.domains[domain.name], config.space)
     except ValueError:
         return []
-    found = []
+    samples = []
     for index in picture_indices(len(dataset)):
         sample = dataset[index]
         image = sample.image.permute(1, 2, 0).numpy()
@@ -107,8 +107,8 @@ def _samples(config: BenchConfig, domain: Domain, folder: Path, table: Table) ->
             if labels is not None:
                 pictures.append((row.name, _uri(dataset.space.colourise(labels), ".png")))
         label = sample.label.numpy() if sample.label is not None else np.full(image.shape[:2], 255)
-        found.append([*pictures, ("label", _uri(dataset.space.colourise(label), ".png"))])
-    return found
+        samples.append([*pictures, ("label", _uri(dataset.space.colourise(label), ".png"))])
+    return samples
 
 
 def _uri(rgb: npt.NDArray[np.uint8], suffix: str) -> str:

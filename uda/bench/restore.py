@@ -117,10 +117,10 @@ def open_model(text: str, space: str | None = None) -> tuple[nn.Module, LabelSpa
         raise ConfigError(f"{text}: --space must say which classes the model predicts")
     if not Path(file).is_file():
         raise ConfigError(f"{file}: no such file")
-    found = runpy.run_path(file).get(function)
-    if not callable(found):
+    factory = runpy.run_path(file).get(function)
+    if not callable(factory):
         raise ConfigError(f"{file}: no function {function!r}")
-    model = found()
+    model = factory()
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{text}: gave {type(model).__name__}, not a torch module")
     classes = build_space(space)

@@ -140,17 +140,17 @@ def _clear_stale(identities: Identities, root: Path, fresh: bool, extend: bool) 
         described = read_description(root / cell.name)
         if described is None or not has_training(root / cell.name):
             continue
-        found = identities.differences(cell, described)
-        if found and not (extend and all(_is_length(text) for text in found)):
-            stale[cell.name] = found
+        differences = identities.differences(cell, described)
+        if differences and not (extend and all(_is_length(text) for text in differences)):
+            stale[cell.name] = differences
     if stale and not fresh:
-        name, found = next(iter(stale.items()))
+        name, differences = next(iter(stale.items()))
         more = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
-        length = all(_is_length(text) for text in found)
+        length = all(_is_length(text) for text in differences)
         hint = "--extend to train on, or " if length else ""
         raise ConfigError(
             f"{root / name}{more}: trained with another config; use {hint}--fresh to delete these cells, or another "
-            f"name or --out\n{describe_differences(found)}"
+            f"name or --out\n{describe_differences(differences)}"
         )
     for name in stale:
         shutil.rmtree(root / name)
@@ -187,7 +187,7 @@ class _Work:
             if lost:
                 self.waiting.remove(cell)
                 self.finish(cell, f"not run, because {lost[0]} failed")
-            elif not {other.name for other in self.waiting + self.running} & set(cell.needs):
+            elif not {unfinished.name for unfinished in self.waiting + self.running} & set(cell.needs):
                 self.waiting.remove(cell)
                 self.running.append(cell)
                 self.tell("start", cell)
@@ -195,7 +195,7 @@ class _Work:
         return None
 
     def finish(self, cell: Cell, error: str | None) -> None:
-        self.running = [other for other in self.running if other != cell]
+        self.running = [running for running in self.running if running != cell]
         if error is None:
             self.ran.append(cell.name)
             self.tell("done", cell)

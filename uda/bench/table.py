@@ -126,26 +126,26 @@ def make_table(config: BenchConfig, folder: Path, seeds: Collection[int] | None 
     identities = Identities(config, planned)
     cells = [cell for cell in planned if not cell.method.startswith(WARM_START)]
     results: dict[str, dict[int, dict[str, Any]]] = {}
-    found: ByCell = {}
+    by_cell: ByCell = {}
     for cell in cells:
         result = read_result(folder / cell.name)
         if result is None or not identities.is_done(cell, folder):
             continue
         results.setdefault(cell.method, {})[cell.seed] = result
-        found.setdefault(cell.method, {})[cell.seed] = _load(cell, folder)
+        by_cell.setdefault(cell.method, {})[cell.seed] = _load(cell, folder)
     order = ["target", "source", *config.unseen]
-    one: dict[str, Any] = next((one for by_seed in results.values() for one in by_seed.values()), {})
-    maps = one.get("label_maps", {})
-    domains = tuple(_domain(config, name, found, tuple(maps.get(name, ()))) for name in order if found)
+    first_result: dict[str, Any] = next((result for by_seed in results.values() for result in by_seed.values()), {})
+    maps = first_result.get("label_maps", {})
+    domains = tuple(_domain(config, name, by_cell, tuple(maps.get(name, ()))) for name in order if by_cell)
     listed = dict.fromkeys([*([SOURCE_ONLY, ORACLE] if config.oracle else [SOURCE_ONLY]), *config.methods])
-    rows = tuple(_row(config, name, domains, found, results[name]) for name in listed if name in found)
+    rows = tuple(_row(config, name, domains, by_cell, results[name]) for name in listed if name in by_cell)
     return Table(
         config.name,
         domains,
         rows,
         tuple(_notes(config, domains, rows)),
-        one.get("versions", {}),
-        one.get("machine", ""),
+        first_result.get("versions", {}),
+        first_result.get("machine", ""),
     )
 
 
@@ -153,10 +153,10 @@ def _load(cell: Cell, folder: Path) -> dict[str, Evaluation]:
     return {domain: Evaluation.load(folder / cell.name / "evaluations" / f"{domain}.npz") for domain in cell.scoring}
 
 
-def _domain(config: BenchConfig, name: str, found: ByCell, label_map: tuple[str, ...]) -> Domain:
-    evaluations = [scores[name] for by_seed in found.values() for scores in by_seed.values()]
+def _domain(config: BenchConfig, name: str, by_cell: ByCell, label_map: tuple[str, ...]) -> Domain:
+    evaluations = [scores[name] for by_seed in by_cell.values() for scores in by_seed.values()]
     first = evaluations[0]
-    if any(other.names != first.names for other in evaluations):
+    if any(evaluation.names != first.names for evaluation in evaluations):
         raise ValueError(f"{config.name}: cells were scored on different images of {name!r}; run with --fresh")
     return Domain(
         name, _data(config.domains[name]), len(first.names), first.class_names, first.confusion.sum(axis=1), label_map
@@ -171,56 +171,56 @@ def _data(spec: DatasetSpec) -> str:
 
 
 def _row(
-    config: BenchConfig, name: str, domains: tuple[Domain, ...], found: ByCell, results: dict[int, dict[str, Any]]
+    config: BenchConfig, name: str, domains: tuple[Domain, ...], by_cell: ByCell, results: dict[int, dict[str, Any]]
 ) -> Row:
-    seconds = [one["seconds_per_step"] for one in results.values() if one["seconds_per_step"]]
-    memory = [one["peak_memory"] for one in results.values() if one.get("peak_memory")]
-    entry = config.methods.get(name) or MethodEntry(methods=config.methods[SOURCE_ONLY].methods)
-    text = describe(entry) + (" on the target's labels" if name == ORACLE and config.oracle else "")
+    seconds = [result["seconds_per_step"] for result in results.values() if result["seconds_per_step"]]
+    memory = [result["peak_memory"] for result in results.values() if result.get("peak_memory")]
+    row = config.methods.get(name) or MethodEntry(methods=config.methods[SOURCE_ONLY].methods)
+    text = describe(row) + (" on the target's labels" if name == ORACLE and config.oracle else "")
     return Row(
         name=name,
         methods=text,
         seeds=tuple(sorted(results)),
         missing=tuple(seed for seed in config.seeds if seed not in results),
-        scores={domain.name: _score(config, name, domain, found) for domain in domains},
+        scores={domain.name: _score(config, name, domain, by_cell) for domain in domains},
         steps=next(iter(results.values()))["steps"],
-        seconds_per_step=median(seconds) if seconds and entry.trains else None,
-        peak_memory=max(memory) if memory and entry.trains else None,
+        seconds_per_step=median(seconds) if seconds and row.trains else None,
+        peak_memory=max(memory) if memory and row.trains else None,
         threads=next(iter(results.values())).get("threads"),
     )
 
 
-def _score(config: BenchConfig, name: str, domain: Domain, found: ByCell) -> Score:
+def _score(config: BenchConfig, name: str, domain: Domain, by_cell: ByCell) -> Score:
     def confusions(row: str) -> dict[int, npt.NDArray[np.int64]]:
-        return {seed: scores[domain.name].confusions for seed, scores in found.get(row, {}).items()}
+        return {seed: scores[domain.name].confusions for seed, scores in by_cell.get(row, {}).items()}
 
-    mine = confusions(name)
+    method = confusions(name)
     baseline = confusions(SOURCE_ONLY) if name != SOURCE_ONLY else None
     oracle = confusions(ORACLE) if config.oracle and name != ORACLE and domain.name == "target" else None
 
     def over(classes: npt.NDArray[np.bool_]) -> Comparison:
-        return compare(mine, baseline, oracle, classes=classes, resamples=config.resamples)
+        return compare(method, baseline, oracle, classes=classes, resamples=config.resamples)
 
-    per_seed = [iou(torch.from_numpy(matrices.sum(axis=0)), "labelled").numpy() for matrices in mine.values()]
+    per_seed = [iou(torch.from_numpy(matrices.sum(axis=0)), "labelled").numpy() for matrices in method.values()]
     labelled = domain.labelled
     return Score(
         all=over(labelled),
         frequent=over(domain.frequent),
         iou=np.mean(per_seed, axis=0),
-        by_seed={seed: float(scores[labelled].mean()) for seed, scores in zip(mine, per_seed, strict=True)},
+        by_seed={seed: float(scores[labelled].mean()) for seed, scores in zip(method, per_seed, strict=True)},
     )
 
 
-def describe(entry: MethodEntry) -> str:
+def describe(row: MethodEntry) -> str:
     """A row's methods in one line, ``Supervised + FDA(beta=0.01)``."""
-    parts = [_one(spec) for spec in entry.methods or [{SOURCE_ONLY: {}}]]
-    if entry.test_time:
-        parts.append(f"{_one(entry.test_time)} at test time")
-    options = "; own " + " and ".join(key for key in ("model", "settings") if getattr(entry, key))
-    return " + ".join(parts) + (options if entry.model or entry.settings else "")
+    parts = [_describe_spec(spec) for spec in row.methods or [{SOURCE_ONLY: {}}]]
+    if row.test_time:
+        parts.append(f"{_describe_spec(row.test_time)} at test time")
+    options = "; own " + " and ".join(key for key in ("model", "settings") if getattr(row, key))
+    return " + ".join(parts) + (options if row.model or row.settings else "")
 
 
-def _one(spec: dict[str, dict[str, Any]]) -> str:
+def _describe_spec(spec: dict[str, dict[str, Any]]) -> str:
     ((name, arguments),) = spec.items()
     inside = ", ".join(f"{key}={value}" for key, value in arguments.items())
     return f"{name}({inside})" if inside else name
@@ -234,7 +234,7 @@ def _notes(config: BenchConfig, domains: tuple[Domain, ...], rows: tuple[Row, ..
         if warm
         else "No warm start: every row starts from the model's initial weights."
     )
-    sources = [_data(one) + (f" (weight {one.weight:g})" if one.weight != 1 else "") for one in config.source]
+    sources = [_data(spec) + (f" (weight {spec.weight:g})" if spec.weight != 1 else "") for spec in config.source]
     notes = [
         f"Trained on {' + '.join(sources)} with labels, adapted to {_data(config.target)} without.",
         f"{s.steps} optimiser steps for every row that trains, batch size {s.batch_size}, "

@@ -74,21 +74,21 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def key_values(items: Sequence[str], option: str) -> dict[str, str]:
+def key_values(assignments: Sequence[str], option: str) -> dict[str, str]:
     """``["a=b"]`` -> ``{"a": "b"}``.
 
     Raises:
-        ValueError: an item without ``=``, or a name that is given twice.
+        ValueError: an assignment without ``=``, or a name that is given twice.
     """
-    found: dict[str, str] = {}
-    for item in items:
-        name, equals, value = item.partition("=")
+    values: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
         if not equals or not name or not value:
-            raise ValueError(f"{option} takes NAME=VALUE, got {item!r}")
-        if name in found:
+            raise ValueError(f"{option} takes NAME=VALUE, got {assignment!r}")
+        if name in values:
             raise ValueError(f"{option} {name} is given twice")
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
 def integers(text: str | None, option: str) -> list[int] | None:
@@ -133,13 +133,13 @@ def yaml_value(text: str, option: str) -> Any:
         raise ValueError(f"{option}: {text!r} is not valid YAML ({' '.join(str(error).split())})") from None
 
 
-def reader_options(items: Sequence[str]) -> dict[str, Any]:
+def reader_options(assignments: Sequence[str]) -> dict[str, Any]:
     """``--option NAME=VALUE`` of a data set's reader, values as YAML.
 
     Raises:
         ValueError: not of that form.
     """
-    return {name: yaml_value(value, f"--option {name}") for name, value in key_values(items, "--option").items()}
+    return {name: yaml_value(value, f"--option {name}") for name, value in key_values(assignments, "--option").items()}
 
 
 @contextmanager

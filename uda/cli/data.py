@@ -98,9 +98,9 @@ def show(
     """Write a contact sheet: images, and the images under their label colours."""
     from uda.data.check import show as draw
 
-    found = _open(what, folder, split, space, option, root)
-    for number, dataset in enumerate(found):
-        path = out if len(found) == 1 else out.with_stem(f"{out.stem}_{number}")
+    datasets = _open(what, folder, split, space, option, root)
+    for number, dataset in enumerate(datasets):
+        path = out if len(datasets) == 1 else out.with_stem(f"{out.stem}_{number}")
         print(draw(dataset, path, count))
 
 
@@ -120,8 +120,8 @@ def _open(
     if folder is None:
         raise ValueError(f"the folder of the {what} data set is missing")
     options = reader_options(option)
-    given = {"split": split, "space": space}
-    options |= {name: value for name, value in given.items() if value is not None}
+    flags = {"split": split, "space": space}
+    options |= {name: value for name, value in flags.items() if value is not None}
     return [dataset(what, root=folder, **{**more, **options})]
 
 
@@ -136,5 +136,6 @@ def _of_config(path: Path, space: str | None, root: list[str], more: dict[str, A
     wanted = build_space(space or config.space)
     specs = [*config.source, config.source_val, config.target, config.target_val, *config.unseen.values()]
     return [
-        dataset(one.kind, **{**more, **one.arguments, "space": wanted, "aliases": one.aliases or None}) for one in specs
+        dataset(spec.kind, **{**more, **spec.arguments, "space": wanted, "aliases": spec.aliases or None})
+        for spec in specs
     ]

@@ -57,8 +57,8 @@ def evaluate(
     from uda.engine import evaluate as score
 
     place = open_device(device)
-    found, classes, run = open_model(model, space)
-    found.to(place)
+    network, classes, run = open_model(model, space)
+    network.to(place)
     datasets = _datasets(run, classes, on, kind, root, split, option)
     default = run.config.evaluate if run is not None else EvaluateSpec()
     spec = test_time_of(test_time, run)
@@ -68,7 +68,7 @@ def evaluate(
             images = dataset.unlabelled()
             if run is not None and spec is not None and name in run.config.domains:
                 images = adaptation_images(run.config, name, dataset)
-            wrapped = attach(spec, found, source_of(run), images)
+            wrapped = attach(spec, network, source_of(run), images)
             results[name] = score(
                 wrapped,
                 dataset,
@@ -77,7 +77,7 @@ def evaluate(
                 precision=run.training["settings"]["precision"] if run is not None else "fp32",
                 progress=functools.partial(track, label=name, total=len(dataset), progress=progress),
             )
-            if wrapped is not found:
+            if wrapped is not network:
                 wrapped.detach_model()  # type: ignore[operator]
     _show(results, spec)
     content = _content(results, model, spec)
@@ -121,23 +121,23 @@ def _datasets(
     from uda.bench.build import open_dataset
     from uda.data import dataset
 
-    found: dict[str, Any] = {}
+    datasets: dict[str, Any] = {}
     if kind is not None:
         if root is None:
             raise ValueError(f"--kind {kind} needs --root, its folder")
         options = reader_options(option)
         if split is not None:
             options["split"] = split
-        one = dataset(kind, root=root, **{"space": space, **options})
-        found[one.name] = one
+        further_dataset = dataset(kind, root=root, **{"space": space, **options})
+        datasets[further_dataset.name] = further_dataset
     elif run is None:
         raise ValueError("a model from a file needs a data set: --kind and --root")
     domains = run.config.domains if run is not None else {}
     for name in on or ([] if kind is not None else domains):
         if run is None or name not in domains:
             raise ValueError(f"--on {name}: no such domain; there are: {', '.join(domains) or 'none'}")
-        found[name] = open_dataset(domains[name], run.config.space)
-    return found
+        datasets[name] = open_dataset(domains[name], run.config.space)
+    return datasets
 
 
 def _show(results: dict[str, Evaluation], spec: Any) -> None:
@@ -148,13 +148,13 @@ def _show(results: dict[str, Evaluation], spec: Any) -> None:
     for name in results:
         grid.add_column(name, justify="right")
     first = next(iter(results.values()))
-    ious = [one.iou() for one in results.values()]
+    ious = [evaluation.iou() for evaluation in results.values()]
     for index, name in enumerate(first.class_names):
         grid.add_row(name, *(_percent(iou[index]) for iou in ious))
     grid.add_section()
-    grid.add_row("mean", *(_percent(one.miou()) for one in results.values()), style="bold")
-    grid.add_row("loss", *(f"{one.loss():.3f}" for one in results.values()))
-    grid.add_row("images", *(str(len(one.names)) for one in results.values()))
+    grid.add_row("mean", *(_percent(evaluation.miou()) for evaluation in results.values()), style="bold")
+    grid.add_row("loss", *(f"{evaluation.loss():.3f}" for evaluation in results.values()))
+    grid.add_row("images", *(str(len(evaluation.names)) for evaluation in results.values()))
     console().print(grid)
 
 
@@ -171,12 +171,14 @@ def _content(results: dict[str, Evaluation], model: str, spec: Any) -> dict[str,
         "test_time": spec,
         "results": {
             name: {
-                "miou": number(one.miou()),
-                "loss": number(one.loss()),
-                "images": len(one.names),
-                "iou": {cls: number(value) for cls, value in zip(one.class_names, one.iou(), strict=True)},
+                "miou": number(evaluation.miou()),
+                "loss": number(evaluation.loss()),
+                "images": len(evaluation.names),
+                "iou": {
+                    cls: number(value) for cls, value in zip(evaluation.class_names, evaluation.iou(), strict=True)
+                },
             }
-            for name, one in results.items()
+            for name, evaluation in results.items()
         },
     }
 

@@ -46,16 +46,16 @@ def predict(
 
     files = find_images(images, out)
     place = open_device(device)
-    found, classes, run = open_model(model, space)
-    found.to(place)
+    network, classes, run = open_model(model, space)
+    network.to(place)
     spec = test_time_of(test_time, run)
     root = images if images.is_dir() else images.parent
-    wrapped = attach(spec, found, source_of(run) if spec else None, Unlabelled(root.name, root, files))
+    wrapped = attach(spec, network, source_of(run) if spec else None, Unlabelled(root.name, root, files))
     maps = {Ids.both: ("train", "raw"), Ids.none: ()}.get(ids, (ids.value,))
     with bars() as progress:
         report = work(
             wrapped, files, out, classes, root=root, ids=maps, overlay=None if no_overlay else overlay,
-            progress=lambda items: track(items, "images", len(files), progress),
+            progress=lambda paths: track(paths, "images", len(files), progress),
         )  # fmt: skip
     print(f"{len(files) - len(report.failed)} of {len(files)} images predicted into {out}")
     for file, message in report.failed.items():

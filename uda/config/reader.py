@@ -92,9 +92,9 @@ class _Reader:
     def substitute(self, value: Any, values: Mapping[str, str], path: str) -> Any:
         """Fill ``${name}`` in every string."""
         if isinstance(value, dict):
-            return {key: self.substitute(one, values, f"{path}.{key}".lstrip(".")) for key, one in value.items()}
+            return {key: self.substitute(child, values, f"{path}.{key}".lstrip(".")) for key, child in value.items()}
         if isinstance(value, list):
-            return [self.substitute(one, values, f"{path}.{at}") for at, one in enumerate(value)]
+            return [self.substitute(child, values, f"{path}.{at}") for at, child in enumerate(value)]
         if not isinstance(value, str):
             return value
         for name in re.findall(r"\$\{(\w+)\}", value):
@@ -136,7 +136,7 @@ class _Reader:
                 listed = row["methods"]
                 if not isinstance(listed, list) or not listed:
                     raise self.fail(f"{path}.methods", f"a list of at least one method is needed, got {listed!r}")
-                row["methods"] = [self.spec(one, f"{path}.{at}", Method) for at, one in enumerate(listed)]
+                row["methods"] = [self.spec(raw_spec, f"{path}.{at}", Method) for at, raw_spec in enumerate(listed)]
             if row.get("test_time") is not None:
                 row["test_time"] = self.spec(row["test_time"], f"{path}.test_time", TestTimeMethod)
             if row.get("methods") is None and row.get("test_time") is None:
@@ -187,14 +187,14 @@ class _Reader:
             raise self.fail(f"methods.{SOURCE_ONLY}", "must train without target images; write [Supervised]")
         if config.oracle and ORACLE in config.methods:
             raise self.fail(f"methods.{ORACLE}", "is built in; leave the row out, or set oracle: false")
-        for name, entry in config.methods.items():
+        for name, row in config.methods.items():
             path = f"methods.{name}.settings"
-            if entry.settings and not entry.trains:
+            if row.settings and not row.trains:
                 raise self.fail(path, "this row does not train")
-            if "steps" in entry.settings:
+            if "steps" in row.settings:
                 raise self.fail(f"{path}.steps", "all rows of a table train for the same number of steps")
-            if entry.settings:
-                self.settings(entry.settings, settings, path)
+            if row.settings:
+                self.settings(row.settings, settings, path)
 
     def needs_target(self, spec: Spec) -> bool:
         method = build_method(spec)
@@ -218,8 +218,8 @@ class _Reader:
     def check_data(self, config: BenchConfig) -> None:
         """Kinds and options of all data sets, before any is opened."""
         specs = {"source_val": config.source_val, "target": config.target, "target_val": config.target_val}
-        specs |= {f"source.{at}" if len(config.source) > 1 else "source": one for at, one in enumerate(config.source)}
-        specs |= {f"unseen.{name}": one for name, one in config.unseen.items()}
+        specs |= {f"source.{at}" if len(config.source) > 1 else "source": spec for at, spec in enumerate(config.source)}
+        specs |= {f"unseen.{name}": spec for name, spec in config.unseen.items()}
         for path, spec in specs.items():
             try:
                 options = dataset_options(spec.kind)
@@ -261,8 +261,8 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
     record: Any = model
     for part in path:
         if part in record.model_fields:
-            found = list(_records_in(record.model_fields[part].annotation))
-            record = found[0] if found else record
+            records = list(_records_in(record.model_fields[part].annotation))
+            record = records[0] if records else record
     return list(record.model_fields)
 
 
@@ -270,8 +270,8 @@ def _records_in(annotation: Any) -> typing.Iterator[type[BaseModel]]:
     plain = isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias)
     if plain and issubclass(annotation, BaseModel):
         yield annotation
-    for one in typing.get_args(annotation):
-        yield from _records_in(one)
+    for argument in typing.get_args(annotation):
+        yield from _records_in(argument)
 
 
 class _Loader(yaml.SafeLoader):

@@ -42,11 +42,11 @@ class Acdc(FileDataset):
 
     def find(self) -> list[Item]:
         """The split's frames by condition, sequence and name."""
-        found: list[Item] = []
+        items: list[Item] = []
         for condition in [self.condition] if self.condition else CONDITIONS:
             images = self.root / "rgb_anon" / condition / self.split
             labels = self.root / "gt" / condition / self.split
             for path in image_files(images, ".png"):
                 stem = path.stem.removesuffix("_rgb_anon").removesuffix("_rgb_ref_anon")
-                found.append(Item(path, labels / path.parent.name / f"{stem}_gt_labelIds.png"))
-        return found
+                items.append(Item(path, labels / path.parent.name / f"{stem}_gt_labelIds.png"))
+        return items

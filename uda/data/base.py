@@ -158,12 +158,12 @@ class FileDataset(ABC):
         self._cache = open_cache(options.get("cache"))
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder ({self.kind} data set)")
-        found = self.find()
-        if not found:
+        items = self.find()
+        if not items:
             raise DataError(f"{self.root}: split {split!r} of {self.kind} has no images")
         if options.get("labelled", True):
-            found = self._with_labels(found, strict=options.get("strict", True))
-        self._items = found[: _limit(options.get("limit"))]
+            items = self._with_labels(items, strict=options.get("strict", True))
+        self._items = items[: _limit(options.get("limit"))]
         self._aim(label_space(options.get("space") or self.default_space), options.get("aliases"))
 
     def __init_subclass__(cls, **more: Any) -> None:
@@ -177,16 +177,16 @@ class FileDataset(ABC):
     def find(self) -> list[Item]:
         """The split's files in a fixed order; raises :class:`DataError` where the layout is not there."""
 
-    def _with_labels(self, found: list[Item], *, strict: bool) -> list[Item]:
-        missing = [item for item in found if not item.label.is_file()]
+    def _with_labels(self, items: list[Item], *, strict: bool) -> list[Item]:
+        missing = [item for item in items if not item.label.is_file()]
         if missing and strict:
-            more = f" ({len(missing)} of {len(found)} images have none)" if len(missing) > 1 else ""
+            more = f" ({len(missing)} of {len(items)} images have none)" if len(missing) > 1 else ""
             raise DataError(f"{missing[0].image}: no label at {missing[0].label}{more}")
         self.problems += [f"{item.image}: no label at {item.label}" for item in missing]
-        kept = [item for item in found if item not in set(missing)]
-        if not kept:
-            raise DataError(f"{self.root}: none of the {len(found)} images of split {self.split!r} has a label")
-        return kept
+        labelled = [item for item in items if item not in set(missing)]
+        if not labelled:
+            raise DataError(f"{self.root}: none of the {len(items)} images of split {self.split!r} has a label")
+        return labelled
 
     def _aim(self, space: LabelSpace, aliases: Mapping[str, str | None] | None) -> None:
         self.space = space
@@ -248,10 +248,10 @@ class FileDataset(ABC):
         encoded = self._encode(raw)
         if image.shape[:2] != encoded.shape:
             raise DataError(_sizes(item, image.shape[:2], encoded.shape))
-        found = unknown_values(raw, encoded)
+        unknown = unknown_values(raw, encoded)
         encoded[encoded == UNKNOWN] = IGNORE
         label = torch.from_numpy(self._table[encoded].astype(np.int64))
-        return Sample(torch.from_numpy(image).permute(2, 0, 1), label, _relative(item.image, self.root)), list(found)
+        return Sample(torch.from_numpy(image).permute(2, 0, 1), label, _relative(item.image, self.root)), list(unknown)
 
     def unlabelled(self) -> Unlabelled:
         """The same images with no way to their labels."""
@@ -271,17 +271,17 @@ class FileDataset(ABC):
 
     def remap(self, space: LabelSpace | str, aliases: Mapping[str, str | None] | None = None) -> Self:
         """The same data in another label space; ``aliases`` names raw classes of the files."""
-        other = copy.copy(self)
-        other._aim(label_space(space), aliases)
-        return other
+        remapped = copy.copy(self)
+        remapped._aim(label_space(space), aliases)
+        return remapped
 
     def subset(self, indices: Sequence[int]) -> Self:
         """Some of the samples, in the order given."""
-        other = copy.copy(self)
-        other._items = [self._items[index] for index in indices]
-        if not other._items:
+        subset = copy.copy(self)
+        subset._items = [self._items[index] for index in indices]
+        if not subset._items:
             raise DataError(f"{self.root}: an empty subset of {self.name}")
-        return other
+        return subset
 
 
 def image_files(folder: Path, suffix: str = "", *, recursive: bool = True) -> list[Path]:
@@ -293,10 +293,10 @@ def image_files(folder: Path, suffix: str = "", *, recursive: bool = True) -> li
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     every = folder.rglob("*") if recursive else folder.iterdir()
-    found = sorted(p for p in every if p.suffix.lower() in IMAGE_SUFFIXES and p.name.endswith(suffix) and p.is_file())
-    if not found:
+    files = sorted(p for p in every if p.suffix.lower() in IMAGE_SUFFIXES and p.name.endswith(suffix) and p.is_file())
+    if not files:
         raise DataError(f"{folder}: no images" + (f" that end in {suffix!r}" if suffix else ""))
-    return found
+    return files
 
 
 def hash_space(space: LabelSpace) -> str:

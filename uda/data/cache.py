@@ -78,18 +78,18 @@ class DiskCache:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob(f"*{PART}"):
-            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                left.unlink(missing_ok=True)
+        for leftover in self.folder.glob(f"*{PART}"):
+            if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+                leftover.unlink(missing_ok=True)
 
     def get(self, path: Path, kind: str, decode: Callable[[], Array]) -> Array:
         """The array mapped from disk, decoded and written on the first call."""
-        entry = self.folder / f"{hashlib.sha256(_key(path, kind).encode()).hexdigest()[:40]}.npy"
+        array_file = self.folder / f"{hashlib.sha256(_key(path, kind).encode()).hexdigest()[:40]}.npy"
         try:
-            mapped: Array = np.load(entry, mmap_mode="r", allow_pickle=False)
+            mapped: Array = np.load(array_file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError):
             array = decode()
-            with atomic_write(entry, binary=True) as file:
+            with atomic_write(array_file, binary=True) as file:
                 np.save(file, np.ascontiguousarray(array), allow_pickle=False)
             return array
         return mapped

@@ -144,9 +144,9 @@ def _look(
         file = part.items[index].label if isinstance(part, FileDataset) else sample.name
         report.problems.append(f"{file}: unknown {what} {value} ({pixels} pixels)")
     if sample.label is not None:
-        found = np.bincount(sample.label.numpy().ravel(), minlength=256)
-        counts += found
-        present += found > 0
+        label_counts = np.bincount(sample.label.numpy().ravel(), minlength=256)
+        counts += label_counts
+        present += label_counts > 0
 
 
 def _parts(dataset: UnlabelledDataset) -> Iterator[UnlabelledDataset]:

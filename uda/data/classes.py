@@ -79,20 +79,23 @@ class LabelSpace:
         names: set[str] = set()
         ids: dict[int, str] = dict.fromkeys(self.void_ids, "void")
         colours: dict[Colour, str] = dict.fromkeys(self.void_colours, "void")
-        for item in self.classes:
-            if item.name in names:
-                raise ValueError(f"label space {self.name!r}: class {item.name!r} is defined twice")
-            names.add(item.name)
-            for key in item.ids:
+        for label_class in self.classes:
+            if label_class.name in names:
+                raise ValueError(f"label space {self.name!r}: class {label_class.name!r} is defined twice")
+            names.add(label_class.name)
+            for key in label_class.ids:
                 if key in ids:
-                    raise ValueError(f"label space {self.name!r}: id {key} means both {ids[key]!r} and {item.name!r}")
-                ids[key] = item.name
-            for colour in item.label_colours or ():
+                    raise ValueError(
+                        f"label space {self.name!r}: id {key} means both {ids[key]!r} and {label_class.name!r}"
+                    )
+                ids[key] = label_class.name
+            for colour in label_class.label_colours or ():
                 if colour in colours:
                     raise ValueError(
-                        f"label space {self.name!r}: colour {colour} means both {colours[colour]!r} and {item.name!r}"
+                        f"label space {self.name!r}: colour {colour} means both {colours[colour]!r} and "
+                        f"{label_class.name!r}"
                     )
-                colours[colour] = item.name
+                colours[colour] = label_class.name
         if any(not -32768 <= key <= 65535 for key in ids):
             raise ValueError(f"label space {self.name!r}: ids must be in -32768..65535")
 
@@ -109,17 +112,17 @@ class LabelSpace:
     @property
     def names(self) -> tuple[str, ...]:
         """Class names by train id."""
-        return tuple(item.name for item in self.classes)
+        return tuple(label_class.name for label_class in self.classes)
 
     @property
     def colours(self) -> npt.NDArray[np.uint8]:
         """``(C, 3)`` uint8 RGB by train id."""
-        return np.array([item.colour for item in self.classes], dtype=np.uint8)
+        return np.array([label_class.colour for label_class in self.classes], dtype=np.uint8)
 
     @property
     def thing_classes(self) -> tuple[int, ...]:
         """Train ids of countable objects."""
-        return tuple(index for index, item in enumerate(self.classes) if item.thing)
+        return tuple(index for index, label_class in enumerate(self.classes) if label_class.thing)
 
     def index(self, name: str) -> int:
         """The train id of a class; ``ValueError`` with the nearest known name if there is none."""
@@ -193,20 +196,20 @@ class LabelSpace:
                     raise ValueError(f"merging {self.name!r}: class {old!r} is in both {home[old]!r} and {new!r}")
                 home[old] = new
         merged: list[Class] = []
-        for item in self.classes:
-            new_name = home.get(item.name)
+        for label_class in self.classes:
+            new_name = home.get(label_class.name)
             if new_name is None:
-                merged.append(item)
-            elif item.name == groups[new_name][0]:
+                merged.append(label_class)
+            elif label_class.name == groups[new_name][0]:
                 merged.append(join(new_name, [self.classes[self.index(old)] for old in groups[new_name]]))
         return replace(self, name=name, classes=tuple(merged))
 
     def select(self, name: str, classes: Sequence[str]) -> LabelSpace:
         """Some of the classes, in the order given; the ids and colours of all others become void."""
-        chosen = tuple(self.classes[self.index(item)] for item in classes)
-        dropped = [item for item in self.classes if item.name not in set(classes)]
-        ids = (key for item in dropped for key in item.ids)
-        colours = (colour for item in dropped for colour in item.label_colours or ())
+        chosen = tuple(self.classes[self.index(class_name)] for class_name in classes)
+        dropped = [label_class for label_class in self.classes if label_class.name not in set(classes)]
+        ids = (key for label_class in dropped for key in label_class.ids)
+        colours = (colour for label_class in dropped for colour in label_class.label_colours or ())
         return LabelSpace(name, chosen, (*self.void_ids, *ids), (*self.void_colours, *colours))
 
     def as_train_ids(self, name: str) -> LabelSpace:
@@ -224,16 +227,16 @@ class LabelSpace:
         Raises:
             ValueError: an alias from or to a class that does not exist, or nothing maps at all.
         """
-        given = dict(aliases or {})
-        for old, new in given.items():  # index() raises for a name that is not there
+        renames = dict(aliases or {})
+        for old, new in renames.items():  # index() raises for a name that is not there
             _ = self.index(old), new is None or other.index(new)
         pairs: dict[str, str | None] = {}
-        for item in self.classes:
-            if item.name in given or item.name in other.names:
-                pairs[item.name] = given.get(item.name, item.name)
+        for label_class in self.classes:
+            if label_class.name in renames or label_class.name in other.names:
+                pairs[label_class.name] = renames.get(label_class.name, label_class.name)
             else:
-                covers = [c.name for c in other.classes if set(item.members) <= set(c.members)]
-                pairs[item.name] = covers[0] if len(covers) == 1 else None
+                covers = [c.name for c in other.classes if set(label_class.members) <= set(c.members)]
+                pairs[label_class.name] = covers[0] if len(covers) == 1 else None
         if not any(pairs.values()):
             raise ValueError(f"no class of {self.name!r} maps to {other.name!r}; give aliases (old name: new name)")
         return LabelMapping(self, other, tuple(pairs.items()))
@@ -300,11 +303,11 @@ def raise_unknown(
     advice: str = "; unknown='ignore' skips it",
 ) -> None:
     """Raise :class:`DataError` if any pixel of ``encoded`` is ``UNKNOWN``."""
-    found = unknown_values(raw, encoded)
-    if found:
-        what = "colour" if isinstance(found[0][0], tuple) else "id"
-        listing = ", ".join(f"{value} ({count} pixels)" for value, count in found[:5])
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    unknown = unknown_values(raw, encoded)
+    if unknown:
+        what = "colour" if isinstance(unknown[0][0], tuple) else "id"
+        listing = ", ".join(f"{value} ({count} pixels)" for value, count in unknown[:5])
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise DataError(f"{file}: unknown {what} {listing}{more} in label space {space.name!r}{advice}")
 
 
@@ -319,10 +322,10 @@ def join(name: str, classes: Sequence[Class]) -> Class:
     return Class(
         name,
         classes[0].colour,
-        tuple(key for item in classes for key in item.ids),
-        all(item.thing for item in classes),
-        tuple(dict.fromkeys(member for item in classes for member in item.members)),
-        tuple(colour for item in classes for colour in item.label_colours or ()),
+        tuple(key for label_class in classes for key in label_class.ids),
+        all(label_class.thing for label_class in classes),
+        tuple(dict.fromkeys(member for label_class in classes for member in label_class.members)),
+        tuple(colour for label_class in classes for colour in label_class.label_colours or ()),
     )
 
 
@@ -336,17 +339,17 @@ def _pack(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
 def _id_table(space: LabelSpace) -> npt.NDArray[np.uint8]:
     # 65536 entries for ids from 0 and, at its end, 32768 for negative ones: numpy's own negative indexing finds them
     table = np.full(65536 + 32768, UNKNOWN, dtype=np.uint8)
-    for index, item in enumerate(space.classes):
-        table[list(item.ids)] = index
-    table[list({IGNORE, *space.void_ids} - {key for item in space.classes for key in item.ids})] = IGNORE
+    for index, label_class in enumerate(space.classes):
+        table[list(label_class.ids)] = index
+    table[list({IGNORE, *space.void_ids} - {key for label_class in space.classes for key in label_class.ids})] = IGNORE
     return table
 
 
 @lru_cache(maxsize=4)
 def _colour_table(space: LabelSpace) -> npt.NDArray[np.uint8]:
     table = np.full(1 << 24, UNKNOWN, dtype=np.uint8)
-    for index, item in enumerate(space.classes):
-        for red, green, blue in item.label_colours or ():
+    for index, label_class in enumerate(space.classes):
+        for red, green, blue in label_class.label_colours or ():
             table[red << 16 | green << 8 | blue] = index
     for red, green, blue in space.void_colours:
         table[red << 16 | green << 8 | blue] = IGNORE

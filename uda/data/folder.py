@@ -88,7 +88,7 @@ class Folder(FileDataset):
         return image.with_name(image.name.removesuffix(ending or image.suffix) + label_suffix)
 
     def _listed(self, source: Path) -> list[Item]:
-        found: list[Item] = []
+        items: list[Item] = []
         for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
             parts = line.split("#")[0].split()
             if not parts:
@@ -99,8 +99,8 @@ class Folder(FileDataset):
             if not image.is_file():
                 raise DataError(f"{source}, line {number}: no such image: {image}")
             label = parts[1] if len(parts) == 2 else Path(self._labels) / self._label_name(Path(parts[0]))
-            found.append(Item(image, self.root / label))
-        return found
+            items.append(Item(image, self.root / label))
+        return items
 
 
 def inline_space(
@@ -112,24 +112,24 @@ def inline_space(
         ValueError: an unknown key (with the nearest known one), a class without a name, or what
             :class:`LabelSpace` refuses.
     """
-    made: list[Class] = []
-    for index, entry in enumerate(classes):
-        given: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
-        for key in given:
+    label_classes: list[Class] = []
+    for index, class_spec in enumerate(classes):
+        fields: dict[str, Any] = {"name": class_spec} if isinstance(class_spec, str) else dict(class_spec)
+        for key in fields:
             if key not in _CLASS_KEYS:
                 raise ValueError(f"classes: entry {index} has an unknown key {key!r}; {nearest(str(key), _CLASS_KEYS)}")
-        if "name" not in given:
+        if "name" not in fields:
             raise ValueError(f"classes: entry {index} has no name")
-        made.append(
+        label_classes.append(
             Class(
-                str(given["name"]),
-                tuple(given.get("colour", _palette(str(given["name"]), index))),
-                tuple(given.get("ids", (index,))),
-                bool(given.get("thing", False)),
-                tuple(given.get("members", ())),
+                str(fields["name"]),
+                tuple(fields.get("colour", _palette(str(fields["name"]), index))),
+                tuple(fields.get("ids", (index,))),
+                bool(fields.get("thing", False)),
+                tuple(fields.get("members", ())),
             )
         )
-    return LabelSpace(name, tuple(made), void_ids=tuple(void))
+    return LabelSpace(name, tuple(label_classes), void_ids=tuple(void))
 
 
 def _palette(name: str, index: int) -> tuple[int, int, int]:

@@ -88,7 +88,7 @@ def parse_colour_table(path: Path) -> dict[Colour, int]:
 
 
 def _colour_entries(node: ast.Dict, path: Path) -> dict[Colour, int]:
-    entries: dict[Colour, int] = {}
+    ids: dict[Colour, int] = {}
     for key, value in zip(node.keys, node.values, strict=True):
         try:
             colour, number = ast.literal_eval(key) if key is not None else None, ast.literal_eval(value)
@@ -101,9 +101,9 @@ def _colour_entries(node: ast.Dict, path: Path) -> dict[Colour, int]:
             raise DataError(f"{line}: {colour} is not a colour of three numbers in 0..255")
         if type(number) is not int:
             raise DataError(f"{line}: the id of colour {colour} is {ast.unparse(value)}, not a whole number")
-        if entries.setdefault(colour, number) != number:
-            raise DataError(f"{line}: colour {colour} has two ids, {entries[colour]} and {number}")
-    return entries
+        if ids.setdefault(colour, number) != number:
+            raise DataError(f"{line}: colour {colour} has two ids, {ids[colour]} and {number}")
+    return ids
 
 
 def space_of_table(table: Mapping[Colour, int]) -> LabelSpace:
@@ -113,11 +113,13 @@ def space_of_table(table: Mapping[Colour, int]) -> LabelSpace:
     else by the one name or ``a+b``; a group of foreign colours is ``class <id>``. Negative ids, 255, and groups of
     only unlabelled, static and dynamic are void.
     """
-    known = {colour: item.name for item in CITYSCAPES34.classes for colour in item.label_colours or ()}
+    known = {
+        colour: label_class.name for label_class in CITYSCAPES34.classes for colour in label_class.label_colours or ()
+    }
     groups: dict[int, list[Colour]] = {}
     for colour, number in table.items():
         groups.setdefault(number, []).append(colour)
-    ika = {frozenset(item.members): item for item in IKA.classes}
+    ika = {frozenset(label_class.members): label_class for label_class in IKA.classes}
     classes: list[Class] = []
     void: list[Colour] = []
     for number, colours in sorted(groups.items()):

@@ -54,12 +54,12 @@ class Kitti(FileDataset):
         base = self.root / ("testing" if self.split == "test" else "training")
         folder = self.annotation or ("semantic" if (base / "semantic").is_dir() else "semantic_rgb")
         self.label_format = "ids" if folder == "semantic" else "colours"
-        found: list[Item] = []
+        items: list[Item] = []
         for path in image_files(base / "image_2", "_10.png", recursive=False):
             number = path.name.split("_")[0]
             if not number.isdigit():
                 raise DataError(f"{path}: expected a name like 000123_10.png")
             held_out = int(number) in VAL_NUMBERS
             if self.split in ("all", "test") or held_out == (self.split == "val"):
-                found.append(Item(path, base / folder / path.name))
-        return found
+                items.append(Item(path, base / folder / path.name))
+        return items

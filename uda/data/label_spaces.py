@@ -152,7 +152,7 @@ _SYNTHIA_IDS = {
 SYNTHIA_RAW = LabelSpace(
     "synthia-raw",
     (
-        *(replace(item, ids=(_SYNTHIA_IDS[item.name],)) for item in CITYSCAPES19.classes),
+        *(replace(label_class, ids=(_SYNTHIA_IDS[label_class.name],)) for label_class in CITYSCAPES19.classes),
         Class("parking", (250, 170, 160), (13,)),
         Class("road work", (128, 64, 64), (14,)),
         Class("lane marking", (102, 204, 102), (22,)),
@@ -212,17 +212,17 @@ def common(*spaces: LabelSpace, name: str | None = None) -> LabelSpace:
     if not spaces:
         raise ValueError("common() needs at least one label space")
     groups: list[set[str]] = []
-    for item in (item for space in spaces for item in space.classes):
-        touching = [group for group in groups if group & set(item.members)]
+    for label_class in (label_class for space in spaces for label_class in space.classes):
+        touching = [group for group in groups if group & set(label_class.members)]
         groups = [group for group in groups if group not in touching]
-        groups.append(set(item.members).union(*touching))
+        groups.append(set(label_class.members).union(*touching))
     classes: list[Class] = []
     for first in spaces[0].classes:
         group = next(group for group in groups if first.name in group or set(first.members) <= group)
         inside = [[c for c in space.classes if set(c.members) <= group] for space in spaces]
         if not all(inside) or any(set(done.members) == group for done in classes):
             continue
-        whole = [c.name for found in inside for c in found if set(c.members) == group]
+        whole = [c.name for covered in inside for c in covered if set(c.members) == group]
         joined = join("+".join(c.name for c in inside[0]) if not whole else whole[0], inside[0])
         classes.append(replace(joined, ids=(), members=tuple(sorted(group)), label_colours=()))
     if not classes:

@@ -100,13 +100,13 @@ class Mixture:
             self._place(index)
             part = bisect_right(self._ends, index % len(self))
             chosen.setdefault(part, []).append(index % len(self) - (self._ends[part - 1] if part else 0))
-        kept: list[tuple[LabelledDataset, float]] = []
+        subsets: list[tuple[LabelledDataset, float]] = []
         for part in sorted(chosen):
             dataset, weight = self.parts[part]
             if not isinstance(dataset, FileDataset | Mixture):
                 raise TypeError(f"{dataset.name} ({type(dataset).__name__}) has no subsets")
-            kept.append((dataset.subset(chosen[part]), weight))
-        return Mixture(kept)
+            subsets.append((dataset.subset(chosen[part]), weight))
+        return Mixture(subsets)
 
 
 class JoinedImages:

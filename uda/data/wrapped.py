@@ -215,15 +215,15 @@ def _integers(label: Any, name: str) -> npt.NDArray[Any]:
     return array
 
 
-def _parts(item: Any, name: str) -> tuple[Any, Any, float]:
+def _parts(sample: Any, name: str) -> tuple[Any, Any, float]:
     """Image, label and weight of whatever a data set gives."""
-    if isinstance(item, Sample):
-        return item.image, item.label, item.weight
-    if isinstance(item, Mapping):
-        image = next((item[key] for key in IMAGE_KEYS if key in item), None)
+    if isinstance(sample, Sample):
+        return sample.image, sample.label, sample.weight
+    if isinstance(sample, Mapping):
+        image = next((sample[key] for key in IMAGE_KEYS if key in sample), None)
         if image is None:
-            raise TypeError(f"{name}: a mapping has one of {', '.join(IMAGE_KEYS)}, got {', '.join(map(str, item))}")
-        return image, next((item[key] for key in LABEL_KEYS if key in item), None), 1.0
-    if isinstance(item, (tuple, list)) and len(item) >= 2:
-        return item[0], item[1], 1.0
-    raise TypeError(f"{name}: an item is (image, label), a mapping or a Sample, got {type(item).__name__}")
+            raise TypeError(f"{name}: a mapping has one of {', '.join(IMAGE_KEYS)}, got {', '.join(map(str, sample))}")
+        return image, next((sample[key] for key in LABEL_KEYS if key in sample), None), 1.0
+    if isinstance(sample, (tuple, list)) and len(sample) >= 2:
+        return sample[0], sample[1], 1.0
+    raise TypeError(f"{name}: an item is (image, label), a mapping or a Sample, got {type(sample).__name__}")

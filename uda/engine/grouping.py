@@ -43,11 +43,11 @@ def shared_teacher(methods: Sequence[Method], labels: Sequence[str]) -> TeacherS
     """
     wanted = {label: method.teacher for label, method in zip(labels, methods, strict=True) if method.teacher}
     if len(set(wanted.values())) > 1:
-        (first, spec), (second, other) = next(
-            (one, two) for one in wanted.items() for two in wanted.items() if one[1] != two[1]
+        (first, first_spec), (second, second_spec) = next(
+            (left, right) for left in wanted.items() for right in wanted.items() if left[1] != right[1]
         )
         raise ValueError(
-            f"{first} wants a teacher with {spec}, {second} one with {other}, and a run has one; give both the same "
-            "(their argument `teacher`), or say which it is for all (`teacher` of the settings or of Update)"
+            f"{first} wants a teacher with {first_spec}, {second} one with {second_spec}, and a run has one; give both "
+            "the same (their argument `teacher`), or say which it is for all (`teacher` of the settings or of Update)"
         )
     return next(iter(wanted.values()), None)

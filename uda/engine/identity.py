@@ -127,11 +127,11 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): plain(child) for key, child in value.items()}
     if isinstance(value, (set, frozenset)):
-        return sorted((plain(entry) for entry in value), key=str)
+        return sorted((plain(member) for member in value), key=str)
     if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
+        return [plain(element) for element in value]
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -157,26 +157,26 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mappin
     return list(_differences(old, new, defaults, ""))
 
 
-def describe_differences(found: Sequence[str]) -> str:
+def describe_differences(lines: Sequence[str]) -> str:
     """The first differences in one line."""
-    more = f"; and {len(found) - NAMED_DIFFERENCES} more" if len(found) > NAMED_DIFFERENCES else ""
-    return "; ".join(found[:NAMED_DIFFERENCES]) + more
+    more = f"; and {len(lines) - NAMED_DIFFERENCES} more" if len(lines) > NAMED_DIFFERENCES else ""
+    return "; ".join(lines[:NAMED_DIFFERENCES]) + more
 
 
 def _differences(old: Any, new: Any, default: Any, path: str) -> list[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         known = default if isinstance(default, Mapping) else {}
-        found: list[str] = []
+        lines: list[str] = []
         for key in dict.fromkeys([*old, *new]):
             place = f"{path}.{key}".lstrip(".")
             if key not in old:
                 if key not in known or known[key] != new[key]:
-                    found.append(f"{place}: not there -> {_short(new[key])}")
+                    lines.append(f"{place}: not there -> {_short(new[key])}")
             elif key not in new:
-                found.append(f"{place}: {_short(old[key])} -> not there")
+                lines.append(f"{place}: {_short(old[key])} -> not there")
             else:
-                found += _differences(old[key], new[key], known.get(key), place)
-        return found
+                lines += _differences(old[key], new[key], known.get(key), place)
+        return lines
     if old == new or (new is UNKNOWN and path.rpartition(".")[2] in DATA):
         return []
     return [f"{path}: {_short(old)} -> {_short(new)}"]

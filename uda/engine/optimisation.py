@@ -15,7 +15,7 @@ from uda.registry import Registry, keyword_arguments, nearest
 OPTIMIZERS: Registry[type[Optimizer]] = Registry(
     "optimizer",
     {"adamw": "torch.optim:AdamW", "sgd": "torch.optim:SGD"},
-    accepts=lambda thing: inspect.isclass(thing) and issubclass(thing, Optimizer),
+    accepts=lambda candidate: inspect.isclass(candidate) and issubclass(candidate, Optimizer),
 )
 """Optimisers by the name that configs use; ``torch.optim:NAdam`` and any other class work as well."""
 DEFAULTS: dict[str, dict[str, Any]] = {"adamw": {"fused": True}, "sgd": {"momentum": 0.9}}

@@ -49,16 +49,16 @@ def find_images(root: Path, out: Path | None = None) -> list[Path]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     written = [(out / name).resolve() for name in FOLDERS] if out is not None else []
-    found = sorted(
+    files = sorted(
         path
         for path in root.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES
         and path.is_file()
         and not any(path.resolve().is_relative_to(folder) for folder in written)
     )
-    if not found:
+    if not files:
         raise DataError(f"{root}: no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return found
+    return files
 
 
 def raw_ids(space: LabelSpace) -> npt.NDArray[np.uint8]:
@@ -68,10 +68,12 @@ def raw_ids(space: LabelSpace) -> npt.NDArray[np.uint8]:
         ValueError: a class without a raw id in 0..254.
     """
     table = np.full(256, IGNORE, dtype=np.uint8)
-    for index, one in enumerate(space.classes):
-        known = [key for key in one.ids if 0 <= key < IGNORE]
+    for index, label_class in enumerate(space.classes):
+        known = [key for key in label_class.ids if 0 <= key < IGNORE]
         if not known:
-            raise ValueError(f"class {one.name!r} of label space {space.name!r} has no raw id; ask for train ids")
+            raise ValueError(
+                f"class {label_class.name!r} of label space {space.name!r} has no raw id; ask for train ids"
+            )
         table[index] = known[0]
     return table
 

@@ -208,5 +208,5 @@ def _plain_state(state: dict[str, Any]) -> dict[str, Any]:
         key: list(value) if isinstance(value, tuple) else value
         for key, value in state.items()
         if isinstance(value, plain)
-        or (isinstance(value, (list, tuple)) and all(isinstance(entry, plain) for entry in value))
+        or (isinstance(value, (list, tuple)) and all(isinstance(element, plain) for element in value))
     }

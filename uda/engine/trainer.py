@@ -171,11 +171,11 @@ class Trainer:
         self.identity = {**identity, "injected": self._injected}
         if not before:
             self._resume(extend)
-        elif found := differences(before, self.identity, {}):
+        elif changes := differences(before, self.identity, {}):
             self.identity = before
             raise ValueError(
                 "this trainer has trained on other data; make a new one with model=trainer.model to go on from its "
-                f"weights: {describe_differences(found)}"
+                f"weights: {describe_differences(changes)}"
             )
 
     def _train(self, source: LabelledDataset, target: UnlabelledDataset | None, log: RunLog) -> bool:
@@ -259,13 +259,13 @@ class Trainer:
         if path is None or not path.is_file():
             return
         state = checkpoint.load(path)
-        found = differences(state.get("identity", {}), self.identity, defaults_of(self.methods))
-        if [text.split(":")[0] for text in found] == ["settings.steps"]:
-            self._check_extension(path, state, found[0], extend)
-        elif found:
+        changes = differences(state.get("identity", {}), self.identity, defaults_of(self.methods))
+        if [text.split(":")[0] for text in changes] == ["settings.steps"]:
+            self._check_extension(path, state, changes[0], extend)
+        elif changes:
             raise checkpoint.CheckpointError(
                 f"{path}: belongs to another run; continue it with its own values, or choose another folder\n"
-                f"{describe_differences(found)}"
+                f"{describe_differences(changes)}"
             )
         self.update.load_state_dict(state)
 

@@ -217,8 +217,10 @@ class Update:
         Totals are divided by the number of micro-batches; a gradient that comes from a total is already.
         """
         scale = 1 / self.accumulate
-        given = [torch.full_like(x, scale) if g is None else g for x, g in zip(outputs, gradients, strict=True)]
-        torch.autograd.backward(outputs, given, inputs=inputs, retain_graph=retain_graph)
+        output_gradients = [
+            torch.full_like(x, scale) if g is None else g for x, g in zip(outputs, gradients, strict=True)
+        ]
+        torch.autograd.backward(outputs, output_gradients, inputs=inputs, retain_graph=retain_graph)
 
     def average(self, parameters: Sequence[nn.Parameter]) -> None:
         """Seam: average the gradients of one network over processes; called once a step for each network."""

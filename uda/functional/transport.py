@@ -260,7 +260,7 @@ def transport_colours(
         (torch.Size([1, 3, 16, 16]), True)
     """
     moved = []
-    for image, other in zip(images.float(), style.float().expand(len(images), -1, -1, -1), strict=True):
-        cloud, wanted = (sample_pixels(picture[None], pixels, generator) for picture in (image, other))
+    for image, style_image in zip(images.float(), style.float().expand(len(images), -1, -1, -1), strict=True):
+        cloud, wanted = (sample_pixels(picture[None], pixels, generator) for picture in (image, style_image))
         moved.append(fit_colour_map(cloud, wanted, kind)(image[None]))
     return torch.cat(moved).to(images.dtype)

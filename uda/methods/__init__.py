@@ -91,9 +91,9 @@ _PLACES = {name: f"uda.methods.{module}" for name, module in {**_TRAINING, **_TE
 
 
 def _is_a(*bases: str) -> Any:
-    def accepts(thing: Any) -> bool:
+    def accepts(candidate: Any) -> bool:
         module = import_module("uda.methods.base")
-        return inspect.isclass(thing) and issubclass(thing, tuple(getattr(module, base) for base in bases))
+        return inspect.isclass(candidate) and issubclass(candidate, tuple(getattr(module, base) for base in bases))
 
     return accepts
 

@@ -93,9 +93,9 @@ class CLAN(Method):
         }
 
     def _loss(self, step: Step, output: SegOutput, domain: int, *, local: bool) -> Tensor:
-        logits, other = output.logits.float(), output.auxiliary.float()
-        scores = self.discriminator((logits + other).softmax(1))
-        disagreement = clan_weight_map(logits, other)
+        logits, auxiliary = output.logits.float(), output.auxiliary.float()
+        scores = self.discriminator((logits + auxiliary).softmax(1))
+        disagreement = clan_weight_map(logits, auxiliary)
         if local and step.progress >= self.warmup:
             return weighted_bce_loss(scores, domain, disagreement, epsilon=self.epsilon, weight=self.local_weight)
         return weighted_bce_loss(scores, domain, torch.zeros_like(disagreement), epsilon=1.0, weight=0.0)

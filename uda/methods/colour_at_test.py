@@ -68,14 +68,14 @@ class ColourAtTest(TestTimeMethod):
                 f"reference is {reference!r}, must be 'dataset' with transfer {transfer!r}, which needs images"
             )
         self._wanted: tuple[Tensor, Tensor] | None = None
-        self._given: tuple[Tensor, Tensor] | None = None
+        self._incoming: tuple[Tensor, Tensor] | None = None
         self._style: Tensor | None = None
 
     def attach(self, model: nn.Module, spec: TaskSpec | None = None) -> None:
         source, target = (spec.source, spec.target) if spec is not None else (None, None)
         if self.transfer == "mean-std":
             self._wanted = resolve_statistics(self.reference, source)
-            self._given = resolve_statistics(self.statistics, target)
+            self._incoming = resolve_statistics(self.statistics, target)
         elif source is None:
             raise ValueError(f"transfer {self.transfer!r} needs source images; attach(model, spec) with a source")
         else:
@@ -90,8 +90,8 @@ class ColourAtTest(TestTimeMethod):
     def restyle(self, images: Tensor) -> Tensor:
         """``(N, 3, H, W)`` images in [0, 1] in the source's colours; what the model gets."""
         if self._wanted is not None:
-            given = image_stats(images) if self._given is None else self._given
-            return match_mean_std(images, *(one.to(images) for one in (*given, *self._wanted)))
+            incoming = image_stats(images) if self._incoming is None else self._incoming
+            return match_mean_std(images, *(moment.to(images) for moment in (*incoming, *self._wanted)))
         if self._style is None:
             raise RuntimeError(f"ColourAtTest has no colours to aim at with transfer {self.transfer!r}; call attach")
         style = self._style.to(images)

@@ -86,8 +86,8 @@ class CRST(CBST):
         every_image = logits.new_ones(len(logits))
         if "lrent" in self.regulariser:
             soft, labels = regularised_labels(prob, self.thresholds, weight=self.label_weight)
-            kept = soft * (labels != IGNORE).unsqueeze(1)
-            loss = mrkld_soft_loss(logits, kept, every_image, weight=strength)
+            soft_labels = soft * (labels != IGNORE).unsqueeze(1)
+            loss = mrkld_soft_loss(logits, soft_labels, every_image, weight=strength)
         else:
             labels = class_balanced_labels(prob, self.thresholds)
             loss = mrkld_loss(logits, labels, every_image, weight=strength)

@@ -85,7 +85,7 @@ class FDAMultiBand(Method):
         self._class_names, self._target = spec.class_names, spec.target_images
         if not self.models:
             self.start = copy.deepcopy(cast("nn.Module", spec.model)).requires_grad_(False).eval()
-        self._networks = tuple(self._network(one, spec) for one in self.models or (cast("nn.Module", self.start),))
+        self._networks = tuple(self._network(model, spec) for model in self.models or (cast("nn.Module", self.start),))
         self.register_buffer("thresholds", torch.zeros(spec.num_classes))
         self.register_buffer("measured", torch.tensor(False))
 

@@ -86,7 +86,7 @@ class MIC(Method):
         self.jitter = in_range("jitter", jitter, 0.0, 0.5)
         self.jitter_probability = in_range("jitter_probability", jitter_probability, 0.0, 1.0)
         self.blur_probability = in_range("blur_probability", blur_probability, 0.0, 1.0)
-        if fill is not None and (len(fill) != 3 or not all(0 <= one <= 1 for one in fill)):
+        if fill is not None and (len(fill) != 3 or not all(0 <= channel <= 1 for channel in fill)):
             raise ValueError(f"fill is {fill!r}, must be three numbers in [0, 1]")
         self.fill = None if fill is None else tuple(fill)
         self._colour: tuple[float, ...] = self.fill or IMAGENET_MEAN

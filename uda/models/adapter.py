@@ -141,16 +141,16 @@ class SegmenterAdapter(Configurable, nn.Module):
             return output
         if isinstance(output, Mapping):
             keys = _LOGITS_KEYS if self.output is None else (self.output,)
-            picked = next((output[key] for key in keys if key in output), None)
-            if picked is None:
+            logits = next((output[key] for key in keys if key in output), None)
+            if logits is None:
                 raise ValueError(
                     f"the output has no {' or '.join(map(repr, keys))}; there are: {', '.join(map(str, output))}"
                 )
         else:
-            picked = output[self.output or 0]
-        if not isinstance(picked, torch.Tensor):
-            raise ValueError(f"output {self.output!r} is a {type(picked).__name__}, no tensor of logits")
-        return picked
+            logits = output[self.output or 0]
+        if not isinstance(logits, torch.Tensor):
+            raise ValueError(f"output {self.output!r} is a {type(logits).__name__}, no tensor of logits")
+        return logits
 
     def forward(self, images: Tensor) -> SegOutput:
         """Predict images ``(N, 3, H, W)`` in [0, 1]; logits are resized to the image's size.

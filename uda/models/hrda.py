@@ -218,7 +218,7 @@ class HrdaSegmenter(Configurable, nn.Module):
             detail = crop = self._detail(padded, box, stride)
         else:
             boxes = slide_boxes(full_height, full_width, self._crop_size(full_height, full_width))
-            crops = [self._detail(padded, one, stride) for one in boxes]
+            crops = [self._detail(padded, crop_box, stride) for crop_box in boxes]
             detail = average_slides(crops, boxes, stride, (2 * size[0], 2 * size[1]))
         fused, _ = fuse_scales(context, attention, detail, box, stride)
         extra = {} if decoded is None else {"decoder": decoded}

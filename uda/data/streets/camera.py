@@ -87,14 +87,14 @@ class Camera:
 
 def _clip(axes: Sequence[Point]) -> list[Point]:
     """The part of a polygon in camera axes that lies beyond ``NEAR`` (Sutherland-Hodgman, one plane)."""
-    kept: list[Point] = []
+    clipped: list[Point] = []
     for a, b in zip(axes, [*axes[1:], axes[0]], strict=True):
         if a[2] >= NEAR:
-            kept.append(a)
+            clipped.append(a)
         if (a[2] >= NEAR) != (b[2] >= NEAR):
             t = (NEAR - a[2]) / (b[2] - a[2])
-            kept.append((a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t, NEAR))
-    return kept
+            clipped.append((a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t, NEAR))
+    return clipped
 
 
 class Canvas:
@@ -127,11 +127,11 @@ class Canvas:
             if len(axes) < 3:
                 return
         camera = self.camera
-        centre, one = camera.centre, 1 << _SHIFT
+        centre, unit = camera.centre, 1 << _SHIFT
         corners, depth = [], 0.0
         for side, up, ahead in axes:
             gain = camera.focal / ahead
-            corners.append((int((centre[0] + side * gain) * one), int((centre[1] - up * gain) * one)))
+            corners.append((int((centre[0] + side * gain) * unit), int((centre[1] - up * gain) * unit)))
             depth += ahead
         pixels = np.array(corners, np.int32)
         cv2.fillConvexPoly(self.buffer, pixels, self.value(colour, label, depth / len(axes)), cv2.LINE_8, _SHIFT)
@@ -174,8 +174,8 @@ class Board:
 
     def poly(self, points: Sequence[tuple[float, float]], colour: Colour, label: int) -> None:
         """Fills a polygon of (right, up) metres."""
-        gain, one = self.gain, 1 << _SHIFT
-        corners = [(int((self.column + x * gain) * one), int((self.row - y * gain) * one)) for x, y in points]
+        gain, unit = self.gain, 1 << _SHIFT
+        corners = [(int((self.column + x * gain) * unit), int((self.row - y * gain) * unit)) for x, y in points]
         value = self.canvas.value(colour, label, self.depth)
         cv2.fillPoly(self.canvas.buffer, [np.array(corners, np.int32)], value, cv2.LINE_8, _SHIFT)
 
@@ -204,7 +204,7 @@ class Board:
         self, right: float, up: float, radii: tuple[float, float], value: tuple[int, int, int, int], thick: int = -1
     ) -> None:
         """An ellipse whose colour the canvas has given already (:meth:`Canvas.value`)."""
-        gain, one = self.gain, 1 << _SHIFT
-        centre = (int((self.column + right * gain) * one), int((self.row - up * gain) * one))
-        axes = (max(one // 2, int(radii[0] * gain * one)), max(one // 2, int(radii[1] * gain * one)))
+        gain, unit = self.gain, 1 << _SHIFT
+        centre = (int((self.column + right * gain) * unit), int((self.row - up * gain) * unit))
+        axes = (max(unit // 2, int(radii[0] * gain * unit)), max(unit // 2, int(radii[1] * gain * unit)))
         cv2.ellipse(self.canvas.buffer, centre, axes, 0, 0, 360, value, thick, cv2.LINE_8, _SHIFT)

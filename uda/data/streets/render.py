@@ -67,7 +67,7 @@ def render(
     urban = sum(domain.layout.frontage.get(kind, 0.0) for kind in ("terrace", "houses"))
     paint_skyline(canvas, domain, rng, urban)
     paint_ground(canvas, domain, scene.street, rng, scene.sun, scene.shade, _shadow_masks(canvas, scene))
-    for _, paint in sorted(scene.items, key=lambda item: -item[0]):
+    for _, paint in sorted(scene.items, key=lambda layer: -layer[0]):
         paint(canvas)
     _paint_bonnet(canvas, domain)
     _grain(canvas, domain, rng)

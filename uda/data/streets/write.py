@@ -90,7 +90,11 @@ def generate(
 
 def ika_table() -> str:
     """The text of ``rgb_to_class_id.py``: Cityscapes colours to the ids of the reduced classes, 255 for none."""
-    lines = [f"    {c}: {i},  # {item.name}" for i, item in enumerate(IKA.classes) for c in item.label_colours or ()]
+    lines = [
+        f"    {c}: {i},  # {label_class.name}"
+        for i, label_class in enumerate(IKA.classes)
+        for c in label_class.label_colours or ()
+    ]
     return "\n".join(["rgb_to_class_id = {", *lines, "    (0, 0, 0): 255,  # unlabeled", "}", ""])
 
 
@@ -155,8 +159,8 @@ _LAYOUTS: dict[str, Callable[[Path, str, int, tuple[int, int], int], Iterator[_J
 def id_colours() -> NDArray[np.uint8]:
     """Cityscapes' colour of each raw id, ``(256, 3)`` uint8; black for ids that are none."""
     table = np.zeros((256, 3), np.uint8)
-    for item in CITYSCAPES34.classes:
-        table[list(item.ids)] = item.colour
+    for label_class in CITYSCAPES34.classes:
+        table[list(label_class.ids)] = label_class.colour
     return table
 
 

@@ -26,16 +26,16 @@ def statistics_of(model: nn.Module, kind: str) -> AbstractContextManager[Any]:
 @contextmanager
 def learning(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Inside, gradients are recorded, and for these parameters of the model alone; afterwards all is as before."""
-    before = [(one, one.requires_grad) for one in model.parameters()]
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.requires_grad_(False)
-        for one in parameters:
-            one.requires_grad_(True)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
         with torch.enable_grad():
             yield
     finally:
-        for one, value in before:
-            one.requires_grad_(value)
+        for parameter, value in before:
+            parameter.requires_grad_(value)
 
 
 def build_optimizer(

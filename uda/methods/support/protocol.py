@@ -69,7 +69,7 @@ class Prediction(NamedTuple):
     """Of a batch of one, ``(1, C, H, W)``."""
 
 
-class _Item(NamedTuple):
+class _Frame(NamedTuple):
     round: int
     domain: str
     name: str
@@ -94,7 +94,7 @@ def stream(
         ValueError: a random order or several rounds of images that have no length, or an image that is none.
     """
     rule = protocol or Protocol()
-    device = next((one.device for one in method.attached().parameters()), torch.device("cpu"))
+    device = next((parameter.device for parameter in method.attached().parameters()), torch.device("cpu"))
     domains = cast("Mapping[str, Images]", images if isinstance(images, Mapping) else {"": images})
     before: tuple[int, str] | None = None
     for batch in _batches(_ordered(domains, rule), rule.batch_size):
@@ -102,17 +102,17 @@ def stream(
         if rule.reset == "image" or (rule.reset == "domain" and first[:2] != before):
             method.reset()
         before = first[:2]
-        output = method(torch.stack([one.image for one in batch]).to(device))
-        for at, one in enumerate(batch):
+        output = method(torch.stack([frame.image for frame in batch]).to(device))
+        for at, frame in enumerate(batch):
             aux = None if output.aux is None else output.aux[at : at + 1]
             part = SegOutput(output.logits[at : at + 1], output.features[at : at + 1], aux)
-            yield Prediction(one.domain, one.name, part)
+            yield Prediction(frame.domain, frame.name, part)
 
 
-def _ordered(domains: Mapping[str, Images], rule: Protocol) -> Iterator[_Item]:
+def _ordered(domains: Mapping[str, Images], rule: Protocol) -> Iterator[_Frame]:
     if rule.order == "given" and rule.rounds == 1:
         for name, images in domains.items():
-            yield from (_item(0, name, at, image) for at, image in enumerate(images))
+            yield from (_frame(0, name, at, image) for at, image in enumerate(images))
         return
     for name, images in domains.items():
         if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
@@ -122,28 +122,28 @@ def _ordered(domains: Mapping[str, Images], rule: Protocol) -> Iterator[_Item]:
     for turn in range(rule.rounds):
         parts = [[(name, at) for at in range(len(images))] for name, images in known.items()]
         if rule.order == "mixed":
-            parts = [[one for part in parts for one in part]]
+            parts = [[position for part in parts for position in part]]
         for part in parts:
             order = torch.arange(len(part))
             if rule.order != "given":
                 order = torch.randperm(len(part), generator=generator)
-            yield from (_item(turn, name, at, known[name][at]) for name, at in (part[k] for k in order.tolist()))
+            yield from (_frame(turn, name, at, known[name][at]) for name, at in (part[k] for k in order.tolist()))
 
 
-def _item(turn: int, domain: str, at: int, given: Sample | Tensor) -> _Item:
-    image, name = (given.image, given.name) if isinstance(given, Sample) else (given, str(at))
+def _frame(turn: int, domain: str, at: int, sample: Sample | Tensor) -> _Frame:
+    image, name = (sample.image, sample.name) if isinstance(sample, Sample) else (sample, str(at))
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"image {name!r} is {tuple(image.shape)}, must be (3, H, W)")
-    return _Item(turn, domain, name, image if image.is_floating_point() else image.float() / 255)
+    return _Frame(turn, domain, name, image if image.is_floating_point() else image.float() / 255)
 
 
-def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
-    batch: list[_Item] = []
-    for one in items:
-        if batch and (len(batch) == size or one.image.shape != batch[0].image.shape or one[:2] != batch[0][:2]):
+def _batches(frames: Iterator[_Frame], size: int) -> Iterator[list[_Frame]]:
+    batch: list[_Frame] = []
+    for frame in frames:
+        if batch and (len(batch) == size or frame.image.shape != batch[0].image.shape or frame[:2] != batch[0][:2]):
             yield batch
             batch = []
-        batch.append(one)
+        batch.append(frame)
         if len(batch) == size:
             yield batch
             batch = []

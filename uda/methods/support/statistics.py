@@ -37,7 +37,7 @@ def check_statistics(name: str, value: Statistics) -> Statistics:
             raise ValueError(f"{name} is {value!r}, must be one of {known}, or three means and three deviations")
         return value
     try:
-        mean, std = ([float(one) for one in part] for part in value)
+        mean, std = ([float(number) for number in part] for part in value)
     except (TypeError, ValueError):
         mean, std = [], []
     if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)) or min(std) < 0:

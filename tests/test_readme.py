@@ -1,0 +1,77 @@
+"""What README shows runs as it stands: its Python in one go, its YAML by the reader, its method by its contract."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from uda.config import load_config
+from uda.data import dataset_options
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+YAML = [yaml.safe_load(text) for language, text in BLOCKS if language == "yaml"]
+
+
+def run(arguments: list[str], cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    images = ["--split", "train=8", "--split", "val=3"]
+    made = run(["-m", "uda.cli", "data", "streets", "--out", "data", *images], tmp_path)
+    assert made.returncode == 0, made.stderr
+    (tmp_path / "readme.py").write_text("\n".join(text for text in PYTHON if not text.startswith("# ")))
+    done = run(["readme.py"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "loss/AdvEnt/adversarial_main" in done.stdout
+    assert "torch.Size([96, 192])" in done.stdout
+    assert (tmp_path / "runs/mine/checkpoint.pt").is_file()
+
+
+def test_the_method_passes_its_contract(tmp_path: Path) -> None:
+    for text in PYTHON:
+        if named := re.match(r"# (\w+\.py)\n", text):
+            (tmp_path / named[1]).write_text(text)
+    done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"], tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\d+ passed", done.stdout)
+
+
+def test_rows_and_settings_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "experiments" / "extension")
+    (shown,) = [content for content in YAML if "methods" in content]
+    domain = {"kind": "folder", "root": "x", "classes": ["road"]}
+    data = dict.fromkeys(("source", "source_val", "target", "target_val"), domain)
+    config = load_config({"name": "readme", "space": "cityscapes19", **data, **shown})
+    assert list(config.methods) == list(shown["methods"])
+    assert next(iter(config.settings.optimizer)) == "torch.optim:NAdam"
+
+
+def test_data_sets_are_valid() -> None:
+    (shown,) = [content["target"] for content in YAML if "target" in content]
+    assert set(shown) - {"kind"} <= set(dataset_options(shown["kind"]))
+
+
+def test_files_that_are_named_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (ROOT / link).exists(), link
+    for path in re.findall(r"`((?:uda|tests|benchmarks|experiments|docs)/[\w./]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_preset_command_and_python_block_is_covered() -> None:
+    assert len(PYTHON) >= 6
+    assert len(YAML) == 2
