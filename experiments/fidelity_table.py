@@ -30,6 +30,8 @@ GOLDEN = ROOT / "tests" / "golden"
 
 AUTHORS = {
     "Supervised": "wasidennis/AdaptSegNet",
+    "PassOnly": "",
+    "StrongSource": "vikolss/DACS",
     "MeanStd": "",
     "Reinhard": "",
     "HistogramMatching": "scikit-image (package)",
@@ -58,7 +60,8 @@ AUTHORS = {
     "RareClassSampling": "lhoyer/DAFormer",
     "L1": "",
     "L2SP": "",
-    "AdaBN": "DequanWang/tent (its norm baseline)",
+    "AdaBN": "",
+    "PredictionTimeBN": "DequanWang/tent (its norm baseline)",
     "TENT": "DequanWang/tent",
     "CoTTA": "qinenergy/cotta",
 }

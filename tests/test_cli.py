@@ -121,11 +121,14 @@ def test_eval_with_a_test_time_method_and_another_data_set(runs: Path, data: Pat
     base = ["eval", folder, "--kind", "kitti", "--root", data / "kitti", "--split", "val", "--json"]
     assert call(*base, tmp_path / "a.json") == 0
     assert call(*base, tmp_path / "b.json", "--test-time", "{AdaBN: {prior: 0.0}}") == 0
-    assert call("eval", runs / "tiny/adabn/seed0", "--on", "target", "--json", tmp_path / "c.json") == 0
-    plain, adapted, row = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "abc")
-    assert plain["results"]["kitti/val"]["loss"] != adapted["results"]["kitti/val"]["loss"]
-    # a test-time row's folder is its base model with its method
-    assert row["results"]["target"]["loss"] == adapted["results"]["kitti/val"]["loss"]
+    on_target = ["--on", "target", "--json"]
+    assert call("eval", folder, *on_target, tmp_path / "c.json", "--test-time", "AdaBN") == 0
+    assert call("eval", runs / "tiny/adabn/seed0", *on_target, tmp_path / "d.json") == 0
+    results = [json.loads((tmp_path / f"{name}.json").read_text())["results"] for name in "abcd"]
+    plain, adapted, by_hand, row = (next(iter(result.values()))["loss"] for result in results)
+    assert plain != adapted
+    assert by_hand == row, "a test-time row's folder is its base model with its method"
+    assert row != adapted, "statistics of the target's training images are not those of the scored ones"
 
 
 def test_predict_keeps_going_and_reports(runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -198,7 +201,7 @@ def test_a_model_that_does_not_fit(tmp_path: Path, data: Path, capfd: pytest.Cap
 
 def test_eval_of_a_row_gives_the_tables_numbers(config: Path, data: Path, tmp_path: Path) -> None:
     content = yaml.safe_load(config.read_text())
-    content["methods"]["adabn"] = {"test_time": {"AdaBN": {"statistics": "dataset"}}}
+    content["methods"]["adabn"] = {"test_time": "AdaBN"}
     content["settings"]["precision"] = "bf16"
     done = run(content, out=tmp_path, roots={"data": str(data)})
     assert done.failed == {}

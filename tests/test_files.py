@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,17 @@ def test_nothing_in_the_library_writes_by_itself() -> None:
             "write_text", "write_bytes", "imwrite", "savez", "to_csv_file",
         }  # fmt: skip
         assert not writing or name in allowed, f"{name}: {writing}"
+
+
+def test_threads_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+
+    def write(number: int) -> None:
+        with atomic_write(path) as file:
+            file.write(f"{number}" * 1000)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(64)))
+    text = path.read_text()
+    assert text in {f"{number}" * 1000 for number in range(64)}
+    assert list(tmp_path.iterdir()) == [path]

@@ -51,7 +51,7 @@ def test_unknown_view_names_those_there_are(model: TinySegmenter) -> None:
 
 
 def test_view_is_not_replaced_once_somebody_looked(model: TinySegmenter) -> None:
-    step = make(model, teacher=model)
+    step = make(model, teacher=lambda name, view: model(view.images))
     step.teach("target")
     step.predict("source")
     step.forget_taught()
@@ -146,7 +146,7 @@ def test_released_graph_is_not_built_again(model: TinySegmenter) -> None:
 def test_teacher_must_be_asked_for(model: TinySegmenter) -> None:
     with pytest.raises(RuntimeError, match="sets teacher = TeacherSpec"):
         make(model).teach("target")
-    step = make(model, teacher=model)
+    step = make(model, teacher=lambda name, view: model(view.images))
     step.teach("target")
     step.forget_taught()
     with pytest.raises(RuntimeError, match="teacher_in_losses = True"):

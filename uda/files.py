@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +34,8 @@ def atomic_write(path: str | Path, *, binary: bool = False) -> Iterator[IO[Any]]
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # the process in the name: two writers never share a part
-    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    # a name of its own: two writers, of two processes or two threads, never share a part
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
     options: dict[str, Any] = {"mode": "wb"} if binary else {"mode": "w", "encoding": "utf-8", "newline": "\n"}
     try:
         with part.open(**options) as file:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
+from uda.models.batch_norm import Domain, normalising
 from uda.models.modes import evaluating
 from uda.types import SegOutput, View
 
@@ -36,7 +37,7 @@ class Step:
         index: zero-based iteration.
         total: iterations of the whole run.
         generator: the run's random numbers for methods, on the CPU; its state is saved with the run.
-        teacher: images -> :class:`SegOutput` of the EMA teacher, run without gradient; ``None`` without one.
+        teacher: takes a view through the EMA teacher, by its name; run without gradient; ``None`` without one.
         graph_views: every view that some method of the run predicts with gradient. ``detached`` of one of these
             shares the pass that has the graph instead of making a second one.
         kept_views: every view that some method looks at without gradient (``Method.looks``); the numbers of all others
@@ -54,7 +55,7 @@ class Step:
         index: int,
         total: int,
         generator: torch.Generator,
-        teacher: Callable[[Tensor], SegOutput] | None = None,
+        teacher: Callable[[str, View], SegOutput] | None = None,
         graph_views: Collection[str] = (),
         kept_views: Collection[str] = (),
         forward: Callable[[str, View], SegOutput] | None = None,
@@ -211,15 +212,16 @@ class Step:
             )
         if name not in self._taught:
             with torch.no_grad():
-                self._taught[name] = self._teacher(self.view(name).images)
+                self._taught[name] = self._teacher(name, self.view(name))
         return self._taught[name]
 
-    def infer(self, images: Tensor) -> SegOutput:
+    def infer(self, images: Tensor, domain: Domain = "target") -> SegOutput:
         """The student on any images in evaluation mode: no gradient, no batch-norm update, not memoised.
 
-        For passes over a whole data set (self-training rounds, prototype initialisation).
+        For passes over a whole data set (self-training rounds, prototype initialisation). ``domain`` is whose
+        batch-norm statistics serve, where the model keeps two sets.
         """
-        with evaluating(self._model), torch.no_grad():
+        with evaluating(self._model), normalising(self._model, domain), torch.no_grad():
             output: SegOutput = self._model(images)
             return output
 

@@ -300,6 +300,7 @@ NOT_DIFFERENTIABLE = {
     "nuclear_norm_score": "float",
     "pixel_accuracy": "counting",
     "poly": "schedule",
+    "pooled_statistics": "detached",
     "portion_thresholds": "threshold",
     "pseudo_labels": "detached",
     "random_projections": "sampling",

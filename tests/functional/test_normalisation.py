@@ -12,6 +12,7 @@ from uda.functional.normalisation import (
     blend_statistics,
     collect_statistics,
     load_statistics,
+    pooled_statistics,
     running_statistics,
     updating_statistics,
 )
@@ -99,6 +100,23 @@ def test_collected_statistics_are_the_targets(net: Pooled) -> None:
     var = torch.stack([a.var((0, 2, 3)) for a in activations]).mean(0)
     torch.testing.assert_close(found["norm"].mean, mean)
     torch.testing.assert_close(found["norm"].var, var)
+
+
+def test_pooled_statistics_have_the_variance_between_images(net: Pooled) -> None:
+    """Exact for the first layer: as if all images were one, whatever the batches."""
+    images = [torch.randn(1, 3, 9, 7) + shift for shift in (-2.0, 0.0, 5.0)]
+    before = state(net)
+    pooled = pooled_statistics(net, images)
+    assert unchanged(net, before)
+    together = net.conv(torch.cat(images)).detach()
+    torch.testing.assert_close(pooled["norm"].mean, together.mean((0, 2, 3)))
+    torch.testing.assert_close(pooled["norm"].var, together.var((0, 2, 3), correction=0))
+    batchwise = collect_statistics(net, images)
+    torch.testing.assert_close(pooled["norm"].mean, batchwise["norm"].mean)
+    assert pooled["norm"].var.sum() > 1.5 * batchwise["norm"].var.sum()
+    rebatched = pooled_statistics(net, [torch.cat(images[:2]), images[2]])
+    torch.testing.assert_close(rebatched["norm"].var, pooled["norm"].var)
+    assert set(pooled) == {"norm"}, "the pooled branch saw one value a channel"
 
 
 def test_a_layer_with_single_values_keeps_the_sources(net: Pooled) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from uda.engine import evaluate
-from uda.methods import AdaBN
+from uda.methods import AdaBN, PredictionTimeBN
 from uda.testing.methods import TestTimeContract
 from uda.testing.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.types import SegOutput, TaskSpec
@@ -14,12 +14,18 @@ from uda.types import SegOutput, TaskSpec
 class TestAdaBN(TestTimeContract):
     __test__ = True
     make = lambda self: AdaBN()  # noqa: E731
-    invalid = ({"prior": 1.5}, {"statistics": "image"}, {"images": 0})
+    invalid = ({"prior": 1.5}, {"images": 0})
 
 
-class TestAdaBNOfTheDataset(TestTimeContract):
+class TestAdaBNWithAPrior(TestTimeContract):
     __test__ = True
-    make = lambda self: AdaBN(statistics="dataset", prior=0.5)  # noqa: E731
+    make = lambda self: AdaBN(prior=0.5)  # noqa: E731
+
+
+class TestPredictionTimeBN(TestTimeContract):
+    __test__ = True
+    make = lambda self: PredictionTimeBN()  # noqa: E731
+    invalid = ({"prior": 1.5},)
 
 
 def trained() -> TinySegmenter:
@@ -51,7 +57,7 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 def test_prior_one_is_the_source_model() -> None:
     model, batch = trained(), images(tiny_target())
     expected = model.eval()(batch).logits
-    one = AdaBN(prior=1.0)
+    one = PredictionTimeBN(prior=1.0)
     one.attach(model)
     torch.testing.assert_close(one(batch).logits, expected)
 
@@ -59,7 +65,7 @@ def test_prior_one_is_the_source_model() -> None:
 def test_prior_zero_is_training_mode_batch_norm_without_its_side_effects() -> None:
     model, batch = trained(), images(tiny_target())
     before = state(model)
-    one = AdaBN()
+    one = PredictionTimeBN()
     one.attach(model)
     got = one(batch).logits
     assert same(before, model.state_dict())
@@ -72,7 +78,7 @@ def test_prior_zero_is_training_mode_batch_norm_without_its_side_effects() -> No
 def test_blended_statistics_by_hand(prior: float) -> None:
     """The first layer of the network, written out."""
     model, batch = trained(), images(tiny_target())
-    one = AdaBN(prior=prior)
+    one = PredictionTimeBN(prior=prior)
     one.attach(model)
     seen: list[torch.Tensor] = []
     handle = model.stem[1].register_forward_hook(lambda layer, inputs, output: seen.extend([inputs[0], output]))
@@ -90,7 +96,7 @@ def test_blended_statistics_by_hand(prior: float) -> None:
 @pytest.mark.parametrize("prior", [0.0, 0.5])
 def test_calibrated_statistics_hold_for_later_batches(prior: float) -> None:
     model, batch = trained(), images(tiny_target())
-    source = model.stem[1].running_mean.clone()
+    source, source_var = model.stem[1].running_mean.clone(), model.stem[1].running_var.clone()
     one = AdaBN(prior=prior)
     one.attach(model)
     one.calibrate([batch[:2], batch[2:]])
@@ -98,6 +104,8 @@ def test_calibrated_statistics_hold_for_later_batches(prior: float) -> None:
         inputs = model.stem[0]((batch - 0.5) / 0.25)
     wanted = prior * source + (1 - prior) * inputs.mean((0, 2, 3))
     torch.testing.assert_close(model.stem[1].running_mean, wanted)
+    var = prior * source_var + (1 - prior) * inputs.var((0, 2, 3), correction=0)
+    torch.testing.assert_close(model.stem[1].running_var, var)
     alone, together = one(batch[:1]).logits, one(batch).logits
     torch.testing.assert_close(alone[0], together[0])
 
@@ -117,12 +125,12 @@ def test_reset_and_detach_bring_the_source_back() -> None:
     before, expected = state(model), trained().eval()(batch).logits
     one = AdaBN()
     one.attach(model)
-    first = one(batch).logits
     one.calibrate(batch[:2])
     assert not same(before, model.state_dict())
     one.reset()
     assert same(before, model.state_dict())
-    torch.testing.assert_close(one(batch).logits, first)
+    with pytest.raises(RuntimeError, match="no target statistics yet"):
+        one(batch)
     one.calibrate(batch[:2])
     one.detach_model()
     assert same(before, model.state_dict())
@@ -134,11 +142,11 @@ def test_statistics_of_the_tasks_target_survive_a_reset() -> None:
     target = tiny_target().unlabelled()
     spec = TaskSpec(5, ("a", "b", "c", "d", "e"), 8, 1, target=target)
     model = trained()
-    one = AdaBN(statistics="dataset", images=3)
+    one = AdaBN(images=3)
     with pytest.raises(RuntimeError, match="call attach"):
         one(images(tiny_target()))
     one.attach(model)
-    with pytest.raises(RuntimeError, match="has none yet"):
+    with pytest.raises(RuntimeError, match="no target statistics yet"):
         one(images(tiny_target()))
     one.attach(model, spec)
     assert len(target.touched) == 3
@@ -164,16 +172,16 @@ class Pooled(nn.Module):
 
 
 @pytest.mark.parametrize("prior", [0.0, 0.5])
-@pytest.mark.parametrize("gather", [False, True])
-def test_pooling_with_a_batch_of_one_keeps_the_source_statistics(prior: float, gather: bool) -> None:
+@pytest.mark.parametrize("kind", [AdaBN, PredictionTimeBN])
+def test_pooling_with_a_batch_of_one_keeps_the_source_statistics(prior: float, kind: type) -> None:
     model = Pooled()
     model.pool[2].running_mean.fill_(0.3)
-    one = AdaBN(prior=prior)
-    one.attach(model)
+    tested = kind(prior=prior)
+    tested.attach(model)
     image = images(tiny_target(), 1)
-    if gather:
-        one.calibrate([image, image])
-    assert one(image).logits.isfinite().all()
+    if kind is AdaBN:
+        tested.calibrate([image, image])
+    assert tested(image).logits.isfinite().all()
     assert (model.pool[2].running_mean == 0.3).all()
 
 
@@ -190,10 +198,12 @@ def test_evaluates_like_a_model() -> None:
     model, target = trained(), tiny_target()
     one = AdaBN(prior=1.0)
     one.attach(model)
+    one.calibrate(target.unlabelled())
     adapted = evaluate(one, target)
     one.detach_model()
     plain = evaluate(model, target)
     assert (adapted.confusions == plain.confusions).all()
     one = AdaBN()
     one.attach(model)
+    one.calibrate(target.unlabelled())
     assert (evaluate(one, target).confusions != plain.confusions).any()

@@ -10,8 +10,11 @@ import pytest
 from uda.methods import METHODS, TEST_TIME_METHODS
 
 ROOT = Path(__file__).parents[2]
-COMMON = {"uda.types", "uda.step", "uda.registry", "uda.methods.base", "uda.methods.support.checks", "uda.models.modes"}
-"""What every reader has open: the protocol, the step, the checks of arguments."""
+COMMON = {
+    "uda.types", "uda.step", "uda.registry", "uda.methods", "uda.methods.base", "uda.methods.support.checks",
+    "uda.models.modes",
+}  # fmt: skip
+"""What every reader has open: the protocol, the step, the table of names, the checks of arguments."""
 MOST = 5
 PLACES = {
     registry.table[name].partition(":")[0]: name for registry in (METHODS, TEST_TIME_METHODS) for name in registry.table

@@ -41,6 +41,7 @@ from uda.engine import Evaluation, Settings, Trainer, checkpoint, evaluate
 from uda.engine.predict import label_map
 from uda.files import atomic_write
 from uda.methods import TestTimeMethod
+from uda.models.batch_norm import domain_statistics, normalising
 from uda.types import LabelledDataset
 
 PICTURES = 3
@@ -224,20 +225,22 @@ def _score(
     precision = (cell.settings or config.settings).precision
     source = build.open_source(config.source, config.space)
     model.eval()
-    spec = content["test_time"]
-    wrapped = attach(spec, model, source, adaptation_images(config, domain, dataset) if spec else None)
-    try:
-        evaluation = done or evaluate(
-            wrapped,
-            dataset,
-            batch_size=options.batch_size,
-            scale=options.scale,
-            precision=precision,
-        )
-        _pictures(wrapped, dataset, folder / "pictures", domain, scale=options.scale, precision=precision)
-    finally:
-        if isinstance(wrapped, TestTimeMethod):
-            wrapped.detach_model()
+    spec, statistics = content["test_time"], domain_statistics(domain)
+    with normalising(model, statistics):
+        wrapped = attach(spec, model, source, adaptation_images(config, domain, dataset) if spec else None)
+        try:
+            evaluation = done or evaluate(
+                wrapped,
+                dataset,
+                batch_size=options.batch_size,
+                scale=options.scale,
+                precision=precision,
+                domain=statistics,
+            )
+            _pictures(wrapped, dataset, folder / "pictures", domain, scale=options.scale, precision=precision)
+        finally:
+            if isinstance(wrapped, TestTimeMethod):
+                wrapped.detach_model()
     return evaluation
 
 

@@ -16,6 +16,7 @@ from uda.config import BenchConfig, ConfigError, Spec, build_method, load_config
 from uda.data.label_spaces import LabelSpace
 from uda.engine import checkpoint
 from uda.methods import TestTimeMethod
+from uda.models.batch_norm import add_target_norms, needs_target_norms
 from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset, as_segmenter
 
 
@@ -91,6 +92,8 @@ def load_model(run: RunFolder | Path) -> nn.Module:
     state = checkpoint.load(run.checkpoint)["model"]
     # the checkpoint has every weight: the pretrained ones need not be there
     model = build_segmenter({**run.training["model"], "weights": None}, run.space.num_classes, run.seed)
+    if needs_target_norms(state):
+        add_target_norms(model)
     model.load_state_dict(state)
     return model.eval()
 

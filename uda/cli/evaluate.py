@@ -55,6 +55,7 @@ def evaluate(
     from uda.bench.restore import adaptation_images, attach, open_model
     from uda.config import EvaluateSpec
     from uda.engine import evaluate as score
+    from uda.models.batch_norm import domain_statistics, normalising
 
     place = open_device(device)
     network, classes, run = open_model(model, space)
@@ -68,17 +69,20 @@ def evaluate(
             images = dataset.unlabelled()
             if run is not None and spec is not None and name in run.config.domains:
                 images = adaptation_images(run.config, name, dataset)
-            wrapped = attach(spec, network, source_of(run), images)
-            results[name] = score(
-                wrapped,
-                dataset,
-                batch_size=batch_size or default.batch_size,
-                scale=scale or default.scale,
-                precision=run.training["settings"]["precision"] if run is not None else "fp32",
-                progress=functools.partial(track, label=name, total=len(dataset), progress=progress),
-            )
-            if wrapped is not network:
-                wrapped.detach_model()  # type: ignore[operator]
+            statistics = domain_statistics(name)
+            with normalising(network, statistics):
+                wrapped = attach(spec, network, source_of(run), images)
+                results[name] = score(
+                    wrapped,
+                    dataset,
+                    batch_size=batch_size or default.batch_size,
+                    scale=scale or default.scale,
+                    precision=run.training["settings"]["precision"] if run is not None else "fp32",
+                    domain=statistics,
+                    progress=functools.partial(track, label=name, total=len(dataset), progress=progress),
+                )
+                if wrapped is not network:
+                    wrapped.detach_model()  # type: ignore[operator]
     _show(results, spec)
     content = _content(results, model, spec)
     if json_file is not None:

@@ -20,6 +20,13 @@ class Ids(StrEnum):
     none = "none"
 
 
+class Statistics(StrEnum):
+    """A domain of the training."""
+
+    source = "source"
+    target = "target"
+
+
 @guarded
 def predict(
     model: str = MODEL,
@@ -30,6 +37,11 @@ def predict(
     ),
     overlay: float = typer.Option(0.5, "--overlay", min=0, max=1, help="Opacity of the colours over the image."),
     no_overlay: bool = typer.Option(False, "--no-overlay", help="Write no overlays."),
+    statistics: Statistics = typer.Option(
+        Statistics.target,
+        "--statistics",
+        help="Whose batch-norm statistics, where the model keeps a set for each domain.",
+    ),
     test_time: str = TEST_TIME,
     space: str = SPACE,
     device: str = DEVICE,
@@ -43,6 +55,7 @@ def predict(
     from uda.data import Unlabelled
     from uda.engine.predict import find_images
     from uda.engine.predict import predict as work
+    from uda.models.batch_norm import normalising
 
     files = find_images(images, out)
     place = open_device(device)
@@ -50,9 +63,9 @@ def predict(
     network.to(place)
     spec = test_time_of(test_time, run)
     root = images if images.is_dir() else images.parent
-    wrapped = attach(spec, network, source_of(run) if spec else None, Unlabelled(root.name, root, files))
     maps = {Ids.both: ("train", "raw"), Ids.none: ()}.get(ids, (ids.value,))
-    with bars() as progress:
+    with bars() as progress, normalising(network, statistics.value):
+        wrapped = attach(spec, network, source_of(run) if spec else None, Unlabelled(root.name, root, files))
         report = work(
             wrapped, files, out, classes, root=root, ids=maps, overlay=None if no_overlay else overlay,
             progress=lambda paths: track(paths, "images", len(files), progress),

@@ -193,7 +193,8 @@ def as_image(image: Any, name: str) -> Tensor:
         array = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
         if array.ndim != 3 or array.shape[2] != 3:
             raise TypeError(f"{name}: an image is RGB, (H, W, 3), got {array.shape}")
-        image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+        # a copy: PIL lends memory that must not be written to
+        image = torch.from_numpy(np.array(array)).permute(2, 0, 1)
     if image.ndim != 3 or image.shape[0] != 3:
         raise TypeError(f"{name}: an image tensor is (3, H, W), got {tuple(image.shape)}")
     if image.is_floating_point():

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from uda.files import atomic_write
 from uda.methods.base import TestTimeMethod
 from uda.metrics import confusion, iou, miou
+from uda.models.batch_norm import Domain, normalising
 from uda.models.modes import evaluating
 from uda.types import IGNORE, LabelledDataset, Sample, SegOutput
 
@@ -79,6 +80,7 @@ def evaluate(
     device: torch.device | str | None = None,
     scale: float = 1.0,
     precision: str = "fp32",
+    domain: Domain = "target",
     progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
 ) -> Evaluation:
     """Score a model on a labelled data set at the images' own size.
@@ -91,6 +93,7 @@ def evaluate(
         device: where to run; by default where the model's parameters are.
         scale: resize the model's input by this factor, its logits back.
         precision: ``bf16`` runs the forward under autocast.
+        domain: of the images; whose batch-norm statistics serve, where the model keeps a set for each.
         progress: wraps the batches, for a progress bar.
 
     Raises:
@@ -105,7 +108,7 @@ def evaluate(
     losses: list[float] = []
     names: list[str] = []
     batches: Iterable[list[Sample]] = same_size_batches(dataset, batch_size)
-    with mode:
+    with mode, normalising(model, domain):
         for batch in progress(batches) if progress else batches:  # type: ignore[arg-type]
             images = torch.stack([sample.image for sample in batch]).to(where).float() / 255
             labels = torch.stack([_label(sample) for sample in batch]).to(where)

@@ -73,6 +73,9 @@ class Settings(Closed):
 
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
+    batch_norm: Literal["shared", "frozen", "source", "per_domain"] = "shared"
+    """How batch norm treats target, mixed and masked images (:mod:`uda.models.batch_norm`): as the papers do, with
+    stored statistics that stay, with only the source moving them, or with a set for each domain."""
     device: str | None = None
     """``cpu``, ``cuda``, ``cuda:1``; by default the best there is."""
     workers: int = Field(0, ge=0)

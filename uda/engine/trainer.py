@@ -21,8 +21,9 @@ from uda.engine.optimisation import segmenter_optimizer
 from uda.engine.schedules import Schedule, build_schedule
 from uda.engine.settings import Settings
 from uda.engine.tensorboard import RunLog
-from uda.engine.update import OptimizerLike, Update
+from uda.engine.update import OptimizerLike, Update, treatment_of
 from uda.methods.base import Method
+from uda.models.batch_norm import add_target_norms, domain_statistics
 from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset
 
 CHECKPOINT = "checkpoint.pt"
@@ -38,7 +39,8 @@ class Trainer:
         out: run folder for checkpoints, scalars and TensorBoard; ``None`` keeps nothing. A folder that holds a
             checkpoint of the same run is continued.
         evaluate_on: labelled data sets by name, scored at ``settings.eval_every`` and at the end. Their labels are
-            read here only and never reach a method.
+            read here only and never reach a method. With batch norm ``per_domain`` the one called ``source`` is scored
+            with the source's statistics, all others with the target's.
         progress: wraps the iterable of steps, for a progress bar.
         on_step: called after each step with the update and its logs (empty where none are written), once the step's
             checkpoint lies on disk.
@@ -75,6 +77,8 @@ class Trainer:
                 f"this trainer runs one process, got {self.state.num_processes}; start it without a launcher"
             )
         ((optimizer_name, arguments),) = s.optimizer.items()
+        if treatment_of(methods, s.batch_norm) == "per_domain":
+            add_target_norms(model)  # before the optimiser, which is to have them
         self.update = Update(
             model,
             methods,
@@ -93,6 +97,7 @@ class Trainer:
             clip=s.clip,
             precision=s.precision,
             channels_last=s.channels_last,
+            batch_norm=s.batch_norm,
             accumulate=s.accumulate,
             teacher=s.teacher_spec,
             device=s.device or self.state.device,
@@ -233,7 +238,13 @@ class Trainer:
     def _evaluate(self, log: RunLog) -> None:
         self.evaluations = {}
         for name, dataset in self.evaluate_on.items():
-            result = evaluate(self.model, dataset, device=self.device, precision=self.settings.precision)
+            result = evaluate(
+                self.model,
+                dataset,
+                device=self.device,
+                precision=self.settings.precision,
+                domain=domain_statistics(name),
+            )
             self.evaluations[name] = result
             iou = zip(result.class_names, result.iou(), strict=True)
             scores = {f"iou_{name}/{cls}": float(value) for cls, value in iou if value == value}

@@ -23,6 +23,7 @@ from uda.engine.grouping import share_groups, shared_teacher, unique_labels
 from uda.engine.optimisation import add_parameters, segmenter_optimizer
 from uda.engine.schedules import Poly, RunSchedule, Schedule, set_lr
 from uda.methods.base import Method
+from uda.models.batch_norm import TREATMENTS, add_target_norms, normalising, view_domain
 from uda.models.teacher import Teacher
 from uda.step import Step
 from uda.types import SegOutput, TaskSpec, TeacherSpec, View, as_segmenter
@@ -30,6 +31,18 @@ from uda.types import SegOutput, TaskSpec, TeacherSpec, View, as_segmenter
 PRECISIONS = ("fp32", "bf16")
 OptimizerLike = Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer]
 """An optimiser over the model's parameters, or what makes one of them (``partial(torch.optim.NAdam, lr=1)``)."""
+
+
+def treatment_of(methods: Sequence[Method], batch_norm: str) -> str:
+    """A treatment of batch norm for a run: without target images there is nothing to keep apart."""
+    views = frozenset().union(*(method.reads | method.looks for method in methods))
+    apart = any(view_domain(name) == "target" for name in views)
+    return batch_norm if apart or batch_norm == "frozen" else "shared"
+
+
+def _holds(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> bool:
+    members = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return all(id(parameter) in members for parameter in parameters)
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -56,6 +69,8 @@ class Update:
         clip: norm to which the gradient of everything that ``optimizer`` moves is clipped.
         precision: ``"bf16"`` runs networks and losses under autocast.
         channels_last: memory format of model and images.
+        batch_norm: how batch norm treats the views of the two domains: ``"shared"``, ``"frozen"``, ``"source"`` or
+            ``"per_domain"`` (:mod:`uda.models.batch_norm`).
         accumulate: calls (micro-batches) that make one optimiser step; their gradients are averaged.
         teacher: the EMA teacher, where the methods' own wishes shall not count.
         device: where everything goes; that of the model's parameters by default.
@@ -86,6 +101,7 @@ class Update:
         clip: float | None = None,
         precision: str = "fp32",
         channels_last: bool = False,
+        batch_norm: str = "shared",
         accumulate: int = 1,
         teacher: TeacherSpec | None = None,
         device: torch.device | str | None = None,
@@ -96,9 +112,16 @@ class Update:
         for name, value in (("total_steps", total_steps), ("accumulate", accumulate)):
             if value < 1:
                 raise ValueError(f"{name} is {value!r}, must be at least 1")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision is {precision!r}, must be one of {', '.join(map(repr, PRECISIONS))}")
+        for name, choice, options in (
+            ("precision", precision, PRECISIONS),
+            ("batch_norm", batch_norm, TREATMENTS),
+        ):
+            if choice not in options:
+                raise ValueError(f"{name} is {choice!r}, must be one of {', '.join(map(repr, options))}")
         as_segmenter(model)
+        self.batch_norm = treatment_of(methods, batch_norm)
+        if self.batch_norm == "per_domain":
+            add_target_norms(model)
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(self.device).to(memory_format=memory_format)  # type: ignore[call-overload]
@@ -157,6 +180,11 @@ class Update:
             optimizer = segmenter_optimizer(self.model)
         elif isinstance(wanted, Optimizer):
             optimizer = wanted
+            if self.batch_norm == "per_domain" and not _holds(optimizer, self.model.parameters()):
+                raise ValueError(
+                    "the optimiser was made before the target's batch-norm parameters; call "
+                    "uda.models.add_target_norms(model) first, or give the optimiser's class"
+                )
         else:
             optimizer = wanted(self.model.parameters())
         if not isinstance(optimizer, Optimizer):
@@ -200,8 +228,20 @@ class Update:
 
     def forward(self, name: str, view: View) -> SegOutput:
         """Seam: take a view through the network, with gradient where the caller records it."""
-        with self.autocast():
+        with self.autocast(), normalising(self.model, view_domain(name), self.batch_norm):
             output: SegOutput = self.model(view.images)
+        return output
+
+    def teach(self, name: str, view: View) -> SegOutput:
+        """Seam: take a view through the teacher, without gradient.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        if self.teacher is None:
+            raise RuntimeError("this run has no teacher; a method that needs one sets teacher = TeacherSpec(...)")
+        with self.autocast(), normalising(self.teacher, view_domain(name), self.batch_norm):
+            output: SegOutput = self.teacher(view.images)
         return output
 
     def backpropagate(
@@ -291,7 +331,7 @@ class Update:
             index=self.index,
             total=self.total_steps,
             generator=self.generator,
-            teacher=self.teacher,
+            teacher=self.teach if self.teacher is not None else None,
             graph_views=self._graph_views,
             kept_views=self._kept_views,
             forward=self.forward,

@@ -272,19 +272,57 @@ def updating_statistics(module: nn.Module, *, momentum: float | None = 0.1) -> I
         yield
 
 
-def collect_statistics(
-    module: nn.Module, batches: Iterable[Tensor], *, forward: Callable[[Tensor], object] | None = None
-) -> dict[str, Statistics]:
-    """The statistics of every layer over batches of images: AdaBN's re-estimation in one pass.
+def pooled_statistics(module: nn.Module, batches: Iterable[Tensor]) -> dict[str, Statistics]:
+    """The statistics of every layer over all images together: AdaBN's (Li et al. 2017, section 3.2).
 
-    Means of the batches' means and unbiased variances, so that batches weigh the same whatever their size. Deeper
-    layers see activations that were normalised with the batch, so this is a one-pass approximation. The module does not
-    change; use :func:`load_statistics` on the result or on its blend with the source's.
+    Mean and variance of a channel run over every position of every image, so that the variance *between* images counts;
+    large images weigh more. The module does not change; use :func:`load_statistics` on the result or on its blend with
+    the source's.
+
+    Departure: while they are collected, each layer normalises with its batch's own statistics (one pass). Exact ones
+    would take a pass for each layer; passes that normalise with the statistics of the pass before drift instead: on a
+    Cityscapes-trained ESPNet and KITTI the loss went from 1.15 to 2.8 and 4.0.
 
     Args:
         module: the network, in the mode (dropout) that it is to be used in.
-        batches: what is given to ``forward``.
-        forward: runs the network on a batch; ``None`` for the module itself.
+        batches: ``(N, 3, H, W)`` each.
+
+    Returns:
+        by path; a layer that saw no batch with more than one value for each channel is missing.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from uda.functional import pooled_statistics
+        >>> batches = [torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 4.0)]
+        >>> pooled = pooled_statistics(nn.Sequential(nn.BatchNorm2d(1)), batches)["0"]
+        >>> pooled.mean.item(), pooled.var.item()  # no image varies in itself
+        (2.0, 4.0)
+    """
+    sums: dict[str, tuple[Tensor, Tensor, int]] = {}
+
+    def add(name: str, inputs: Tensor) -> None:
+        values = inputs.double().movedim(1, 0).flatten(1)
+        total, squares, count = sums.get(name, (values.new_zeros(()), values.new_zeros(()), 0))
+        sums[name] = (total + values.sum(1), squares + values.square().sum(1), count + values.shape[1])
+
+    _each_input(module, batches, add)
+    pooled = {}
+    for name, (total, squares, count) in sums.items():
+        mean = total / count
+        pooled[name] = Statistics(mean.float(), (squares / count - mean.square()).clamp(min=0).float())
+    return pooled
+
+
+def collect_statistics(module: nn.Module, batches: Iterable[Tensor]) -> dict[str, Statistics]:
+    """The mean of the batches' statistics: what tent's ``norm.py`` leaves with a cumulative average.
+
+    Batches weigh the same whatever their size, variances are unbiased, and the variance between batches is left out,
+    which :func:`pooled_statistics` has. The module does not change.
+
+    Args:
+        module: the network, in the mode (dropout) that it is to be used in.
+        batches: ``(N, 3, H, W)`` each.
 
     Returns:
         by path; a layer that saw no batch with more than one value for each channel is missing.
@@ -297,24 +335,31 @@ def collect_statistics(
         >>> collect_statistics(nn.Sequential(nn.BatchNorm2d(1)), [batch, batch + 2])["0"].mean.item()
         3.0
     """
-    sums: dict[str, Statistics] = {}
-    counts: dict[str, int] = {}
+    sums: dict[str, tuple[Tensor, Tensor, int]] = {}
 
-    def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def add(name: str, inputs: Tensor) -> None:
+        var, mean = _var_mean(inputs, unbiased=True)
+        old_mean, old_var, count = sums.get(name, (torch.zeros_like(mean), torch.zeros_like(var), 0))
+        sums[name] = (old_mean + mean, old_var + var, count + 1)
+
+    _each_input(module, batches, add)
+    return {name: Statistics(mean / count, var / count) for name, (mean, var, count) in sums.items()}
+
+
+def _each_input(module: nn.Module, batches: Iterable[Tensor], add: Callable[[str, Tensor], None]) -> None:
+    """Run the module with batch statistics and hand on what each layer gets, by the layer's path."""
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hand_on(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if _values(inputs[0]) > 1:
-                var, mean = _var_mean(inputs[0], unbiased=True)
-                old = sums.get(name)
-                sums[name] = Statistics(mean, var) if old is None else Statistics(old.mean + mean, old.var + var)
-                counts[name] = counts.get(name, 0) + 1
+                add(name, inputs[0].detach())
 
-        return hook
+        return hand_on
 
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(batch_statistics(module))
         for name, layer in batch_norms(module).items():
-            stack.enter_context(layer.register_forward_pre_hook(record(name)))
+            stack.enter_context(layer.register_forward_pre_hook(hook(name)))
         for batch in batches:
-            (forward or module)(batch)
-    return {name: Statistics(mean / counts[name], var / counts[name]) for name, (mean, var) in sums.items()}
+            module(batch)

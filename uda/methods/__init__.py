@@ -40,17 +40,22 @@ if TYPE_CHECKING:
     from uda.methods.minent import MinEnt
     from uda.methods.mmd import MMD
     from uda.methods.mrnet import MRNet
+    from uda.methods.pass_only import PassOnly
+    from uda.methods.prediction_time_bn import PredictionTimeBN
     from uda.methods.proda import ProDA
     from uda.methods.rare_class_sampling import RareClassSampling
     from uda.methods.reinhard import Reinhard
     from uda.methods.sac import SAC
     from uda.methods.sliced_wasserstein import SlicedWasserstein
+    from uda.methods.strong_source import StrongSource
     from uda.methods.supervised import Supervised
     from uda.methods.support.protocol import Prediction, Protocol, stream
     from uda.methods.tent import TENT
 
 _TRAINING = {
     "Supervised": "supervised",
+    "PassOnly": "pass_only",
+    "StrongSource": "strong_source",
     "MeanStd": "mean_std",
     "Reinhard": "reinhard",
     "HistogramMatching": "histogram_matching",
@@ -79,7 +84,13 @@ _TRAINING = {
     "L1": "l1",
     "L2SP": "l2_sp",
 }
-_TEST_TIME = {"AdaBN": "adabn", "ColourAtTest": "colour_at_test", "TENT": "tent", "CoTTA": "cotta"}
+_TEST_TIME = {
+    "AdaBN": "adabn",
+    "PredictionTimeBN": "prediction_time_bn",
+    "ColourAtTest": "colour_at_test",
+    "TENT": "tent",
+    "CoTTA": "cotta",
+}
 _MORE = {
     "Method": "base",
     "TestTimeMethod": "base",
@@ -206,12 +217,15 @@ __all__ = [
     "MeanStd",
     "Method",
     "MinEnt",
+    "PassOnly",
     "Prediction",
+    "PredictionTimeBN",
     "ProDA",
     "Protocol",
     "RareClassSampling",
     "Reinhard",
     "SlicedWasserstein",
+    "StrongSource",
     "Supervised",
     "TestTimeMethod",
     "find_method",

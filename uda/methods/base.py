@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -109,6 +109,10 @@ class TestTimeMethod(Configurable, nn.Module):
     """
 
     __test__ = False  # not a pytest class
+
+    adapts_on_scored: ClassVar[bool] = False
+    """Whether the images that are predicted change the network or its statistics: its scores are of images that it has
+    adapted to, never of unseen ones."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -55,6 +55,8 @@ class CoTTA(TestTimeMethod):
         ValueError: a value out of its range.
     """
 
+    adapts_on_scored = True
+
     def __init__(
         self,
         *,

@@ -46,6 +46,8 @@ class TENT(TestTimeMethod):
         ValueError: a value out of its range; from ``attach``: a model without batch-norm scale and shift.
     """
 
+    adapts_on_scored = True
+
     def __init__(
         self,
         *,

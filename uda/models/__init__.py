@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from uda.models.adapter import SegmenterAdapter, adapt
     from uda.models.base import FrozenEncoder, Normalise, SegmentationNetwork
+    from uda.models.batch_norm import add_target_norms, normalising
     from uda.models.daformer import DaformerHead, DaformerSegmenter
     from uda.models.deeplabv2 import AsppHead, DeepLabV2, deeplabv2_resnet101
     from uda.models.discriminator import Discriminator
@@ -37,6 +38,8 @@ _PLACES = {
     "SegmenterAdapter": "adapter",
     "Teacher": "teacher",
     "adapt": "adapter",
+    "add_target_norms": "batch_norm",
+    "normalising": "batch_norm",
     "average_slides": "hrda",
     "deeplabv2_resnet101": "deeplabv2",
     "ema_alpha": "teacher",
@@ -121,6 +124,7 @@ __all__ = [
     "SegmenterAdapter",
     "Teacher",
     "adapt",
+    "add_target_norms",
     "average_slides",
     "build_hrda",
     "build_model",
@@ -131,5 +135,6 @@ __all__ = [
     "fuse_scales",
     "load_encoder_weights",
     "model_options",
+    "normalising",
     "slide_boxes",
 ]

@@ -39,6 +39,7 @@ def train(
     *,
     num_classes: int = 5,
     aux: bool = False,
+    dropout: float = 0.1,
     out: Path | None = None,
     source: TinyDataset | None = None,
     target: Any = None,
@@ -48,7 +49,7 @@ def train(
 ) -> Trainer:
     """Run the real trainer on the tiny network and data."""
     torch.manual_seed(0)
-    run = trainer(TinySegmenter(num_classes, aux), methods, settings(**changes), out=out, progress=progress)
+    run = trainer(TinySegmenter(num_classes, aux, dropout), methods, settings(**changes), out=out, progress=progress)
     run.fit(source or TinyDataset(num_classes=num_classes), tiny_target(num_classes) if target is None else target)
     return run
 
@@ -108,7 +109,8 @@ def one_step(
     index = total - 1 if index is None else index
     graph_views = frozenset().union(*(run_method.reads for run_method in update.methods))
     return Step(
-        update.model, views, index=index, total=total, generator=update.generator, teacher=update.teacher,
+        update.model, views, index=index, total=total, generator=update.generator,
+        teacher=update.teach if update.teacher is not None else None,
         graph_views=graph_views,
     )  # fmt: skip
 
@@ -282,6 +284,12 @@ class MethodContract:
         assert all(value.dtype != torch.bfloat16 for value in run.state_dict()["model"].values())
         assert all(value.dtype != torch.bfloat16 for value in run.methods[-1].state_dict().values())
 
+    @pytest.mark.parametrize("batch_norm", ["frozen", "source", "per_domain"])
+    def test_every_treatment_of_batch_norm(self, batch_norm: str) -> None:
+        run = self.train(with_supervised(self.make()), batch_norm=batch_norm, steps=2, trainer=Recorder)
+        assert all(value == value for logs in run.logs for value in logs.values())
+        assert all(value.isfinite().all() for value in run.model.state_dict().values())
+
     def test_random_numbers_come_from_the_step(self) -> None:
         """The global generator may serve layers and loaders, never a method: ``prepare`` leaves it as it was."""
         tested = self.make()
@@ -362,6 +370,16 @@ class TestTimeContract:
         tested.reset()
         again = [tested(self.images()).logits for _ in range(2)]
         assert_same(first, again)
+
+    def test_says_whether_it_adapts_on_what_it_scores(self) -> None:
+        """An image's prediction depends on other images, before it or beside it, where the method says so, only."""
+        tested, _ = self.attached()
+        tested(self.images())
+        beside_others = tested(self.images()).logits[1]
+        tested.reset()
+        alone = tested(self.images()[1:]).logits[0]
+        same = torch.allclose(alone, beside_others, rtol=1e-5, atol=1e-6)
+        assert same != type(tested).adapts_on_scored
 
     def test_detach_brings_the_model_back(self) -> None:
         torch.manual_seed(1)
