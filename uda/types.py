@@ -88,6 +88,22 @@ class SegOutput(NamedTuple):
         return self.map(lambda tensor: tensor.detach())
 
 
+class Window(NamedTuple):
+    """Which part of a data set's image an augmented one shows, in pixels of the whole image."""
+
+    sample: int
+    """Index of the image in its data set."""
+    size: tuple[int, int]
+    """Height and width of the whole image."""
+    top: int
+    """First row of the window; what of it lies outside of the image was filled."""
+    left: int
+    height: int
+    width: int
+    flip: bool = False
+    """Whether it was mirrored after it had been cut out."""
+
+
 @dataclass(frozen=True)
 class View:
     """A batch of images that the networks may look at, with what is known of it."""
@@ -100,6 +116,8 @@ class View:
     """``(N, H, W)`` float, the loss weight of each pixel, usually in [0, 1]."""
     names: tuple[str, ...] = ()
     """The file behind each image, for error messages."""
+    windows: tuple[Window, ...] = ()
+    """Where each image comes from, if whoever drew the batch says so."""
 
     @property
     def known_labels(self) -> Tensor:

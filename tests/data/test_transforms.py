@@ -45,7 +45,7 @@ def agreement(image: torch.Tensor, label: torch.Tensor) -> float:
 def test_label_stays_on_its_pixels(settings: dict[str, object]) -> None:
     transform = TrainTransform(crop=(32, 48), **{**PLAIN, **settings})
     for seed in range(20):
-        image, label = transform(coded(), seed)
+        image, label, _ = transform(coded(), seed)
         assert image.shape == (3, 32, 48)
         assert image.dtype == torch.float32
         assert label is not None
@@ -68,7 +68,7 @@ def test_flip_mirrors_both() -> None:
 
 def test_scale_is_the_share_of_the_window() -> None:
     for share in (1.0, 0.5):
-        _, label = TrainTransform(crop=(40, 60), scale=(share, share), flip=0.0)(coded(), 3)
+        _, label, _ = TrainTransform(crop=(40, 60), scale=(share, share), flip=0.0)(coded(), 3)
         assert (label != IGNORE).all()
         assert abs(len(label.unique()) - 6 * share) <= 1
 
@@ -76,7 +76,7 @@ def test_scale_is_the_share_of_the_window() -> None:
 def test_small_images_are_padded_with_ignore() -> None:
     transform = TrainTransform(crop=(80, 120), fit="pixels", scale=(1.0, 1.0), flip=0.0)
     for seed in range(5):
-        image, label = transform(coded(), seed)
+        image, label, _ = transform(coded(), seed)
         outside = label == IGNORE
         assert int((~outside).sum()) == 40 * 60
         assert not image[:, outside].any(), "black outside of the image"
@@ -86,7 +86,7 @@ def test_small_images_are_padded_with_ignore() -> None:
 
 
 def test_zoomed_out_window_reaches_beyond_the_image() -> None:
-    _, label = TrainTransform(crop=(20, 30), scale=(2.0, 2.0), flip=0.0)(coded(), 0)
+    _, label, _ = TrainTransform(crop=(20, 30), scale=(2.0, 2.0), flip=0.0)(coded(), 0)
     assert (label == IGNORE).float().mean() == pytest.approx(0.75, abs=0.06)
 
 
@@ -119,7 +119,7 @@ def test_is_a_function_of_the_seed_alone() -> None:
 
 def test_without_label() -> None:
     transform = TrainTransform(crop=(32, 48), jitter=0.5, blur=0.5)
-    image, label = transform(coded()._replace(label=None), 5)
+    image, label, _ = transform(coded()._replace(label=None), 5)
     assert label is None
     assert torch.equal(image, transform(coded(), 5)[0]), "labels have no influence on the image"
 

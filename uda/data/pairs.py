@@ -14,10 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from uda.data.statistics import image_class_counts
 from uda.functional.sampling import rcs_probs
-from uda.types import LabelledDataset, Sample, UnlabelledDataset, View
+from uda.types import LabelledDataset, Sample, UnlabelledDataset, View, Window
 
-Transform = Callable[[Sample, int], tuple[Tensor, Tensor | None]]
-"""(sample, seed) -> image ``(3, h, w)`` float in [0, 1], label ``(h, w)`` int64 or ``None``."""
+Transform = Callable[[Sample, int], tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Window]]
+"""(sample, seed) -> image ``(3, h, w)`` float in [0, 1], label ``(h, w)`` int64 or ``None``, and the window, if methods
+are to know what part of the sample they see."""
+_Drawn = tuple[Tensor, Tensor | None, Sample, Window | None]
 
 _SOURCE, _TARGET, _RARE = 0, 1, 2
 
@@ -28,8 +30,8 @@ class RareClasses:
 
     A class is drawn with probability softmax((1 - f_c) / T) over the pixel frequencies f_c, then uniformly an image
     with more than ``min_share`` of its pixels in that class; its crop is drawn again until more than ``crop_share`` of
-    it is, at most ``tries`` times. The paper's thresholds are counts (3000 pixels of a 2048x1024 image, half of that in
-    a crop of 512x512); here they are fractions, so that they hold at any size.
+    it is, at most ``tries`` times. The paper's thresholds are counts (3000 pixels of a GTA5 image of 1914x1052, half of
+    that in a crop of 512x512); here they are fractions, so that they hold at any size.
 
     Args:
         temperature: T, in (0, inf); small values prefer rare classes.
@@ -39,7 +41,7 @@ class RareClasses:
     """
 
     temperature: float = 0.01
-    min_share: float = 3000 / (2048 * 1024)
+    min_share: float = 3000 / (1914 * 1052)
     crop_share: float = 1500 / (512 * 512)
     tries: int = 10
 
@@ -140,27 +142,27 @@ class Pairs(Dataset[dict[str, View]]):
         epoch, place = divmod(self._position(step, slot), per_epoch)
         return int(_permutation(count, self.seed, stream, epoch)[place])
 
-    def _source_sample(self, step: int, slot: int) -> tuple[Tensor, Tensor | None, Sample]:
+    def _source_sample(self, step: int, slot: int) -> _Drawn:
         position = self._position(step, slot)
         if self._rare is not None:
             return self._rare_sample(self._rare, position)
-        sample = self.source[self._index(len(self.source), _SOURCE, step, slot)]
-        image, label = self.transform(sample, _derive(self.seed, _SOURCE, position))
-        return image, label, sample
+        index = self._index(len(self.source), _SOURCE, step, slot)
+        return _draw(self.transform, self.source[index], index, _derive(self.seed, _SOURCE, position))
 
-    def _target_sample(self, target: UnlabelledDataset, step: int, slot: int) -> tuple[Tensor, Tensor | None, Sample]:
-        sample = target[self._index(len(target), _TARGET, step, slot)]._replace(label=None)
-        image, _ = self.target_transform(sample, _derive(self.seed, _TARGET, self._position(step, slot)))
-        return image, None, sample
+    def _target_sample(self, target: UnlabelledDataset, step: int, slot: int) -> _Drawn:
+        index = self._index(len(target), _TARGET, step, slot)
+        sample = target[index]._replace(label=None)
+        return _draw(self.target_transform, sample, index, _derive(self.seed, _TARGET, self._position(step, slot)))
 
-    def _rare_sample(self, table: _RareTable, position: int) -> tuple[Tensor, Tensor | None, Sample]:
+    def _rare_sample(self, table: _RareTable, position: int) -> _Drawn:
         wanted, index = table.draw(_derive(self.seed, _RARE, position))
         sample = self.source[index]
         for attempt in range(table.config.tries):
-            image, label = self.transform(sample, _derive(self.seed, _RARE, position, attempt + 1))
+            drawn = _draw(self.transform, sample, index, _derive(self.seed, _RARE, position, attempt + 1))
+            label = drawn[1]
             if label is None or int((label == wanted).sum()) > table.config.crop_share * label.numel():
                 break
-        return image, label, sample
+        return drawn
 
     def loader(self, start: int, stop: int, workers: int = 0) -> Iterator[dict[str, View]]:
         """The batches of steps ``start`` to ``stop - 1`` in order, decoded by ``workers`` processes.
@@ -240,10 +242,16 @@ def _permutation(count: int, seed: int, stream: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-def _collate(samples: list[tuple[Tensor, Tensor | None, Sample]]) -> View:
-    images = torch.stack([image for image, _, _ in samples])
-    labels = [label for _, label, _ in samples if label is not None]
-    weights = [sample.weight for _, _, sample in samples]
+def _draw(transform: Transform, sample: Sample, index: int, seed: int) -> _Drawn:
+    image, label, *window = transform(sample, seed)
+    return image, label, sample, window[0]._replace(sample=index) if window else None
+
+
+def _collate(samples: list[_Drawn]) -> View:
+    images = torch.stack([image for image, _, _, _ in samples])
+    labels = [label for _, label, _, _ in samples if label is not None]
+    weights = [sample.weight for _, _, sample, _ in samples]
+    windows = tuple(window for _, _, _, window in samples if window is not None)
     weight = None
     if any(value != 1.0 for value in weights):
         weight = torch.tensor(weights).view(-1, 1, 1).expand(-1, *images.shape[-2:]).contiguous()
@@ -251,5 +259,6 @@ def _collate(samples: list[tuple[Tensor, Tensor | None, Sample]]) -> View:
         images,
         torch.stack(labels) if len(labels) == len(samples) else None,
         weight,
-        tuple(sample.name for _, _, sample in samples),
+        tuple(sample.name for _, _, sample, _ in samples),
+        windows if len(windows) == len(samples) else (),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,15 +12,30 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from uda.types import IGNORE, Sample
+from uda.functional.windows import cut_window
+from uda.types import IGNORE, Sample, Window
+
+CROP_TRIES = 10
+"""Places that are tried for a crop in which no class has more than ``cat_max_ratio`` (mmsegmentation's number)."""
+
+
+class Augmented(NamedTuple):
+    """An augmented sample."""
+
+    image: Tensor
+    """``(3, h, w)`` float32 in [0, 1]."""
+    label: Tensor | None
+    """``(h, w)`` int64; ``None`` where the sample has none."""
+    window: Window
+    """What of the sample it shows; its index in a data set is not known here: 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTransform:
     """Random window, flip, colour jitter and blur.
 
-    A window of the image is cut out and resized to ``crop`` (image bilinear with antialiasing, label nearest). What of
-    the window lies outside the image is black there and ``ignore`` in the label.
+    A window of the image is cut out and resized to ``crop`` (image bilinear with antialiasing, label nearest by pixel
+    centres). What of the window lies outside the image is black there and ``ignore`` in the label.
 
     Args:
         crop: height and width of the result in pixels.
@@ -31,6 +46,10 @@ class TrainTransform:
         ratio: smallest and largest horizontal stretch of the window against the crop's shape, drawn log-uniformly;
             (1, 1) keeps the aspect.
         fit: see ``scale``.
+        resize: height and width that the whole image is brought to before all else, which may change its aspect (DACS:
+            GTA5 at 720x1280); what is cut out is resized once, by both together. ``None``: its own size.
+        cat_max_ratio: the window is placed anew, at most ten times, until it has two classes and none covers this share
+            of its labelled pixels or more (mmsegmentation, DAFormer: 0.75); 1: off.
         flip: probability of a horizontal flip.
         jitter: strength in [0, 1] of changes in brightness, contrast and saturation; 0: off.
         hue: largest change of the hue in turns, in [0, 0.5]; by far the slowest of the four. 0: off.
@@ -47,6 +66,8 @@ class TrainTransform:
     scale: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (1.0, 1.0)
     fit: Literal["window", "pixels"] = "window"
+    resize: tuple[int, int] | None = None
+    cat_max_ratio: float = 1.0
     flip: float = 0.5
     jitter: float = 0.0
     hue: float = 0.0
@@ -62,6 +83,10 @@ class TrainTransform:
             low, high = getattr(self, name)
             if not 0 < low <= high < math.inf:
                 raise ValueError(f"{name} must be two numbers, 0 < smallest <= largest, not {(low, high)}")
+        if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
+            raise ValueError(f"resize must be (height, width) of at least 1 pixel, not {self.resize}")
+        if not 0 < self.cat_max_ratio <= 1:
+            raise ValueError(f"cat_max_ratio must be above 0 and at most 1, not {self.cat_max_ratio}")
         for name in ("flip", "jitter", "jitter_probability", "blur"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
@@ -70,52 +95,62 @@ class TrainTransform:
         if self.fit not in ("window", "pixels"):
             raise ValueError(f"fit must be 'window' or 'pixels', not {self.fit!r}")
 
-    def __call__(self, sample: Sample, seed: int) -> tuple[Tensor, Tensor | None]:
-        """Augment a sample; the same seed gives the same result, and torch's own random state is left as it was.
-
-        Returns:
-            image ``(3, h, w)`` float32 in [0, 1] and label ``(h, w)`` int64 (``None`` if the sample has none).
-        """
+    def __call__(self, sample: Sample, seed: int) -> Augmented:
+        """Augment a sample; the same seed gives the same result, and torch's own random state is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it formats a stack trace every call
-            image, label = self._cut(tv_tensors.Image(sample.image), sample.label)
+            window, label = self._place(sample)
             if float(torch.rand(())) < self.flip:
-                image = F.horizontal_flip(image)
-                label = None if label is None else F.horizontal_flip(label)
+                window, label = window._replace(flip=True), None if label is None else label.flip(-1)
+            image = self._cut(tv_tensors.Image(sample.image), window)
             image = F.to_dtype(image, torch.float32, scale=True)
             if (self.jitter or self.hue) and float(torch.rand(())) < self.jitter_probability:
                 image = v2.ColorJitter(self.jitter, self.jitter, self.jitter, self.hue)(image)
             if self.blur and float(torch.rand(())) < self.blur:
                 sigma = _between(*self.blur_sigma)
                 image = F.gaussian_blur(image, [2 * math.ceil(3 * sigma) + 1] * 2, [sigma] * 2)
-        return image.as_subclass(Tensor).contiguous(), None if label is None else label.as_subclass(Tensor).contiguous()
+        return Augmented(image.as_subclass(Tensor).contiguous(), None if label is None else label.contiguous(), window)
 
-    def _cut(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        height, width = image.shape[-2:]
+    def _place(self, sample: Sample) -> tuple[Window, Tensor | None]:
+        """Draw a window, and what it shows of the label."""
+        height, width = sample.image.shape[-2:]
+        tall, wide = self._size(height, width)
+        for _ in range(CROP_TRIES):
+            window = Window(0, (height, width), _offset(height, tall), _offset(width, wide), tall, wide)
+            if sample.label is None:
+                return window, None
+            label = cut_window(sample.label, window, self.crop, outside=self.ignore)
+            if self.cat_max_ratio == 1 or self._varied(label):
+                break
+        return window, label
+
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        """Draw a window's size in pixels of an image."""
         factor, stretch = _log_between(*self.scale), math.sqrt(_log_between(*self.ratio))
+        to_height, to_width = self.resize or (height, width)
         if self.fit == "window":
-            factor *= min(height / self.crop[0], width / self.crop[1])
+            factor *= min(to_height / self.crop[0], to_width / self.crop[1])
         else:
             factor = 1 / factor
-        tall = max(1, round(self.crop[0] * factor / stretch))
-        wide = max(1, round(self.crop[1] * factor * stretch))
+        tall = max(1, round(self.crop[0] * factor / stretch * (height / to_height)))
+        wide = max(1, round(self.crop[1] * factor * stretch * (width / to_width)))
         if self.fit == "window" and self.scale[1] <= 1:
             tall, wide = min(tall, height), min(wide, width)  # rounding or stretching must not reach outside
-        top, left = _offset(height, tall), _offset(width, wide)
-        box = [max(left, 0), max(top, 0), min(left + wide, width), min(top + tall, height)]
-        around = [box[0] - left, box[1] - top, left + wide - box[2], top + tall - box[3]]
+        return tall, wide
 
-        def window(whole: Tensor, fill: int) -> Tensor:
-            inside: Tensor = F.crop(whole, box[1], box[0], box[3] - box[1], box[2] - box[0])
-            padded: Tensor = F.pad(inside, around, fill=fill) if any(around) else inside
-            return padded
+    def _varied(self, label: Tensor) -> bool:
+        counts = torch.bincount(label[label != self.ignore].flatten())
+        return int((counts > 0).sum()) > 1 and int(counts.max()) < self.cat_max_ratio * int(counts.sum())
 
-        resized = F.resize(window(image, 0), list(self.crop), antialias=True)
-        if label is None:
-            return resized, None
-        mask = window(tv_tensors.Mask(label[None]), self.ignore)
-        nearest: Tensor = F.resize(mask, list(self.crop), interpolation=v2.InterpolationMode.NEAREST)[0]
-        return resized, nearest
+    def _cut(self, image: Tensor, window: Window) -> Tensor:
+        (height, width), right, below = window.size, window.left + window.width, window.top + window.height
+        left, top = max(window.left, 0), max(window.top, 0)
+        part: Tensor = F.crop(image, top, left, min(below, height) - top, min(right, width) - left)
+        around = [left - window.left, top - window.top, max(right - width, 0), max(below - height, 0)]
+        if any(around):
+            part = F.pad(part, around)
+        part = F.resize(part, list(self.crop), antialias=True)
+        return F.horizontal_flip(part) if window.flip else part
 
 
 def _between(low: float, high: float) -> float:

@@ -21,7 +21,16 @@ class Augment(Closed):
     """Online augmentation of training images (torchvision transforms v2), on image and label together."""
 
     scale: tuple[float, float] = (0.5, 1.0)
-    """Share of the largest crop-shaped window of the image that a random crop's side covers."""
+    """Smallest and largest random size, see ``fit``."""
+    fit: Literal["window", "pixels"] = "window"
+    """``window``: ``scale`` is the share of the largest crop-shaped window of the image that a crop's side covers;
+    ``pixels``: the zoom of the image before a crop is taken."""
+    resize: tuple[int, int] | None = None
+    """Height and width that whole images are brought to before all else, whatever their aspect."""
+    ratio: tuple[float, float] = (1.0, 1.0)
+    """Smallest and largest random horizontal stretch."""
+    cat_max_ratio: float = Field(1.0, gt=0, le=1)
+    """A source crop is placed anew (ten times at most) while one class has this share of its labels; 1: never."""
     flip: float = Field(0.5, ge=0, le=1)
     """Probability of a horizontal flip."""
     jitter: float = Field(0.0, ge=0, le=1)
@@ -33,9 +42,12 @@ class Augment(Closed):
 
     @model_validator(mode="after")
     def _ordered(self) -> Augment:
-        low, high = self.scale
-        if not 0 < low <= high:
-            raise ValueError(f"scale is (low, high) with 0 < low <= high, got {self.scale}")
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} is (low, high) with 0 < low <= high, got {(low, high)}")
+        if self.resize is not None and min(self.resize) < 1:
+            raise ValueError(f"resize is (height, width) of at least 1 pixel each, got {self.resize}")
         return self
 
 
@@ -53,6 +65,8 @@ class Settings(Closed):
     """Micro-batches whose gradients make one optimiser step."""
     crop: tuple[int, int] = (256, 512)
     """Training crop (height, width) in pixels."""
+    target_crop: tuple[int, int] | None = None
+    """Of target images, where it differs; methods that mix images need one size."""
     seed: int = Field(0, ge=0)
 
     optimizer: Spec = Field(default={"adamw": {}}, validate_default=True)
@@ -125,8 +139,10 @@ class Settings(Closed):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        if min(self.crop) < 32:
-            raise ValueError(f"crop is (height, width) of at least 32 pixels each, got {self.crop}")
+        for name in ("crop", "target_crop"):
+            crop = getattr(self, name)
+            if crop is not None and min(crop) < 32:
+                raise ValueError(f"{name} is (height, width) of at least 32 pixels each, got {crop}")
         if self.warmup >= self.steps:
             raise ValueError(f"warmup must be shorter than the run of {self.steps} steps, got {self.warmup}")
         return self

@@ -214,7 +214,9 @@ class Trainer:
             source,
             target,
             TrainTransform(crop=s.crop, **s.augment.model_dump()),
-            target_transform=TrainTransform(crop=s.crop, **(s.target_augment or s.augment).model_dump()),
+            target_transform=TrainTransform(
+                crop=s.target_crop or s.crop, **(s.target_augment or s.augment).model_dump()
+            ),
             batch_size=s.batch_size,
             accumulate=s.accumulate,
             seed=s.seed,

@@ -158,6 +158,7 @@ from uda.functional.validators import (
     neighbourhood_density,
     nuclear_norm_score,
 )
+from uda.functional.windows import cut_window, inside_margins, window_positions
 
 if TYPE_CHECKING:
     from uda.functional.distances import (
@@ -242,6 +243,7 @@ __all__ = [
     "coral",
     "coral_tllib",
     "cross_entropy_2d",
+    "cut_window",
     "deep_embedded_risk",
     "distillation_loss",
     "diversity_score",
@@ -262,6 +264,7 @@ __all__ = [
     "image_class_weights",
     "image_stats",
     "information_score",
+    "inside_margins",
     "iw_max_squares_loss",
     "iw_soft_cross_entropy",
     "kl_divergence_map",
@@ -332,6 +335,7 @@ __all__ = [
     "warp",
     "weighted_bce_loss",
     "weighted_cross_entropy",
+    "window_positions",
 ]
 
 

@@ -3,7 +3,7 @@
 Source images are drawn by class, rare classes more often: with probability softmax((1 - f_c) / T) over the pixel
 frequencies f_c, then an image that shows the class, then a crop in which it is seen. It acts where batches are drawn,
 which is :class:`uda.data.pairs.Pairs`; the trainer asks the methods of a run for it. Departure: the paper's thresholds
-are pixels of a 2048x1024 image and a 512x512 crop, here they are shares, which hold at any size.
+are pixels of a GTA5 image (1914x1052) and a 512x512 crop, here they are shares, which hold at any size.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class RareClassSampling(Method):
         self,
         *,
         temperature: float = 0.01,
-        min_share: float = 3000 / (2048 * 1024),
+        min_share: float = 3000 / (1914 * 1052),
         crop_share: float = 1500 / (512 * 512),
         tries: int = 10,
     ) -> None:
