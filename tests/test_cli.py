@@ -14,7 +14,11 @@ import yaml
 from tests.bench import tiny
 from tests.bench.test_run import BOOM
 from uda.bench import run
+from uda.bench.build import open_dataset
+from uda.bench.restore import load_model, open_run
 from uda.cli import main
+from uda.engine import Inference, evaluate
+from uda.engine.predict import label_map
 from uda.methods import METHODS, TEST_TIME_METHODS
 
 
@@ -68,7 +72,7 @@ def test_bench_shows_the_table_and_writes_it(
     assert call("bench", config, "--root", f"data={data}", "--out", runs, "--record", tmp_path / "record") == 0
     out, err = capfd.readouterr()
     assert "source_only" in out
-    assert "adabn: " in out
+    assert "image noise only" in out
     assert "0 of 2 cells to do" in err
     assert (runs / "tiny" / "report.html").is_file()
     assert sorted(path.name for path in (tmp_path / "record").iterdir()) == [
@@ -212,6 +216,52 @@ def test_eval_of_a_row_gives_the_tables_numbers(config: Path, data: Path, tmp_pa
             assert found[domain]["miou"] == pytest.approx(score.by_seed[0], abs=1e-9), (name, domain)
 
 
+def test_evaluate_options(runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = runs / "tiny/source_only/seed0"
+    model, dataset = load_model(folder), open_run(folder).config.domains["target"]
+    options = ["--evaluate", "window=[48, 64]", "--evaluate", "flip=true", "--scale", "0.75"]
+    means = ["--evaluate", "classes={some: [road, car], other: [train]}"]
+    files = ["--json", tmp_path / "x.json", "--csv", tmp_path / "x.csv"]
+    assert call("eval", folder, "--on", "target", *options, *means, *files) == 0
+    inference = Inference(window=(48, 64), flip=True, scale=0.75)
+    expected = evaluate(model, open_dataset(dataset, "cityscapes19"), inference=inference)
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert found["evaluate"] == {
+        "window": [48, 64], "flip": True, "scale": 0.75, "classes": {"some": ["road", "car"], "other": ["train"]},
+    }  # fmt: skip
+    scores = found["results"]["target"]
+    assert (scores["miou"], scores["loss"]) == (expected.miou(), expected.loss())
+    assert scores["means"] == {"some": expected.miou(["road", "car"]), "other": None}
+    assert "mean, some" in capfd.readouterr().out
+    lines = list(csv.reader((tmp_path / "x.csv").open()))
+    assert ["target", "miou/some", str(scores["means"]["some"])] in lines
+    assert ["target", "miou/other", ""] in lines
+
+
+def test_predict_as_the_run_was_evaluated_or_otherwise(config: Path, data: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(config.read_text())
+    content["methods"] = {"source_only": ["Supervised"]}
+    content["evaluate"] = {"input_size": [32, 48], "flip": True, "domains": {"source": {"flip": False}}}
+    done = run(content, out=tmp_path / "runs", roots={"data": str(data)})
+    folder, images = done.folder / "source_only/seed0", data / "kitti/training/image_2"
+    image = cv2.cvtColor(cv2.imread(str(sorted(images.glob("*.png"))[0])), cv2.COLOR_BGR2RGB)
+    cases: list[tuple[list[str], Inference]] = [
+        ([], Inference(input_size=(32, 48), flip=True)),
+        (["--statistics", "source"], Inference(input_size=(32, 48))),
+        # what is asked for holds on every domain
+        (["--statistics", "source", "--evaluate", "flip=true"], Inference(input_size=(32, 48), flip=True)),
+        (["--evaluate", "input_size=null", "--evaluate", "flip=false"], Inference()),
+    ]
+    maps = []
+    for at, (options, inference) in enumerate(cases):
+        out = tmp_path / str(at)
+        assert call("predict", folder, images, "--out", out, "--no-overlay", *options) == 0
+        written = cv2.imread(str(sorted((out / "train_ids").glob("*.png"))[0]), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(written, label_map(load_model(folder), image, inference))
+        maps.append(written)
+    assert (maps[0] != maps[3]).any()
+
+
 def test_data_commands(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new"
     arguments = ["--domain", "kitti", "--split", "train=1", "--split", "val=1", "--size", "64x96"]
@@ -253,6 +303,17 @@ WRONG = [
     (["eval", "{run}", "--on", "target", "--test-time", "AdaBM"], "AdaBN"),
     (["eval", "{run}", "--on", "target", "--test-time", "FDA"], "in training"),
     (["eval", "{run}", "--on", "target", "--test-time", "{{AdaBN: 1"], "--test-time: '{{AdaBN: 1' is not valid YAML"),
+    (
+        ["eval", "{run}", "--on", "target", "--evaluate", "flop=1"],
+        "--evaluate flop: unknown key; the nearest is 'flip'",
+    ),
+    (["eval", "{run}", "--evaluate", "flip"], "--evaluate takes NAME=VALUE, got 'flip'"),
+    (["eval", "{run}", "--evaluate", "window=[8]"], "--evaluate window.1: Field required"),
+    (["eval", "{run}", "--evaluate", "stride=[4, 4]"], "--evaluate: stride is (4, 4), but there is no window"),
+    (["eval", "{run}", "--evaluate", "classes=[rod]"], "--evaluate classes.1 classes: no class 'rod'; the nearest is"),
+    (["eval", "{run}", "--evaluate", "model=teacher"], "trained without a teacher"),
+    (["eval", "{run}", "--test-time", "TENT", "--evaluate", "flip=true"], "TENT adapts to every pass"),
+    (["predict", "{run}", "{data}", "--out", "x", "--evaluate", "aux=1"], "no auxiliary classifier"),
     (["eval", "{run}", "--on", "target", "--device", "gpu"], "device: "),
     (["eval", "{run}", "--on", "target", "--device", "cuda:99"], "device: no 'cuda:99' here"),
     (["predict", "{run}", "nowhere", "--out", "x"], "nowhere: no such folder"),

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.bench import tiny
-from uda.config import ConfigError, build_method, load_config, parse_spec, streets_folder
+from uda.config import ConfigError, Scoring, build_method, load_config, parse_spec, streets_folder
 
 BENCHMARKS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.yaml"))
 ROOTS = {"cityscapes": "a", "kitti": "b", "ika": "c", "camvid": "d"}
@@ -171,3 +171,85 @@ def test_specs() -> None:
     assert type(build_method({"FDA": {"beta": 0.1}})).__name__ == "FDA"
     with pytest.raises(ConfigError, match="a method is"):
         parse_spec({"A": {}, "B": {}})
+
+
+def evaluated(row: dict[str, Any] | None = None, **evaluate: Any) -> Any:
+    """A change: the config's ``evaluate``, and a row with one of its own."""
+
+    def change(raw: dict[str, Any]) -> None:
+        raw["evaluate"] = evaluate
+        if row is not None:
+            raw["methods"]["x"] = {"methods": ["Supervised", "FDA"], **row}
+
+    return change
+
+
+def test_evaluation_is_of_the_config_the_row_and_the_domain() -> None:
+    raw = content()
+    evaluated(
+        {"evaluate": {"flip": True, "model": "student"}},
+        input_size=[32, 64], batch_size=2, domains={"source": {"input_size": None, "scale": 0.5}},
+        classes=["road", "vehicle"],
+    )(raw)  # fmt: skip
+    raw["methods"]["again"] = {"evaluate": {"scales": [0.5, 1]}}
+    config = load_config(raw)
+    assert load_config(config.resolved()) == config
+    assert config.evaluate.classes == {"2 classes": ["road", "vehicle"]}
+    assert config.evaluate.on("target") == Scoring(input_size=(32, 64), batch_size=2)
+    own = config.evaluate_of(config.methods["x"])
+    assert own.on("target") == Scoring(input_size=(32, 64), batch_size=2, flip=True)
+    assert own.on("source") == Scoring(scale=0.5, batch_size=2, flip=True)
+    assert config.evaluate_of(config.methods["again"]).on("ika").scales == (0.5, 1.0)
+
+
+def test_only_rows_with_a_teacher_are_scored_by_it() -> None:
+    raw = content(evaluate={"model": "teacher"})
+    raw["methods"]["mix"] = ["Supervised", "ClassMix"]
+    config = load_config(raw)
+    models = {name: config.evaluate_of(row).model for name, row in config.methods.items()}
+    assert models == {"source_only": "student", "fda": "student", "adabn": "student", "mix": "teacher"}
+    raw["settings"]["teacher"] = {"decay": 0.9}
+    config = load_config(raw)
+    assert {config.evaluate_of(row).model for row in config.methods.values()} == {"teacher"}
+
+
+def test_evaluations_that_cannot_be(tmp_path: Path) -> None:
+    wrong = [
+        (evaluated(flop=True), "evaluate.flop: unknown key; the nearest is 'flip'"),
+        (evaluated(scale=0.5, input_size=[8, 8]), "evaluate: input_size is (8, 8) and scale 0.5; only one"),
+        (
+            evaluated(classes=["road", "vehicles"]),
+            "evaluate: classes.2 classes: no class 'vehicles'; the nearest is 'vehicle'",
+        ),
+        (evaluated(classes={"some": ["road", "road"]}), "evaluate: classes.some: classes are different"),
+        (evaluated(domains={"taget": {"flip": True}}), "evaluate.domains: no domain 'taget'; the nearest is 'target'"),
+        (evaluated(domains={"target": {"model": "teacher"}}), "evaluate: domains.target.model: unknown key"),
+        (evaluated(domains={"target": {"stride": [4, 4]}}), "evaluate: domains.target: stride is (4, 4)"),
+        (
+            evaluated(domains={"target": {"aux": "much"}}),
+            "evaluate: domains.target.aux: Input should be a valid number",
+        ),
+        (evaluated(model="teacher"), "evaluate.model: no row has a teacher"),
+        (evaluated({"evaluate": {"flop": 1}}), "methods.x.evaluate.flop: unknown key; the nearest is 'flip'"),
+        (evaluated({"evaluate": {"model": "teacher"}}), "methods.x.evaluate.model: the network of this row is trained"),
+        (evaluated({"evaluate": {"classes": ["road"]}}), "methods.x.evaluate.classes: all rows of a table"),
+        (evaluated({"evaluate": {"score_at": "input"}}), "methods.x.evaluate: all rows of a table are scored against"),
+        (
+            evaluated({"evaluate": {"input_size": [16, 16]}}, score_at="input"),
+            "methods.x.evaluate: all rows of a table are scored against",
+        ),
+        (
+            evaluated({"methods": None, "test_time": "TENT", "evaluate": {"flip": True}}),
+            "methods.x.evaluate: TENT adapts to every pass",
+        ),
+        (evaluated({"methods": None, "test_time": "TENT"}, window=[16, 16]), "methods.x.evaluate: TENT adapts"),
+    ]
+    for change, message in wrong:
+        assert error(tmp_path, change).startswith(message)
+    mend = {"methods": None, "test_time": "TENT", "evaluate": {"window": None}}
+    raw = content()
+    evaluated(mend, window=[16, 16])(raw)
+    assert load_config(raw).evaluate_of(load_config(raw).methods["x"]).on("target").window is None
+    raw["methods"]["source_only"] = {"methods": ["Supervised"], "evaluate": {"flip": True}}
+    with pytest.raises(ConfigError, match=r"methods.source_only.evaluate: is the config's own"):
+        load_config(raw)

@@ -33,7 +33,7 @@ def test_rows_have_the_same_steps_and_start() -> None:
     assert {cell.needs for cell in trained} == {("warm_start/seed0",)}
     assert len({cell.training["warm_start"] for cell in trained}) == 1
     assert cells["adabn/seed0"].needs == ("source_only/seed0",)
-    assert [cell.training["labels"] for cell in trained] == ["source", "target", "source"]
+    assert [cell.training["labels"] for cell in trained] == ["source", "both", "source"]
 
 
 def test_warm_start_does_not_share_its_batches_with_what_follows() -> None:
@@ -101,7 +101,7 @@ def test_the_oracle_is_another_run_than_source_only(data: Path) -> None:
     told = identities(data)
     source_only, oracle = (told.training(told.cells[f"{row}/seed0"]) for row in ("source_only", "oracle"))
     assert source_only["source"]["name"] == "cityscapes/train"
-    assert oracle["source"]["name"] == "kitti/train"
+    assert oracle["source"]["name"] == "cityscapes/train+kitti/train"
     assert source_only["target"] is oracle["target"] is None, "no target image is opened by either"
     assert told.training(told.cells["fda/seed0"])["target"]["name"] == "kitti/train"
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from uda.data import DATASETS, DataError, FileDataset, Unlabelled, dataset
+from uda.data.base import STREETS
 from uda.data.check import check
 from uda.types import IGNORE, LabelledDataset, UnlabelledDataset
 
@@ -94,6 +95,9 @@ class DatasetContract:
             assert tmp_path / "set" / sample.name == files[number][0]
             assert torch.equal(data.label(number), sample.label)
         assert data.names == [sample.name for sample in data]
+        assert data.sequences == [data.sequence(name) for name in data.names]
+        (data.root / STREETS).write_text("{}")
+        assert data.sequences == data.names, "procedural images are independent"
         with pytest.raises(IndexError):
             data[2]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uda.engine import Evaluation, evaluate
+from uda.engine import Evaluation, Inference, evaluate
 from uda.testing.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.types import IGNORE, Sample
 
@@ -106,6 +106,6 @@ def test_plain_logits_at_another_size_are_scored_at_the_image_size() -> None:
 
 def test_scale_changes_the_input_not_the_scored_size() -> None:
     model, data = TinySegmenter(), TinyDataset()
-    plain, half = evaluate(model, data), evaluate(model, data, scale=0.5)
+    plain, half = evaluate(model, data), evaluate(model, data, inference=Inference(scale=0.5))
     assert plain.confusion.sum() == half.confusion.sum()
     assert (plain.losses != half.losses).all()

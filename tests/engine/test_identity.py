@@ -41,7 +41,7 @@ def test_arguments_are_remembered_with_their_defaults() -> None:
     assert AdvEnt().arguments["lr"] == 1e-4, "of the class that was built, not of the one it inherits from"
     assert "objective" not in AdvEnt().arguments
     assert plain(ClassMix(teacher={"decay": 0.9}).arguments["teacher"]) == {
-        "decay": 0.9, "update": "after", "mode": "train",
+        "decay": 0.9, "update": "after", "mode": "train", "every": 1, "ramp": True, "buffers": None,
     }  # fmt: skip
 
 
@@ -103,6 +103,17 @@ def test_a_setting_added_since_differs_only_from_its_default() -> None:
     assert differences(old, identity(accumulate=2), known) == ["settings.accumulate: not there -> 2"]
     found = differences(old, identity(Supervised(average="all")), known)
     assert found == ["methods.Supervised.average: not there -> 'all'"]
+
+
+def test_a_teacher_written_before_it_had_intervals_and_buffers_is_the_same() -> None:
+    old = identity(ClassMix())
+    for teacher in (old["teacher"], old["methods"]["ClassMix"]["teacher"]):
+        for key in ("every", "ramp", "buffers"):
+            del teacher[key]
+    known = defaults_of([ClassMix()])
+    assert not differences(old, identity(ClassMix()), known)
+    found = differences(old, identity(ClassMix(teacher={"every": 10})), known)
+    assert found == ["methods.ClassMix.teacher.every: not there -> 10", "teacher.every: not there -> 10"]
 
 
 def test_a_changed_default_is_noticed() -> None:

@@ -3,18 +3,17 @@
 :func:`run` does what is missing of a benchmark and gives its :class:`Table`; :func:`write_tables` writes it down.
 """
 
-from uda.bench.bootstrap import Comparison, Estimate, compare
+from uda.bench.intervals import Estimate, ImageScores
 from uda.bench.record import record, write_tables
 from uda.bench.run import BenchResult, Event, run
 from uda.bench.table import Table, make_table
 
 __all__ = [
     "BenchResult",
-    "Comparison",
     "Estimate",
     "Event",
+    "ImageScores",
     "Table",
-    "compare",
     "make_table",
     "record",
     "run",

@@ -34,10 +34,12 @@ from uda.bench.plan import (
     read_result,
 )
 from uda.bench.restore import adaptation_images, attach, load_model
-from uda.config import BenchConfig, EvaluateSpec, build_method
+from uda.config import BenchConfig, Scoring, build_method
 from uda.data import FileDataset
 from uda.data.encode import write_image
-from uda.engine import Evaluation, Settings, Trainer, checkpoint, evaluate
+from uda.data.statistics import image_sizes
+from uda.engine import Evaluation, Inference, Settings, Trainer, checkpoint, evaluate
+from uda.engine.inference import ResizedImages
 from uda.engine.predict import label_map
 from uda.files import atomic_write
 from uda.methods import TestTimeMethod
@@ -123,11 +125,12 @@ def _run(
     measured: dict[str, Any] = {}
     scored: dict[str, Evaluation] = {}
     if cell.kind == "test_time":
-        model = load_model(root / cell.needs[0]).to(build.open_device(config.settings.device))
+        network = next(iter(_scoring(cell).values())).model
+        model = load_model(root / cell.needs[0], network).to(build.open_device(config.settings.device))
     else:
         clock = _Clock(progress)
         trainer = _train(config, cell, root, folder, datasets, clock, extend)
-        model, scored = trainer.model, trainer.evaluations if _plain(config, cell) else {}
+        model, scored = trainer.scored, trainer.evaluations if _plain(cell) else {}
         seconds = clock.seconds(trainer.settings) or (result or {}).get("seconds_per_step")
         measured = {"seconds_per_step": seconds, "device": str(trainer.device)}
     # a call that only scored would report too little
@@ -145,6 +148,7 @@ def _run(
         "seconds": time.perf_counter() - started, "device": device, "machine": machine(),
         "threads": torch.get_num_threads(), "versions": versions(), "scores": identities.scores(cell),
         "label_maps": maps,
+        "data": (result or {}).get("data", {}) | {name: _about(dataset) for name, dataset in datasets.items()},
     }  # fmt: skip
     _write(folder / RESULT, json.dumps(content, indent=2))
 
@@ -166,19 +170,32 @@ def _train(
         model.load_state_dict(checkpoint.load(root / cell.needs[0] / CHECKPOINT)["model"])
     source = build.open_source(config.source, config.space)
     target = build.open_dataset(config.target, config.space)
-    if cell.training.get("labels") == "target":
+    labels = cell.training.get("labels")
+    if labels == "target":
         source = target
+    elif labels == "both":
+        source = build.open_source([*config.source, config.target], config.space)
     methods: list[Any] = [build_method(spec) for spec in cell.training["methods"]]
     # scored by the trainer, where it does so as the config says, so that the scores stand in the run's TensorBoard too
-    watched = datasets if cell.settings.eval_every or _plain(config, cell) else {}
-    trainer = Trainer(model, methods, cell.settings, out=folder, evaluate_on=watched, progress=progress)
+    watched = datasets if cell.settings.eval_every or _plain(cell) else {}
+    scoring = _scoring(cell)
+    trainer = Trainer(
+        model, methods, cell.settings, out=folder, evaluate_on=watched, progress=progress, inference=scoring,
+        score=next((options.model for options in scoring.values()), "student"),
+    )  # fmt: skip
     trainer.fit(source, target.unlabelled(), extend=extend)
     return trainer
 
 
-def _plain(config: BenchConfig, cell: Cell) -> bool:
+def _scoring(cell: Cell) -> dict[str, Scoring]:
+    """By domain: how a cell is scored."""
+    return {domain: Scoring.model_validate(content["evaluate"]) for domain, content in cell.scoring.items()}
+
+
+def _plain(cell: Cell) -> bool:
     """Whether a cell is scored just as the trainer does it."""
-    return config.evaluate == EvaluateSpec() and all(scoring["test_time"] is None for scoring in cell.scoring.values())
+    one_by_one = all(options.batch_size == 1 for options in _scoring(cell).values())
+    return one_by_one and all(content["test_time"] is None for content in cell.scoring.values())
 
 
 class _Clock:
@@ -211,6 +228,13 @@ def _label_map(dataset: LabelledDataset) -> list[str]:
     return [line for line in lines if len({part.strip() for part in line.split("<-")}) > 1]
 
 
+def _about(dataset: LabelledDataset) -> dict[str, Any]:
+    """What a table says of an evaluation set: the sizes of its images, and which are of one recording."""
+    sizes = image_sizes(dataset)
+    sequences = getattr(dataset, "sequences", None) or [str(index) for index in range(len(dataset))]
+    return {"sizes": [f"{height}x{width}" for height, width in sorted(set(sizes))], "sequences": sequences}
+
+
 def _score(
     config: BenchConfig,
     cell: Cell,
@@ -221,23 +245,24 @@ def _score(
     done: Evaluation | None,
 ) -> Evaluation:
     """Score one domain unless it is ``done``, with a fresh test-time method where the row has one; keep pictures."""
-    content, options = cell.scoring[domain], config.evaluate
+    content, options = cell.scoring[domain], _scoring(cell)[domain]
     precision = (cell.settings or config.settings).precision
     source = build.open_source(config.source, config.space)
     model.eval()
     spec, statistics = content["test_time"], domain_statistics(domain)
     with normalising(model, statistics):
-        wrapped = attach(spec, model, source, adaptation_images(config, domain, dataset) if spec else None)
+        images = ResizedImages(adaptation_images(config, domain, dataset), options) if spec else None
+        wrapped = attach(spec, model, source, images)
         try:
             evaluation = done or evaluate(
                 wrapped,
                 dataset,
                 batch_size=options.batch_size,
-                scale=options.scale,
+                inference=options,
                 precision=precision,
                 domain=statistics,
             )
-            _pictures(wrapped, dataset, folder / "pictures", domain, scale=options.scale, precision=precision)
+            _pictures(wrapped, dataset, folder / "pictures", domain, options, precision)
         finally:
             if isinstance(wrapped, TestTimeMethod):
                 wrapped.detach_model()
@@ -245,12 +270,12 @@ def _score(
 
 
 def _pictures(
-    model: nn.Module, dataset: LabelledDataset, folder: Path, domain: str, *, scale: float, precision: str
+    model: nn.Module, dataset: LabelledDataset, folder: Path, domain: str, inference: Inference, precision: str
 ) -> None:
     """Keep the predicted train ids of a few images, evenly spaced, as grey PNGs."""
     for index in picture_indices(len(dataset)):
         image = dataset[index].image.permute(1, 2, 0).numpy()
-        labels = label_map(model, image, scale=scale, precision=precision)
+        labels = label_map(model, image, inference, precision=precision)
         write_image(folder / f"{domain}_{index}.png", labels)
 
 

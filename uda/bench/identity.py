@@ -12,7 +12,7 @@ from torch import nn
 
 from uda.bench import build
 from uda.bench.plan import Cell, read_description, read_result
-from uda.config import BenchConfig, DatasetSpec, EvaluateSpec, Spec, build_method
+from uda.config import BenchConfig, DatasetSpec, Scoring, Spec, build_method
 from uda.data import DataError, dataset_identity
 from uda.engine.grouping import shared_teacher, unique_labels
 from uda.engine.identity import (
@@ -58,12 +58,12 @@ class Identities:
         methods = _methods(cell)
         labels = unique_labels(methods)
         target = self._data([self.config.target])
-        oracle = cell.training.get("labels") == "target"
+        labelled = {"target": [self.config.target], "both": [*self.config.source, self.config.target]}
         identity = run_identity(
             _without_numbers(json.dumps(cell.training["model"]), build.build_space(self.config.space).num_classes),
             methods,
             cell.settings,
-            target if oracle else self._data(self.config.source),
+            self._data(labelled.get(cell.training.get("labels", "source"), self.config.source)),
             _images(target) if any(method.needs_target for method in methods) else None,
             cell.settings.teacher_spec or shared_teacher(methods, labels),
         )
@@ -95,7 +95,7 @@ class Identities:
     def missing_scores(self, cell: Cell, result: dict[str, Any] | None) -> list[str]:
         """Domains whose evaluation is not there yet, or was made with another data set or test-time method."""
         done: dict[str, Any] = result["scores"] if result else {}
-        defaults = {"evaluate": EvaluateSpec().model_dump(mode="json")}
+        defaults = {"evaluate": Scoring().model_dump(mode="json")}
         return [
             domain
             for domain, identity in self.scores(cell).items()

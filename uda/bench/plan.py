@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from uda.config import ORACLE, SOURCE_ONLY, BenchConfig, ConfigError, MethodEntry
+from uda.bench.rows import PlannedRow, rows_of
+from uda.config import SOURCE_ONLY, BenchConfig, ConfigError
 from uda.data.identity import digest
 from uda.engine.settings import Settings
 
@@ -61,43 +62,38 @@ def make_plan(
     Raises:
         ConfigError: a row that the config does not have.
     """
-    rows = dict(config.methods)
-    if config.oracle:
-        # right after the baseline, so that an interrupted run soon has the two ends of the scale
-        other_rows = {name: row for name, row in rows.items() if name != SOURCE_ONLY}
-        rows = {SOURCE_ONLY: rows[SOURCE_ONLY], ORACLE: MethodEntry(methods=rows[SOURCE_ONLY].methods), **other_rows}
+    rows = rows_of(config)
     for name in methods or ():
         if name not in rows:
             raise ConfigError(f"{config.name} has no row {name!r}; known: {', '.join(rows)}")
     cells: dict[str, Cell] = {}
     for seed in config.seeds if seeds is None else seeds:
-        for name, row in rows.items():
-            if methods is None or name in methods:
-                _add(cells, config, rows, name, row, seed)
+        for row in rows.values():
+            if methods is None or row.name in methods:
+                _add(cells, config, rows, row, seed)
     ordered = sorted(cells.values(), key=lambda cell: (cell.kind != "warm_start", cell.kind == "test_time"))
     return ordered
 
 
-def _add(
-    cells: dict[str, Cell], config: BenchConfig, rows: dict[str, MethodEntry], name: str, row: MethodEntry, seed: int
-) -> Cell:
+def _add(cells: dict[str, Cell], config: BenchConfig, rows: dict[str, PlannedRow], row: PlannedRow, seed: int) -> Cell:
+    name, entry = row.name, row.entry
     if (known := cells.get(f"{name}/seed{seed}")) is not None:
         return known
     scoring = _scoring(config, row)
-    if row.trains:
-        model = row.model if row.model is not None else config.model
-        settings = Settings.model_validate({**config.settings.model_dump(), **row.settings, "seed": seed})
+    if entry.trains:
+        model = entry.model if entry.model is not None else config.model
+        settings = Settings.model_validate({**config.settings.model_dump(), **entry.settings, "seed": seed})
         warm = _warm_start(cells, config, model, seed)
         training = {
             **_common(config, model, settings),
             "target": config.target.model_dump(mode="json"),
-            "methods": row.methods,
-            "labels": "source" if name != ORACLE or not config.oracle else "target",
+            "methods": entry.methods,
+            "labels": row.labels,
             "warm_start": warm.name if warm else None,
         }
         cell = Cell(name, seed, "train", training, scoring, settings, (warm.name,) if warm else ())
     else:
-        base = _add(cells, config, rows, SOURCE_ONLY, rows[SOURCE_ONLY], seed)
+        base = _add(cells, config, rows, rows[SOURCE_ONLY], seed)
         cell = Cell(name, seed, "test_time", {"base": base.name}, scoring, None, (base.name,))
     cells[cell.name] = cell
     return cell
@@ -122,9 +118,12 @@ def _common(config: BenchConfig, model: dict[str, Any], settings: Settings) -> d
     }
 
 
-def _scoring(config: BenchConfig, row: MethodEntry) -> dict[str, dict[str, Any]]:
-    content = {"test_time": row.test_time, "evaluate": config.evaluate.model_dump(mode="json")}
-    return dict.fromkeys(config.domains, content)
+def _scoring(config: BenchConfig, row: PlannedRow) -> dict[str, dict[str, Any]]:
+    spec = config.evaluate_of(row.entry)
+    return {
+        domain: {"test_time": row.entry.test_time, "evaluate": spec.on(domain).model_dump(mode="json")}
+        for domain in config.domains
+    }
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +59,22 @@ def summary(config: BenchConfig, folder: Path, table: Table, command: str) -> di
     for row in table.rows:
         scores = {
             name: {
-                "miou": vars(score.all.score), "delta": vars(score.all.delta), "gap_closed": vars(score.all.gap_closed),
-                "frequent_miou": vars(score.frequent.score), "verdict": score.verdict, "by_seed": score.by_seed,
+                "miou": asdict(score.miou), "delta": asdict(score.to_source_only),
+                "control_delta": None if score.to_control is None else asdict(score.to_control),
+                "gap_closed": asdict(score.gap_closed), "frequent_miou": asdict(score.frequent),
+                "verdict": score.verdict, "adapted_on_scored": score.adapted_on_scored, "by_seed": score.by_seed,
+                "means": {mean: asdict(estimate) for mean, estimate in score.means.items()},
             }
             for name, score in row.scores.items()
         }  # fmt: skip
-        plain_keys = ("name", "methods", "seeds", "steps", "seconds_per_step", "peak_memory")
+        plain_keys = (
+            "name", "methods", "baseline", "control", "added", "seeds", "steps", "seconds_per_step", "peak_memory",
+        )  # fmt: skip
         rows.append({**{key: getattr(row, key) for key in plain_keys}, "scores": scores})
     content = {
         "name": table.name, "command": command, "machine": table.machine, "versions": table.versions,
         "seeds": config.seeds, "training_seconds": sum(result["seconds"] for result in results), "rows": rows,
+        "ties": table.ties.groups if table.ties else [],
         "notes": table.notes, "config": config.resolved(),
     }  # fmt: skip
     plain: dict[str, Any] = _finite(content)
@@ -74,9 +82,9 @@ def summary(config: BenchConfig, folder: Path, table: Table, command: str) -> di
 
 
 def _finite(value: Any) -> Any:
-    """NaN -> ``None``: JSON has no NaN."""
+    """NaN and infinity -> ``None``: JSON has neither."""
     if isinstance(value, dict):
         return {key: _finite(child) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(child) for child in value]
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

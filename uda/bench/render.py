@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import rich.box
 import rich.table
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from uda.bench.bootstrap import Estimate
-from uda.bench.table import Domain, Row, Score, Table
+from uda.bench.intervals import Estimate, letter
+from uda.bench.results import Domain
+from uda.bench.table import Row, Score, Table
 from uda.config import ORACLE, SOURCE_ONLY
 
 DASH = "–"
@@ -45,18 +48,30 @@ def memory(row: Row) -> str:
 
 
 def sentences(table: Table) -> list[str]:
-    """For each row in words what it does on the target and on the source."""
+    """For each row in words what it does against its control on every domain; then which rows cannot be told apart."""
     lines = []
     for row in table.rows:
-        if row.name == SOURCE_ONLY:
+        if row.control is None:
             continue
         parts = []
         for domain in table.domains:
             score = row.scores[domain.name]
-            value = with_interval(score.all.delta, signed=True)
-            parts.append(f"{score.verdict} on {domain.name} ({value})" if score.all.delta.known else score.verdict)
-        lines.append(f"{row.name}: {', '.join(dict.fromkeys(parts))}")
+            difference = control_difference(score)
+            value = f"({with_interval(difference, signed=True)})" if difference.known else ""
+            parts.append(f"{score.verdict} on {domain.name} {value}".strip())
+        lines.append(f"{row.name}, against {row.control}: {', '.join(parts)}")
+    if table.ties is not None and len(table.ties.groups) > 0 and len(table.rows) > 1:
+        groups = "; ".join(f"{letter(at)} = {', '.join(group)}" for at, group in enumerate(table.ties.groups))
+        lines.append(f"Rows that cannot be told apart on the target, best first: {groups}")
     return lines
+
+
+def control_difference(score: Score) -> Estimate:
+    """The difference to the control with the interval that holds for all of a table together."""
+    if score.to_control is None:
+        return Estimate(float("nan"))
+    control = score.to_control
+    return replace(control.estimate, low=control.low, high=control.high)
 
 
 def columns(table: Table, row: Row, *, wide: bool = True) -> list[tuple[str, list[str]]]:
@@ -65,23 +80,31 @@ def columns(table: Table, row: Row, *, wide: bool = True) -> list[tuple[str, lis
     Args:
         table: whose domains give the columns.
         row: one of its rows.
-        wide: with the number of seeds, the frequent mean of the source and the unseen domains' differences, for which
-            a terminal has no room.
+        wide: with the number of seeds, frequent means and all differences, for which a terminal has no room.
     """
 
-    def both(estimate: Estimate, signed: bool = False) -> list[str]:
-        return [part for part in (number(estimate, signed=signed), interval(estimate)) if part]
+    def both(estimate: Estimate, *, signed: bool = False, mark: str = "") -> list[str]:
+        return [part for part in (number(estimate, signed=signed) + mark, interval(estimate)) if part]
 
     pairs = [("seeds", [str(len(row.seeds))])] if wide else []
+    gap = any(other.scores[domain.name].gap_closed.known for other in table.rows for domain in table.domains)
     for domain in table.domains:
         score, name = row.scores[domain.name], domain.name
-        pairs.append((f"{name} mIoU", both(score.all.score)))
+        pairs.append((f"{name} mIoU", both(score.miou, mark="†" if score.adapted_on_scored else "")))
+        if wide or name == "target":
+            pairs.append((f"{name} Δ {SOURCE_ONLY}", both(score.to_source_only, signed=True)))
         if wide or name in ("source", "target"):
-            pairs.append((f"{name} Δ", both(score.all.delta, signed=True)))
+            pairs.append((f"{name} Δ control", both(control_difference(score), signed=True)))
         if name == "target":
-            pairs.append(("gap closed %", both(score.all.gap_closed)))
-        if name == "target" or (wide and name == "source"):
-            pairs.append((f"{name} frequent", both(score.frequent.score)))
+            pairs.append(("group", [table.ties.letters[row.name] if table.ties else DASH]))
+            if gap:
+                pairs.append(("gap closed %", both(score.gap_closed)))
+        if wide and name in ("source", "target"):
+            pairs.append((f"{name} frequent", both(score.frequent)))
+        if wide:
+            pairs += [(f"{name} {mean}", both(estimate)) for mean, estimate in score.means.items()]
+    if wide:
+        pairs.append(("control", [row.control or DASH]))
     return [*pairs, ("s/it", [seconds(row)]), ("GiB", [memory(row)])]
 
 
@@ -92,15 +115,15 @@ def terminal(table: Table) -> RenderableType:
     for title, _ in columns(table, table.rows[0], wide=False) if table.rows else []:
         grid.add_column(title.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in table.rows:
-        style = "bold" if row.name in (SOURCE_ONLY, ORACLE) else _style(row.scores.get("target"))
+        style = "bold" if row.name in (SOURCE_ONLY, ORACLE) else _style(row)
         grid.add_row(row.name, *("\n".join(cell) for _, cell in columns(table, row, wide=False)), style=style)
     words = [Text(line) for line in (*sentences(table), "", *(f"* {note}" for note in table.notes))]
     return Group(grid, *words)
 
 
-def _style(score: Score | None) -> str:
-    verdict = score.verdict if score else ""
-    return {"helps": "green", "hurts": "red"}.get(verdict, "")
+def _style(row: Row) -> str:
+    verdict = row.scores["target"].verdict if "target" in row.scores else ""
+    return {"helps": "green", "hurts": "red"}.get(verdict, "dim" if row.added else "")
 
 
 def markdown(table: Table) -> str:
@@ -139,10 +162,10 @@ def _grid(titles: list[str], rows: list[list[str]]) -> list[str]:
 
 
 COLUMNS = (
-    "method", "domain", "measure", "value", "low", "high", "seeds", "images", "classes", "steps", "seconds_per_step",
-    "peak_memory_bytes", "verdict",
+    "method", "domain", "measure", "to", "value", "low", "high", "standard_error", "degrees_of_freedom", "p_value",
+    "seeds", "images", "classes", "steps", "seconds_per_step", "peak_memory_bytes", "verdict",
 )  # fmt: skip
-"""Of :func:`to_csv`; scores, differences and gap closed are fractions, not percent."""
+"""Of :func:`to_csv`; scores, differences and gap closed are fractions, not percent. The p value is Holm's."""
 
 
 def to_csv(table: Table) -> str:
@@ -152,27 +175,36 @@ def to_csv(table: Table) -> str:
     writer.writerow(COLUMNS)
     for row in table.rows:
         for domain in table.domains:
-            for measure, estimate, classes in _measures(row.scores[domain.name], domain):
-                verdict = row.scores[domain.name].verdict if measure == "delta" and row.name != SOURCE_ONLY else ""
-                numbers = [_plain(value) for value in (estimate.value, estimate.low, estimate.high)]
+            score = row.scores[domain.name]
+            for measure, other, estimate, classes in _measures(table, row, score, domain):
+                control = score.to_control if measure == "control_delta" else None
+                numbers = (
+                    estimate.value, estimate.low, estimate.high, estimate.standard_error, estimate.degrees_of_freedom,
+                    control.holm_p_value if control else None,
+                )  # fmt: skip
                 writer.writerow([
-                    row.name, domain.name, measure, *numbers, len(row.seeds), domain.images, classes, row.steps,
-                    _plain(row.seconds_per_step), row.peak_memory or "", verdict,
+                    row.name, domain.name, measure, other or "", *map(_plain, numbers), len(row.seeds), domain.images,
+                    classes, row.steps, _plain(row.seconds_per_step), row.peak_memory or "",
+                    score.verdict if control else "",
                 ])  # fmt: skip
     return text.getvalue()
 
 
-def _measures(score: Score, domain: Domain) -> Iterator[tuple[str, Estimate, int]]:
+def _measures(table: Table, row: Row, score: Score, domain: Domain) -> Iterator[tuple[str, str | None, Estimate, int]]:
     every, frequent = int(domain.labelled.sum()), int(domain.frequent.sum())
-    yield "miou", score.all.score, every
-    yield "delta", score.all.delta, every
-    yield "gap_closed", score.all.gap_closed, every
-    yield "frequent_miou", score.frequent.score, frequent
-    yield "frequent_delta", score.frequent.delta, frequent
+    names = np.array(domain.class_names)
+    yield "miou", None, score.miou, every
+    yield "delta", row.baseline, score.to_source_only, every
+    yield "control_delta", row.control, control_difference(score), every
+    yield "gap_closed", None, score.gap_closed, every
+    yield "frequent_miou", None, score.frequent, frequent
+    yield "frequent_delta", row.baseline, score.frequent_to_source_only, frequent
+    for mean, estimate in score.means.items():
+        yield f"mean/{mean}", None, estimate, int(np.isin(names[domain.labelled], table.class_means[mean]).sum())
     for name, value in zip(domain.class_names, score.iou, strict=True):
-        yield f"iou/{name}", Estimate(float(value)), 1
+        yield f"iou/{name}", None, Estimate(float(value)), 1
     for seed, value in score.by_seed.items():
-        yield f"miou/seed{seed}", Estimate(value), every
+        yield f"miou/seed{seed}", None, Estimate(value), every
 
 
 def _plain(value: float | None) -> str:

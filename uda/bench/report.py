@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 
 from uda.bench import build, render
 from uda.bench.cell import picture_indices
-from uda.bench.table import Domain, Row, Table
+from uda.bench.results import Domain
+from uda.bench.table import Row, Table
 from uda.config import BenchConfig
 from uda.data.encode import encode_image
 from uda.engine.tensorboard import read_scalars
@@ -51,7 +52,7 @@ def html(config: BenchConfig, folder: Path, table: Table) -> str:
 
 
 def _mark(row: Row) -> str:
-    return row.scores["target"].verdict.replace(" ", "-")
+    return row.scores["target"].verdict.replace(" ", "-") if "target" in row.scores else "not-compared"
 
 
 def _curves(table: Table, folder: Path) -> list[tuple[str, str]]:

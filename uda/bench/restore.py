@@ -12,7 +12,8 @@ from torch import nn
 
 from uda.bench.build import build_segmenter, build_space, open_source
 from uda.bench.plan import CHECKPOINT, read_description
-from uda.config import BenchConfig, ConfigError, Spec, build_method, load_config
+from uda.bench.rows import rows_of
+from uda.config import SOURCE_ONLY, BenchConfig, ConfigError, EvaluateSpec, Spec, build_method, load_config
 from uda.data.label_spaces import LabelSpace
 from uda.engine import checkpoint
 from uda.methods import TestTimeMethod
@@ -37,6 +38,13 @@ class RunFolder:
     def space(self) -> LabelSpace:
         """The label space of the model's classes."""
         return build_space(self.training["space"])
+
+    @property
+    def evaluate(self) -> EvaluateSpec:
+        """How the row is scored."""
+        rows = rows_of(self.config)
+        # a warm start is no row
+        return self.config.evaluate_of(rows[self.method if self.method in rows else SOURCE_ONLY].entry)
 
 
 def open_run(path: Path) -> RunFolder:
@@ -81,15 +89,22 @@ def upgraded(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_model(run: RunFolder | Path) -> nn.Module:
+def load_model(run: RunFolder | Path, network: str = "student") -> nn.Module:
     """The trained segmenter of a run folder, on the CPU, in evaluation mode.
 
+    Args:
+        run: the folder.
+        network: ``"student"``, or ``"teacher"`` for its EMA teacher, with the batch-norm statistics that are its own.
+
     Raises:
-        ConfigError: no run folder.
+        ConfigError: no run folder, a run without a teacher, or a network that is neither.
         CheckpointError: a damaged checkpoint.
     """
+    if network not in ("student", "teacher"):
+        raise ConfigError(f"model is {network!r}, must be 'student' or 'teacher'")
     run = run if isinstance(run, RunFolder) else open_run(run)
-    state = checkpoint.load(run.checkpoint)["model"]
+    content = checkpoint.load(run.checkpoint)
+    state = content["model"] if network == "student" else _teacher_state(content.get("teacher"), run)
     # the checkpoint has every weight: the pretrained ones need not be there
     model = build_segmenter({**run.training["model"], "weights": None}, run.space.num_classes, run.seed)
     if needs_target_norms(state):
@@ -98,7 +113,16 @@ def load_model(run: RunFolder | Path) -> nn.Module:
     return model.eval()
 
 
-def open_model(text: str, space: str | None = None) -> tuple[nn.Module, LabelSpace, RunFolder | None]:
+def _teacher_state(state: dict[str, Any] | None, run: RunFolder) -> dict[str, Any]:
+    """The weights of the network inside a :class:`~uda.models.Teacher`."""
+    if state is None:
+        raise ConfigError(f"{run.path}: trained without a teacher; only its student can be scored")
+    return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+
+
+def open_model(
+    text: str, space: str | None = None, network: str | None = None
+) -> tuple[nn.Module, LabelSpace, RunFolder | None]:
     """A trained model as the command line names it, with the label space of its classes.
 
     Args:
@@ -106,6 +130,7 @@ def open_model(text: str, space: str | None = None) -> tuple[nn.Module, LabelSpa
             ``(N, 3, H, W)`` in [0, 1] to :class:`~uda.types.SegOutput` (see :func:`uda.models.adapt`). The file is
             executed: it is the user's own code.
         space: label space of the model's classes; needed for a function, a run folder has its own.
+        network: of a run folder, see :func:`load_model`; by default the one that the run was scored with.
 
     Raises:
         ConfigError: no such folder, file or function, no label space, or one of another number of classes.
@@ -115,7 +140,9 @@ def open_model(text: str, space: str | None = None) -> tuple[nn.Module, LabelSpa
         if space is not None:
             raise ConfigError(f"{text}: a run folder has its own label space; leave --space out")
         run = open_run(Path(text))
-        return load_model(run), run.space, run
+        return load_model(run, network or run.evaluate.model), run.space, run
+    if network == "teacher":
+        raise ConfigError(f"{text}: a function gives one network, which has no teacher")
     if space is None:
         raise ConfigError(f"{text}: --space must say which classes the model predicts")
     if not Path(file).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from uda.bench import BenchResult, Event
+    from uda.config import BenchConfig
 
 CONFIG = typer.Argument(..., help="A benchmark config (YAML).", show_default=False)
 OUT = typer.Option(Path("runs"), "--out", "-o", help="Runs go to OUT/<name of the config>/<method>/seed<k>.")
@@ -41,6 +43,12 @@ def bench(
     fresh: bool = FRESH,
     extend: bool = EXTEND,
     record: Path = typer.Option(None, "--record", help="Write results.md, .csv and .json there, for keeping."),
+    plan: float = typer.Option(
+        None, "--plan", min=0.01, help="Run nothing: say how many seeds a difference of so many points of mIoU needs."
+    ),
+    like: Path = typer.Option(
+        None, "--like", help="With --plan: the results.json whose noise counts, instead of this benchmark's cells."
+    ),
 ) -> None:
     """Run what is missing of a benchmark (methods x seeds on a shift) and show its table.
 
@@ -53,6 +61,9 @@ def bench(
     from uda.config import load_config
 
     loaded = load_config(config, key_values(root, "--root"))
+    if plan is not None:
+        _plan(loaded, out / loaded.name, plan, like)
+        return
     with bars() as progress:
         view = _View(progress)
         result = run(
@@ -101,6 +112,28 @@ def train(
         print(f"run folder: {folder}")
         print(f"curves: tensorboard --logdir {folder}")
     _fail(result)
+
+
+def _plan(config: BenchConfig, folder: Path, points: float, like: Path | None) -> None:
+    """Show how many seeds a difference takes, row by row."""
+    import rich.table
+
+    from uda.bench.forecast import forecast, measured_noises
+
+    noises, origin = measured_noises(config, folder, like)
+    grid = rich.table.Table(title=f"{config.name}: seeds for a difference of {points:g} points to the control")
+    for title in ("method", "control", "seeds needed", f"seen with {max(2, len(config.seeds))} seeds", "seen at best"):
+        grid.add_column(title, justify="left" if title in ("method", "control") else "right")
+    rows = forecast(config, noises, points / 100)
+    for row in rows:
+        needed = "never" if row.seeds == math.inf else f"{row.seeds:.0f}"
+        name = row.row if row.measured else f"{row.row} *"
+        grid.add_row(name, row.control, needed, f"{100 * row.least_now:.1f}", f"{100 * row.least_ever:.1f}")
+    console().print(grid)
+    say(f"noise measured in {origin}; on the target, one comparison alone, seen four times in five.")
+    say("seen at best: on these images, however many seeds; only more images (or sequences) get below it.")
+    if not all(row.measured for row in rows):
+        say("*: no noise of its own; the median of the other rows.")
 
 
 def _fail(result: BenchResult) -> None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from uda.cli.common import bars, console, guarded, reader_options, track, yaml_value
+from uda.cli.common import bars, console, guarded, key_values, reader_options, track, yaml_value
 from uda.files import atomic_write
 
 if TYPE_CHECKING:
     from uda.bench.restore import RunFolder
-    from uda.config import Spec
+    from uda.config import EvaluateSpec, Spec
     from uda.data.label_spaces import LabelSpace
     from uda.engine import Evaluation
     from uda.types import LabelledDataset
@@ -25,6 +25,12 @@ MODEL = typer.Argument(
 )
 SPACE = typer.Option(None, "--space", help="Label space of the model's classes, for FILE.py:FUNCTION.")
 TEST_TIME = typer.Option(None, "--test-time", help="A test-time method: AdaBN, or '{AdaBN: {prior: 0.5}}'.")
+EVALUATE = typer.Option(
+    [],
+    "--evaluate",
+    help="NAME=VALUE, in place of what the run's config says under evaluate: flip=true, 'window=[1024, 1024]', "
+    "model=teacher; repeatable.",
+)
 DEVICE = typer.Option(None, "--device", help="cpu, cuda, cuda:1; the best there is if left out.")
 
 
@@ -40,6 +46,7 @@ def evaluate(
     option: list[str] = typer.Option([], "--option", help="NAME=VALUE, a further argument of its reader; repeatable."),
     test_time: str = TEST_TIME,
     space: str = SPACE,
+    evaluate_as: list[str] = EVALUATE,
     batch_size: int = typer.Option(None, "--batch-size", min=1, help="Images of equal size that go through together."),
     scale: float = typer.Option(None, "--scale", min=0.01, help="Resize of the model's input."),
     device: str = DEVICE,
@@ -48,20 +55,22 @@ def evaluate(
 ) -> None:
     """Score a trained model on labelled data sets, with a test-time method if asked for.
 
-    Without --on and --kind: on every domain of the run's config. Its test-time method, data sets, batch size, scale and
+    Without --on and --kind: on every domain of the run's config. Its test-time method, data sets, way to evaluate and
     precision hold where nothing else is said.
     """
     from uda.bench.build import open_device
     from uda.bench.restore import adaptation_images, attach, open_model
-    from uda.config import EvaluateSpec
     from uda.engine import evaluate as score
+    from uda.engine.inference import ResizedImages
     from uda.models.batch_norm import domain_statistics, normalising
 
     place = open_device(device)
-    network, classes, run = open_model(model, space)
+    options = evaluate_options(evaluate_as) | ({"batch_size": batch_size} if batch_size else {})
+    options |= {"scale": scale} if scale else {}
+    network, classes, run = open_model(model, space, options.get("model"))
     network.to(place)
+    evaluated_as = evaluate_spec(options, run, classes)
     datasets = _datasets(run, classes, on, kind, root, split, option)
-    default = run.config.evaluate if run is not None else EvaluateSpec()
     spec = test_time_of(test_time, run)
     results: dict[str, Evaluation] = {}
     with bars() as progress:
@@ -69,22 +78,22 @@ def evaluate(
             images = dataset.unlabelled()
             if run is not None and spec is not None and name in run.config.domains:
                 images = adaptation_images(run.config, name, dataset)
-            statistics = domain_statistics(name)
+            scoring, statistics = evaluated_as.on(name), domain_statistics(name)
             with normalising(network, statistics):
-                wrapped = attach(spec, network, source_of(run), images)
+                wrapped = attach(spec, network, source_of(run), ResizedImages(images, scoring))
                 results[name] = score(
                     wrapped,
                     dataset,
-                    batch_size=batch_size or default.batch_size,
-                    scale=scale or default.scale,
+                    batch_size=scoring.batch_size,
+                    inference=scoring,
                     precision=run.training["settings"]["precision"] if run is not None else "fp32",
                     domain=statistics,
                     progress=functools.partial(track, label=name, total=len(dataset), progress=progress),
                 )
                 if wrapped is not network:
                     wrapped.detach_model()  # type: ignore[operator]
-    _show(results, spec)
-    content = _content(results, model, spec)
+    _show(results, spec, evaluated_as)
+    content = _content(results, model, spec, evaluated_as)
     if json_file is not None:
         with atomic_write(json_file) as file:
             file.write(json.dumps(content, indent=2) + "\n")
@@ -102,6 +111,46 @@ def source_of(run: RunFolder | None) -> LabelledDataset | None:
         return open_source(run.config.source, run.config.space)
     except ValueError:
         return None
+
+
+def evaluate_options(assignments: list[str]) -> dict[str, Any]:
+    """``--evaluate NAME=VALUE``, values as YAML.
+
+    Raises:
+        ValueError: not of that form.
+    """
+    pairs = key_values(assignments, "--evaluate")
+    return {name: yaml_value(value, f"--evaluate {name}") for name, value in pairs.items()}
+
+
+def evaluate_spec(options: dict[str, Any], run: RunFolder | None, space: LabelSpace) -> EvaluateSpec:
+    """How a run was scored, or the defaults, with other options in place of single ones.
+
+    Raises:
+        ValueError: an option or value that there is not.
+    """
+    from pydantic import ValidationError
+
+    from uda.config import EvaluateSpec
+    from uda.registry import nearest
+
+    for name in options:
+        if name not in EvaluateSpec.model_fields:
+            raise ValueError(f"--evaluate {name}: unknown key; {nearest(name, EvaluateSpec.model_fields)}")
+    default = run.evaluate.model_dump() if run is not None else {"domains": {}}
+    for by_domain in default["domains"].values():
+        for name in options:
+            by_domain.pop(name, None)
+    try:
+        spec = EvaluateSpec.model_validate({**default, **options})
+        spec.check_classes(space.names)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = " ".join(["--evaluate", ".".join(map(str, first["loc"]))]).strip()
+        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+    except ValueError as error:
+        raise ValueError(f"--evaluate {error}") from error
+    return spec
 
 
 def test_time_of(text: str | None, run: RunFolder | None) -> Spec | None:
@@ -144,7 +193,7 @@ def _datasets(
     return datasets
 
 
-def _show(results: dict[str, Evaluation], spec: Any) -> None:
+def _show(results: dict[str, Evaluation], spec: Any, evaluated_as: EvaluateSpec) -> None:
     from rich.table import Table
 
     title = f"IoU in %{', ' + next(iter(spec)) + ' at test time' if spec else ''}"
@@ -157,6 +206,8 @@ def _show(results: dict[str, Evaluation], spec: Any) -> None:
         grid.add_row(name, *(_percent(iou[index]) for iou in ious))
     grid.add_section()
     grid.add_row("mean", *(_percent(evaluation.miou()) for evaluation in results.values()), style="bold")
+    for name, classes in evaluated_as.classes.items():
+        grid.add_row(f"mean, {name}", *(_percent(evaluation.miou(classes)) for evaluation in results.values()))
     grid.add_row("loss", *(f"{evaluation.loss():.3f}" for evaluation in results.values()))
     grid.add_row("images", *(str(len(evaluation.names)) for evaluation in results.values()))
     console().print(grid)
@@ -166,16 +217,18 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}" if value == value else "–"
 
 
-def _content(results: dict[str, Evaluation], model: str, spec: Any) -> dict[str, Any]:
+def _content(results: dict[str, Evaluation], model: str, spec: Any, evaluated_as: EvaluateSpec) -> dict[str, Any]:
     def number(value: float) -> float | None:
         return float(value) if value == value else None
 
     return {
         "model": model,
         "test_time": spec,
+        "evaluate": evaluated_as.model_dump(mode="json", exclude_defaults=True),
         "results": {
             name: {
                 "miou": number(evaluation.miou()),
+                "means": {subset: number(evaluation.miou(classes)) for subset, classes in evaluated_as.classes.items()},
                 "loss": number(evaluation.loss()),
                 "images": len(evaluation.names),
                 "iou": {
@@ -194,5 +247,7 @@ def _write_csv(content: dict[str, Any], path: Path) -> None:
         for name, scores in content["results"].items():
             for measure in ("miou", "loss", "images"):
                 writer.writerow([name, measure, scores[measure]])
-            for cls, value in scores["iou"].items():
-                writer.writerow([name, f"iou/{cls}", "" if value is None else value])
+            for kind, values in (("miou", scores["means"]), ("iou", scores["iou"])):
+                writer.writerows(
+                    [name, f"{kind}/{key}", "" if value is None else value] for key, value in values.items()
+                )

@@ -8,7 +8,17 @@ from pathlib import Path
 import typer
 
 from uda.cli.common import FAILED, bars, guarded, say, track
-from uda.cli.evaluate import DEVICE, MODEL, SPACE, TEST_TIME, source_of, test_time_of
+from uda.cli.evaluate import (
+    DEVICE,
+    EVALUATE,
+    MODEL,
+    SPACE,
+    TEST_TIME,
+    evaluate_options,
+    evaluate_spec,
+    source_of,
+    test_time_of,
+)
 
 
 class Ids(StrEnum):
@@ -40,34 +50,41 @@ def predict(
     statistics: Statistics = typer.Option(
         Statistics.target,
         "--statistics",
-        help="Whose batch-norm statistics, where the model keeps a set for each domain.",
+        help="Whose way to evaluate, and whose batch-norm statistics, where the model keeps a set for each domain.",
     ),
     test_time: str = TEST_TIME,
+    evaluate_as: list[str] = EVALUATE,
     space: str = SPACE,
     device: str = DEVICE,
 ) -> None:
     """Predict label maps and overlays for images of any size; no labels needed.
 
-    Files that cannot be read are listed at the end, with exit code 1; the others are predicted all the same.
+    Images are predicted as the run's config evaluates that domain; --evaluate says otherwise. Files that cannot be read
+    are listed at the end, with exit code 1; the others are predicted all the same.
     """
     from uda.bench.build import open_device
     from uda.bench.restore import attach, open_model
     from uda.data import Unlabelled
+    from uda.engine.inference import ResizedImages
     from uda.engine.predict import find_images
     from uda.engine.predict import predict as work
     from uda.models.batch_norm import normalising
 
     files = find_images(images, out)
     place = open_device(device)
-    network, classes, run = open_model(model, space)
+    options = evaluate_options(evaluate_as)
+    network, classes, run = open_model(model, space, options.get("model"))
     network.to(place)
+    inference = evaluate_spec(options, run, classes).on(statistics.value)
     spec = test_time_of(test_time, run)
     root = images if images.is_dir() else images.parent
     maps = {Ids.both: ("train", "raw"), Ids.none: ()}.get(ids, (ids.value,))
     with bars() as progress, normalising(network, statistics.value):
-        wrapped = attach(spec, network, source_of(run) if spec else None, Unlabelled(root.name, root, files))
+        seen = ResizedImages(Unlabelled(root.name, root, files), inference)
+        wrapped = attach(spec, network, source_of(run) if spec else None, seen)
         report = work(
             wrapped, files, out, classes, root=root, ids=maps, overlay=None if no_overlay else overlay,
+            inference=inference,
             progress=lambda paths: track(paths, "images", len(files), progress),
         )  # fmt: skip
     print(f"{len(files) - len(report.failed)} of {len(files)} images predicted into {out}")

@@ -13,6 +13,7 @@ from uda.config.records import (
     DatasetSpec,
     EvaluateSpec,
     MethodEntry,
+    Scoring,
     StreetsDomain,
     StreetsSpec,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "DatasetSpec",
     "EvaluateSpec",
     "MethodEntry",
+    "Scoring",
     "Spec",
     "StreetsDomain",
     "StreetsSpec",

@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from uda.config.records import ORACLE, SOURCE_ONLY, BenchConfig, MethodEntry, StreetsSpec
+from uda.config.records import ORACLE, SOURCE_ONLY, BenchConfig, EvaluateSpec, MethodEntry, StreetsSpec
+from uda.config.spaces import build_space
 from uda.config.specs import ConfigError, Spec, build_method, parse_spec
 from uda.data import dataset_options
+from uda.engine.inference import Inference, check_passes
 from uda.engine.settings import Settings
 from uda.methods.base import Method, TestTimeMethod
 from uda.models import MODELS, model_options
@@ -85,6 +87,7 @@ class _Reader:
             content["warm_start"] = self.settings(warm, settings, "warm_start")
         config = self.validate(BenchConfig, content, "")
         self.check_methods(config, settings)
+        self.check_evaluate(config)
         self.check_models(config)
         self.check_data(config)
         return config
@@ -139,13 +142,13 @@ class _Reader:
                 row["methods"] = [self.spec(raw_spec, f"{path}.{at}", Method) for at, raw_spec in enumerate(listed)]
             if row.get("test_time") is not None:
                 row["test_time"] = self.spec(row["test_time"], f"{path}.test_time", TestTimeMethod)
-            if row.get("methods") is None and row.get("test_time") is None:
-                raise self.fail(path, "methods or test_time is needed")
+            if row.get("methods") is None and row.get("test_time") is None and not row.get("evaluate"):
+                raise self.fail(path, "methods or test_time is needed, or another way to evaluate")
             rows[str(name)] = row
         return rows
 
     def preset(self, row: Any, path: str) -> Any:
-        """A row that names a paper's recipe, with the recipe's methods, settings and model written out."""
+        """A row that names a paper's recipe, with the recipe's methods, settings, model and evaluation written out."""
         if not isinstance(row, dict) or "preset" not in row:
             if isinstance(row, dict) and {"change", "parts"} & set(row):
                 raise self.fail(path, "change and parts go with preset")
@@ -164,8 +167,9 @@ class _Reader:
         except ValueError as error:
             raise self.fail(f"{path}.preset", str(error)) from error
         chosen = {part: recipe[part] for part in PARTS if part in parts}
-        if "settings" in chosen:
-            row["settings"] = {**chosen["settings"], **(row.get("settings") or {})}
+        chosen.get("evaluate", {}).pop("score_at", None)  # all rows of a table are scored against the same labels
+        for part in {"settings", "evaluate"} & set(chosen):
+            row[part] = {**chosen[part], **(row.get(part) or {})}
         return {**chosen, **row}
 
     def spec(self, value: Any, path: str, kind: type[Method] | type[TestTimeMethod]) -> Spec:
@@ -185,8 +189,12 @@ class _Reader:
         row = config.methods[SOURCE_ONLY]
         if not row.methods or row.test_time or any(self.needs_target(spec) for spec in row.methods):
             raise self.fail(f"methods.{SOURCE_ONLY}", "must train without target images; write [Supervised]")
-        if config.oracle and ORACLE in config.methods:
+        if config.oracle is not None and ORACLE in config.methods:
             raise self.fail(f"methods.{ORACLE}", "is built in; leave the row out, or set oracle: false")
+        if row.control is not None:
+            raise self.fail(f"methods.{SOURCE_ONLY}.control", "is what others are compared to; it has none")
+        if row.evaluate:
+            raise self.fail(f"methods.{SOURCE_ONLY}.evaluate", "is the config's own evaluate; write it there")
         for name, row in config.methods.items():
             path = f"methods.{name}.settings"
             if row.settings and not row.trains:
@@ -195,6 +203,39 @@ class _Reader:
                 raise self.fail(f"{path}.steps", "all rows of a table train for the same number of steps")
             if row.settings:
                 self.settings(row.settings, settings, path)
+            if row.control is not None and (row.control == name or row.control not in config.methods):
+                known = nearest(row.control, [other for other in config.methods if other != name])
+                raise self.fail(f"methods.{name}.control", f"no other row {row.control!r}; {known}")
+
+    def check_evaluate(self, config: BenchConfig) -> None:
+        """How the rows are scored: domains and classes that there are, a teacher, one pass for methods that adapt."""
+        if config.evaluate.classes:
+            try:
+                config.evaluate.check_classes(build_space(config.space).names)
+            except ValueError as error:
+                raise self.fail("evaluate", str(error)) from error
+        if config.evaluate.model == "teacher" and not any(map(config.has_teacher, config.methods.values())):
+            raise self.fail("evaluate.model", "no row has a teacher")
+        for name, row in {"": MethodEntry(), **config.methods}.items():
+            path = f"methods.{name}.evaluate" if row.evaluate else "evaluate"
+            if "classes" in row.evaluate:
+                raise self.fail(f"{path}.classes", "all rows of a table have the same means; write it in the config's")
+            own = self.validate(EvaluateSpec, {**config.evaluate.model_dump(), **row.evaluate}, path)
+            for domain in own.domains:
+                if domain not in config.domains:
+                    raise self.fail(f"{path}.domains", f"no domain {domain!r}; {nearest(domain, config.domains)}")
+            if any(_labels_at(own.on(domain)) != _labels_at(config.evaluate.on(domain)) for domain in config.domains):
+                raise self.fail(
+                    path, "all rows of a table are scored against the same labels, those at the config's size"
+                )
+            if row.evaluate.get("model") == "teacher" and not config.has_teacher(row):
+                raise self.fail(f"{path}.model", "the network of this row is trained without a teacher")
+            if row.test_time is not None:
+                try:
+                    for domain in config.domains:
+                        check_passes(own.on(domain), build_method(row.test_time))
+                except ValueError as error:
+                    raise self.fail(f"methods.{name}.evaluate", str(error)) from error
 
     def needs_target(self, spec: Spec) -> bool:
         method = build_method(spec)
@@ -254,6 +295,11 @@ class _Reader:
             message = f"{message}, got {first['input']!r}"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         return self.fail(where, message + more)
+
+
+def _labels_at(inference: Inference) -> tuple[Any, ...] | None:
+    """The size that labels are brought to; ``None``: their own."""
+    return None if inference.score_at == "label" else (inference.input_size, inference.scale)
 
 
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from uda.config.specs import Spec
+from uda.config.specs import Spec, build_method
+from uda.engine.evaluate import class_indices
+from uda.engine.inference import Inference
 from uda.engine.settings import Closed, Settings
+from uda.methods.base import Method
+from uda.registry import nearest
 
 SOURCE_ONLY = "source_only"
 """The cell every other is compared to; every config has it."""
@@ -50,20 +55,81 @@ class StreetsSpec(Closed):
     seed: int = Field(default=0, ge=0)
 
 
-class EvaluateSpec(Closed):
-    """How every cell is scored."""
+class Scoring(Inference):
+    """How one domain of one row is scored."""
 
     batch_size: int = Field(default=1, gt=0)
     """Consecutive images of equal size that go through together; test-time methods adapt on these batches."""
-    scale: float = Field(default=1.0, gt=0)
-    """Resize of the model's input at test time."""
+    model: Literal["student", "teacher"] = "student"
+    """The network that the optimiser trained, or its EMA teacher; a row without a teacher is scored by its student."""
+
+
+class EvaluateSpec(Scoring):
+    """How every cell is scored: :class:`~uda.engine.Inference`'s options and these."""
+
+    domains: dict[str, dict[str, Any]] = Field(default={})
+    """Domain -> options that differ there: ``{source: {input_size: [720, 1280]}}``."""
+    classes: dict[str, list[str]] = Field(default={})
+    """Further means by name: ``{13 classes: [road, sidewalk, ...]}``, or a list for a single one. The other classes are
+    predicted all the same, and their pixels count as errors of these."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {f"{len(value)} classes": value} if isinstance(value, list) and value else value
+
+    @model_validator(mode="after")
+    def _complete(self) -> EvaluateSpec:
+        for name, options in self.domains.items():
+            for key in options:
+                if key not in Inference.model_fields:
+                    raise ValueError(f"domains.{name}.{key}: unknown key; {nearest(str(key), Inference.model_fields)}")
+            try:
+                self.on(name)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(str(part) for part in ("domains", name, *first["loc"]))
+                raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+        return self
+
+    def on(self, domain: str) -> Scoring:
+        """What holds on a domain."""
+        common = self.model_dump(include=set(Scoring.model_fields))
+        return Scoring.model_validate({**common, **self.domains.get(domain, {})})
+
+    def check_classes(self, known: Sequence[str]) -> None:
+        """Compare ``classes`` with those of a label space.
+
+        Raises:
+            ValueError: an unknown one (the nearest is named), one twice, or a mean over none.
+        """
+        for name, classes in self.classes.items():
+            try:
+                class_indices(classes, known)
+            except ValueError as error:
+                raise ValueError(f"classes.{name}: {error}") from error
+
+
+class OracleSpec(Closed):
+    """The run that trains on the target's labels too, from the start that all rows have: how far one can get."""
+
+    labels: Literal["both", "target"] = "both"
+    """Of source and target together, or of the target alone."""
+    steps: int | None = Field(default=None, gt=0)
+    """Its own length, to convergence; by default that of all rows, at which it need not be the best there is."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """In place of single settings."""
+        return {} if self.steps is None else {"steps": self.steps}
 
 
 class MethodEntry(Closed):
-    """One row of the table: methods that train together, or a test-time method on the source-only model, or both.
+    """One row of the table: methods that train together, or a test-time method on the source-only model, or both; or
+    that model evaluated in another way.
 
-    In YAML ``{preset: DAFormer, change: {ClassMix.threshold: 0.9}}`` stands for a paper's methods, settings and model
-    (``parts`` names some of the three); see :func:`uda.presets.preset`.
+    In YAML ``{preset: DAFormer, change: {ClassMix.threshold: 0.9}}`` stands for a paper's methods, settings, model
+    and evaluation (``parts`` names some of the four; all rows share ``score_at``); see :func:`uda.presets.preset`.
     """
 
     methods: list[Spec] | None = None
@@ -73,6 +139,11 @@ class MethodEntry(Closed):
     """In place of the config's model."""
     settings: dict[str, Any] = Field(default={})
     """In place of single settings; never the number of steps, which all rows share."""
+    evaluate: dict[str, Any] = Field(default={})
+    """In place of single keys of the config's ``evaluate``; never ``classes``, which are the table's."""
+    control: str | None = None
+    """The row that this one is compared to beside source-only; by default the one that passes the same images without
+    learning from the target (:mod:`uda.bench.rows`)."""
 
     @property
     def trains(self) -> bool:
@@ -101,11 +172,19 @@ class BenchConfig(Closed):
     """Source-only training that all rows of a seed start from; source-only then trains on as long as they do."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     methods: dict[str, MethodEntry]
-    oracle: bool = True
-    """Add the row that trains on the target's labels, from the same start, for as many steps."""
+    oracle: OracleSpec | None = OracleSpec()
+    """Add the row that trains on the target's labels as well; ``false``: none."""
+    controls: bool = True
+    """Add the rows that pass the same images as a method does, without its losses, and source-only rows of networks of
+    their own."""
     evaluate: EvaluateSpec = EvaluateSpec()
     resamples: int = Field(default=2000, ge=100)
     """Of the bootstrap behind the intervals."""
+
+    @field_validator("oracle", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return {True: OracleSpec(), False: None}[value] if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _names(self) -> BenchConfig:
@@ -120,6 +199,18 @@ class BenchConfig(Closed):
     def domains(self) -> dict[str, DatasetSpec]:
         """The labelled data sets that every cell is scored on, by domain: source, target, the unseen."""
         return {"source": self.source_val, "target": self.target_val, **self.unseen}
+
+    def evaluate_of(self, row: MethodEntry) -> EvaluateSpec:
+        """How a row is scored."""
+        spec = EvaluateSpec.model_validate({**self.evaluate.model_dump(), **row.evaluate})
+        return spec if self.has_teacher(row) else spec.model_copy(update={"model": "student"})
+
+    def has_teacher(self, row: MethodEntry) -> bool:
+        """Whether the training of a row's network has an EMA teacher."""
+        trained = row if row.trains else self.methods[SOURCE_ONLY]
+        methods = [build_method(spec) for spec in trained.methods or []]
+        own = any(isinstance(method, Method) and method.teacher is not None for method in methods)
+        return own or trained.settings.get("teacher", self.settings.teacher) is not None
 
     def resolved(self) -> dict[str, Any]:
         """Plain values that :func:`load_config` reads back to an equal config."""

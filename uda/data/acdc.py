@@ -50,3 +50,8 @@ class Acdc(FileDataset):
                 stem = path.stem.removesuffix("_rgb_anon").removesuffix("_rgb_ref_anon")
                 items.append(Item(path, labels / path.parent.name / f"{stem}_gt_labelIds.png"))
         return items
+
+    @classmethod
+    def sequence(cls, name: str) -> str:
+        """The recording: the folder of the frame."""
+        return Path(name).parent.name

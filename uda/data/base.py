@@ -64,6 +64,10 @@ class Item:
     label: Path
 
 
+STREETS = "streets.json"
+"""File in the root of procedural data, whatever layout it is in."""
+
+
 class Unlabelled:
     """Images only: it holds no path, space or object that leads to a label.
 
@@ -197,6 +201,26 @@ class FileDataset(ABC):
     def names(self) -> list[str]:
         """The images' files, relative to the root."""
         return [_relative(item.image, self.root) for item in self._items]
+
+    @property
+    def image_files(self) -> list[Path]:
+        """The images' files."""
+        return [item.image for item in self._items]
+
+    @property
+    def sequences(self) -> list[str]:
+        """The video sequence, drive or place of each image: those of one are no independent samples.
+
+        Procedural streets are: each image is a sequence of its own, as in a reader that says nothing else.
+        """
+        if (self.root / STREETS).is_file():
+            return self.names
+        return [self.sequence(name) for name in self.names]
+
+    @classmethod
+    def sequence(cls, name: str) -> str:
+        """The sequence of an image by its file's name; a reader of videos says more than that."""
+        return name
 
     @property
     def items(self) -> tuple[Item, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from uda.data.base import FileDataset, Item, image_files
 from uda.data.label_spaces import CAMVID11
 
@@ -19,3 +21,8 @@ class CamVid(FileDataset):
         """The split's images by name."""
         labels = self.root / f"{self.split}annot"
         return [Item(p, labels / f"{p.stem}.png") for p in image_files(self.root / self.split, recursive=False)]
+
+    @classmethod
+    def sequence(cls, name: str) -> str:
+        """The video, such as ``0016E5``: what stands before the frame's number."""
+        return Path(name).stem.partition("_")[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from uda.data.base import FileDataset, Item, image_files
 from uda.data.label_spaces import CITYSCAPES19, CITYSCAPES34
 
@@ -26,3 +28,8 @@ class Cityscapes(FileDataset):
             Item(path, labels / path.parent.name / path.name.replace("_leftImg8bit.", "_gtFine_labelIds."))
             for path in image_files(images, "_leftImg8bit.png")
         ]
+
+    @classmethod
+    def sequence(cls, name: str) -> str:
+        """City and number of the recording, such as ``frankfurt_000001``."""
+        return "_".join(Path(name).name.split("_")[:2])

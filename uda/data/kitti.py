@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from pathlib import Path
 from typing import Literal, Unpack
 
@@ -16,6 +17,16 @@ VAL_NUMBERS = (
 )
 # fmt: on
 """The fixed validation split of 30 images; the other 170 are the training images."""
+# fmt: off
+FIRST_OF_DRIVE = (
+    0, 2, 4, 7, 13, 18, 22, 34, 43, 47, 54, 57, 60, 62, 70, 72, 82, 83, 85, 87, 88, 99, 105, 112, 118, 128, 130, 133,
+    141, 144, 149, 151, 155, 156, 157, 165, 168, 170, 199,
+)
+# fmt: on
+"""Numbers at which another drive begins: the 200 images are in the order of the raw recordings (2011_09_26_drive_0005,
+..., 2011_10_03_drive_0047; the devkit's ``train_mapping.txt``, as in UnFlow's ``kitti_training_2015.txt``). The 58
+images whose recording was not published stand between those of known drives; each such run counts as one drive, which
+may be too few (170 to 198 are 29 images)."""
 
 
 class Kitti(FileDataset):
@@ -63,3 +74,11 @@ class Kitti(FileDataset):
             if self.split in ("all", "test") or held_out == (self.split == "val"):
                 items.append(Item(path, base / folder / path.name))
         return items
+
+    @classmethod
+    def sequence(cls, name: str) -> str:
+        """The drive of one of the 200 training images; every other image is its own."""
+        number = int(Path(name).name.split("_")[0])
+        if Path(name).parts[0] != "training" or number >= 200:
+            return name
+        return f"drive {bisect_right(FIRST_OF_DRIVE, number) - 1}"

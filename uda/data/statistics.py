@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from uda.data.mixture import label_of
@@ -86,6 +87,20 @@ def channel_stats(dataset: UnlabelledDataset, limit: int | None = None) -> Chann
     for index in range(len(images) if limit is None else min(limit, len(images))):
         sums.add(images[index].image)
     return sums.stats()
+
+
+def image_sizes(dataset: UnlabelledDataset) -> list[tuple[int, int]]:
+    """(height, width) of every image; a reader's files are not decoded for it."""
+    files = getattr(dataset, "image_files", None)
+    if files is None:
+        return [
+            (int(image.shape[-2]), int(image.shape[-1])) for image in (dataset[i].image for i in range(len(dataset)))
+        ]
+    sizes = []
+    for path in files:
+        with Image.open(path) as image:
+            sizes.append((image.height, image.width))
+    return sizes
 
 
 def image_class_counts(dataset: LabelledDataset) -> Tensor:

@@ -2,6 +2,7 @@
 
 from uda.engine.checkpoint import CheckpointError
 from uda.engine.evaluate import Evaluation, evaluate
+from uda.engine.inference import Inference
 from uda.engine.optimisation import OPTIMIZERS, segmenter_optimizer
 from uda.engine.schedules import SCHEDULES, constant, poly
 from uda.engine.settings import Augment, Settings
@@ -14,6 +15,7 @@ __all__ = [
     "Augment",
     "CheckpointError",
     "Evaluation",
+    "Inference",
     "NonFiniteLoss",
     "Settings",
     "Trainer",

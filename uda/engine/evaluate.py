@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from uda.engine.inference import PLAIN, Inference, predict_logits, resize_labels
 from uda.files import atomic_write
 from uda.methods.base import TestTimeMethod
 from uda.metrics import confusion, iou, miou
 from uda.models.batch_norm import Domain, normalising
 from uda.models.modes import evaluating
-from uda.types import IGNORE, LabelledDataset, Sample, SegOutput
+from uda.registry import nearest
+from uda.types import IGNORE, LabelledDataset, Sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,13 +46,21 @@ class Evaluation:
         """``(C,)`` IoU in [0, 1]; NaN for a class without labels, whatever was predicted."""
         return np.asarray(iou(torch.from_numpy(self.confusion), "labelled").numpy())
 
-    def miou(self) -> float:
+    def miou(self, classes: Sequence[str] | None = None) -> float:
         """Mean IoU over the classes that occur in the labels, in [0, 1]; NaN where no pixel is labelled.
 
         ``over="labelled"`` in the words of :mod:`uda.metrics`; ADVENT and others count a class that is only ever
         predicted as 0, here all models are averaged over the same classes.
+
+        Args:
+            classes: names of the classes of the mean, all by default (13 of SYNTHIA's 16). Pixels of the others still
+                count as errors of these.
+
+        Raises:
+            ValueError: an unknown class; the message has the nearest known one.
         """
-        return float(miou(torch.from_numpy(self.confusion), over="labelled"))
+        subset = None if classes is None else class_indices(classes, self.class_names)
+        return float(miou(torch.from_numpy(self.confusion), subset, over="labelled"))
 
     def loss(self) -> float:
         """Mean over images of the per-image cross-entropy (natural log)."""
@@ -77,27 +87,28 @@ def evaluate(
     dataset: LabelledDataset,
     *,
     batch_size: int = 1,
+    inference: Inference = PLAIN,
     device: torch.device | str | None = None,
-    scale: float = 1.0,
     precision: str = "fp32",
     domain: Domain = "target",
     progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
 ) -> Evaluation:
-    """Score a model on a labelled data set at the images' own size.
+    """Score a model on a labelled data set, by default in one pass at the images' own size.
 
     Args:
         model: images ``(N, 3, H, W)`` in [0, 1] -> :class:`SegOutput`. A segmenter is put in evaluation mode and
             back; a :class:`TestTimeMethod` keeps the modes it set itself and sees the images in the data set's order.
         dataset: labelled images, of any sizes, with labels in the model's classes.
         batch_size: consecutive images of equal size that go through the model together.
+        inference: how images are predicted, and at which size predictions are scored.
         device: where to run; by default where the model's parameters are.
-        scale: resize the model's input by this factor, its logits back.
         precision: ``bf16`` runs the forward under autocast.
         domain: of the images; whose batch-norm statistics serve, where the model keeps a set for each.
         progress: wraps the batches, for a progress bar.
 
     Raises:
-        ValueError: an empty data set, or a label outside the model's classes (names the file and the value).
+        ValueError: an empty data set, a label outside the model's classes (names the file and the value), or a model
+            that cannot be predicted so (see :func:`~uda.engine.inference.predict_logits`).
     """
     if len(dataset) == 0:
         raise ValueError(f"{dataset.name}: no image to evaluate on")
@@ -111,8 +122,9 @@ def evaluate(
     with mode, normalising(model, domain):
         for batch in progress(batches) if progress else batches:  # type: ignore[arg-type]
             images = torch.stack([sample.image for sample in batch]).to(where).float() / 255
-            labels = torch.stack([_label(sample) for sample in batch]).to(where)
-            batch_logits = predict_logits(model, images, scale=scale, precision=precision)
+            size = inference.scored_size(*images.shape[-2:])
+            labels = resize_labels(torch.stack([_label(sample) for sample in batch]).to(where), size)
+            batch_logits = predict_logits(model, images, inference, precision=precision, size=size)
             for sample, logits, label in zip(batch, batch_logits, labels, strict=True):
                 confusions.append(_confusion(logits.argmax(0), label, logits.shape[0], sample.name))
                 losses.append(F.cross_entropy(logits[None].float(), label[None], ignore_index=IGNORE).item())
@@ -133,24 +145,18 @@ def same_size_batches(dataset: LabelledDataset, batch_size: int) -> Iterator[lis
         yield batch
 
 
-def predict_logits(model: nn.Module, images: Tensor, *, scale: float = 1.0, precision: str = "fp32") -> Tensor:
-    """Logits ``(N, C, H, W)`` at the size of the images, without gradient, in the mode that the model is in.
+def class_indices(classes: Sequence[str], known: Sequence[str]) -> list[int]:
+    """Train ids of classes by name.
 
-    Args:
-        model: images -> :class:`SegOutput` or logits of any size; a test-time method adapts on them.
-        images: ``(N, 3, H, W)`` float in [0, 1], on the model's device.
-        scale: resize of the model's input.
-        precision: ``bf16`` runs the forward under autocast.
+    Raises:
+        ValueError: no such class (the nearest is named), one that is named twice, or none at all.
     """
-    size = images.shape[-2:]
-    if scale != 1.0:
-        images = F.interpolate(images, scale_factor=scale, mode="bilinear", antialias=scale < 1)
-    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16")
-    # a test-time method may need gradients; it stops them itself where it does not
-    with autocast, torch.set_grad_enabled(isinstance(model, TestTimeMethod)):
-        output = model(images)
-    logits = (output.logits if isinstance(output, SegOutput) else output).detach()
-    return logits if logits.shape[-2:] == size else F.interpolate(logits, size=size, mode="bilinear")
+    for name in classes:
+        if name not in known:
+            raise ValueError(f"no class {name!r}; {nearest(str(name), known)}")
+    if not classes or len(set(classes)) < len(classes):
+        raise ValueError(f"classes are different and at least one, got {list(classes)}")
+    return [list(known).index(name) for name in classes]
 
 
 def _nanmean(values: np.ndarray) -> float:

@@ -82,6 +82,7 @@ def defaults_of(methods: Sequence[Method]) -> dict[str, Any]:
             for label, method in zip(unique_labels(methods), methods, strict=True)
         },
         "settings": settings_identity(Settings(steps=1)),
+        "teacher": dataclasses.asdict(TeacherSpec()),
     }
 
 

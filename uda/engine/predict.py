@@ -17,7 +17,7 @@ from uda.data.encode import overlay as blend
 from uda.data.encode import write_image
 from uda.data.errors import DataError
 from uda.data.label_spaces import LabelSpace
-from uda.engine.evaluate import predict_logits
+from uda.engine.inference import PLAIN, Inference, check_passes, predict_logits
 from uda.types import IGNORE
 
 FOLDERS = ("train_ids", "raw_ids", "overlay")
@@ -87,6 +87,7 @@ def predict(
     root: Path | None = None,
     ids: Sequence[str] = ("train",),
     overlay: float | None = 0.5,
+    inference: Inference = PLAIN,
     progress: Callable[[Iterable[Path]], Iterable[Path]] | None = None,
 ) -> PredictReport:
     """Predict images of any size and write what is asked for, each file whole or not at all.
@@ -100,20 +101,23 @@ def predict(
         root: what the images' paths are relative to; their own folders by default.
         ids: which label maps: ``"train"``, ``"raw"``, both or none.
         overlay: opacity of the colours over the image in [0, 1]; ``None`` writes no overlays.
+        inference: how images are predicted; label maps always have the image's size.
         progress: wraps the files, for a progress bar.
 
     Raises:
-        ValueError: raw ids of a label space that has none, or an id name that is neither.
+        ValueError: raw ids of a label space that has none, an id name that is neither, or several passes through a
+            test-time method that adapts to each.
     """
     unknown = set(ids) - {"train", "raw"}
     if unknown:
         raise ValueError(f"ids are 'train' and 'raw', got {sorted(unknown)}")
+    check_passes(inference, model)
     table = raw_ids(space) if "raw" in ids else None
     report, names = PredictReport(), _output_names(files, root)
     for file in progress(files) if progress else files:
         try:
             image = read_image(file)
-            labels = label_map(model, image)
+            labels = label_map(model, image, inference)
         except (DataError, OSError) as error:
             report.failed[file] = str(error)
             continue
@@ -132,15 +136,15 @@ def predict(
 
 
 def label_map(
-    model: nn.Module, image: npt.NDArray[np.uint8], *, scale: float = 1.0, precision: str = "fp32"
+    model: nn.Module, image: npt.NDArray[np.uint8], inference: Inference = PLAIN, *, precision: str = "fp32"
 ) -> npt.NDArray[np.uint8]:
-    """``(H, W)`` uint8 train ids of an image ``(H, W, 3)`` uint8 RGB.
+    """``(H, W)`` uint8 train ids of an image ``(H, W, 3)`` uint8 RGB, always at its own size.
 
-    The other arguments are those of :func:`~uda.engine.evaluate.predict_logits`.
+    The other arguments are those of :func:`~uda.engine.inference.predict_logits`.
     """
     device = next(model.parameters()).device
     images = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(device).float() / 255
-    logits = predict_logits(model, images, scale=scale, precision=precision)
+    logits = predict_logits(model, images, inference, precision=precision)
     return np.asarray(logits[0].argmax(0).cpu().numpy(), dtype=np.uint8)
 
 

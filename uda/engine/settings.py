@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from uda.engine.optimisation import DEFAULTS, check_arguments
+from uda.engine.optimisation import DEFAULTS, Decayed, check_arguments
 from uda.engine.schedules import build_schedule
 from uda.types import TeacherSpec
 
@@ -76,7 +76,10 @@ class Settings(Closed):
     """Learning rate of the encoder; decoder and heads get ``head_multiplier`` times that."""
     head_multiplier: float = Field(10.0, gt=0)
     weight_decay: float = Field(0.01, ge=0)
-    """L2: decoupled with AdamW, added to the gradient with SGD; not on norms and biases."""
+    """L2: decoupled with AdamW, added to the gradient with SGD."""
+    decayed: Decayed = "weights"
+    """What has weight decay: ``weights`` (no norms, biases and position embeddings), or as the published codes have it:
+    ``all`` (most), ``all_but_encoder_norms`` (DAFormer, HRDA, MIC), ``all_but_biases`` (SAC)."""
     schedule: Spec = Field(default={"poly": {}}, validate_default=True)
     """``poly`` (``{poly: {power: 0.9, horizon: 250000}}``), ``constant``, ``package.module:function`` of the step (and
     total), or a torch scheduler (``{"torch.optim.lr_scheduler:StepLR": {step_size: 100}}``)."""
@@ -99,8 +102,8 @@ class Settings(Closed):
     target_augment: Augment | None = None
     """For target images; by default the source's."""
     teacher: dict[str, Any] | None = None
-    """The EMA teacher for all methods of the run: ``{decay:, update:, mode:}`` (:class:`~uda.types.TeacherSpec`); by
-    default what the methods that need one want, as their papers do."""
+    """The EMA teacher for all methods of the run: ``{decay:, update:, mode:, every:, ramp:, buffers:}``
+    (:class:`~uda.types.TeacherSpec`); by default what the methods that need one want, as their papers do."""
 
     log_every: int = Field(10, gt=0)
     image_every: int = Field(0, ge=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -17,6 +17,7 @@ from uda.engine import checkpoint
 from uda.engine.evaluate import Evaluation, evaluate
 from uda.engine.grouping import unique_labels
 from uda.engine.identity import defaults_of, describe_differences, differences, plain, run_identity
+from uda.engine.inference import PLAIN, Inference
 from uda.engine.optimisation import segmenter_optimizer
 from uda.engine.schedules import Schedule, build_schedule
 from uda.engine.settings import Settings
@@ -46,13 +47,15 @@ class Trainer:
             checkpoint lies on disk.
         optimizer: in place of the settings'; see :class:`~uda.engine.Update`.
         schedule: likewise.
+        inference: how the data sets of ``evaluate_on`` are predicted, for all or by name; by default in one plain pass.
+        score: which network is scored, the ``"student"`` or its EMA ``"teacher"``.
 
     Attributes:
         update: the :class:`~uda.engine.Update` that makes the steps.
 
     Raises:
         TypeError: the model is no segmenter.
-        ValueError: no methods, or methods that want different teachers.
+        ValueError: no methods, methods that want different teachers, or none where the teacher is to be scored.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class Trainer:
         on_step: Callable[[Update, Mapping[str, Tensor]], None] | None = None,
         optimizer: OptimizerLike | None = None,
         schedule: Schedule | None = None,
+        inference: Inference | Mapping[str, Inference] = PLAIN,
+        score: Literal["student", "teacher"] = "student",
     ) -> None:
         self.settings = s = settings
         self.out = Path(out) if out is not None else None
@@ -91,6 +96,7 @@ class Trainer:
                 lr=s.lr,
                 head_multiplier=s.head_multiplier,
                 weight_decay=s.weight_decay,
+                decayed=s.decayed,
             ),
             schedule=schedule or build_schedule(*next(iter(s.schedule.items()))),
             warmup=s.warmup,
@@ -103,6 +109,9 @@ class Trainer:
             device=s.device or self.state.device,
             seed=s.seed,
         )
+        if score == "teacher" and self.update.teacher_spec is None:
+            raise ValueError(f"score is 'teacher', but {', '.join(self.update.labels)} train without one")
+        self.inference, self.score = inference, score
         self.evaluations: dict[str, Evaluation] = {}
         self.identity: dict[str, Any] = {}
         self._progress = progress or (lambda steps: steps)
@@ -113,6 +122,19 @@ class Trainer:
     def model(self) -> nn.Module:
         """The segmenter."""
         return self.update.model
+
+    @property
+    def scored(self) -> nn.Module:
+        """The network that is scored, see ``score``.
+
+        Raises:
+            RuntimeError: the teacher before :meth:`fit`.
+        """
+        if self.score == "student":
+            return self.model
+        if self.update.teacher is None:
+            raise RuntimeError("there is no teacher before fit")
+        return self.update.teacher.model
 
     @property
     def methods(self) -> list[Method]:
@@ -240,9 +262,11 @@ class Trainer:
     def _evaluate(self, log: RunLog) -> None:
         self.evaluations = {}
         for name, dataset in self.evaluate_on.items():
+            inference = self.inference if isinstance(self.inference, Inference) else self.inference.get(name, PLAIN)
             result = evaluate(
-                self.model,
+                self.scored,
                 dataset,
+                inference=inference,
                 device=self.device,
                 precision=self.settings.precision,
                 domain=domain_statistics(name),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from uda.data.base import STREETS
 from uda.data.encode import write_image
 from uda.data.kitti import VAL_NUMBERS
 from uda.data.label_spaces import CITYSCAPES34, IKA
@@ -75,6 +77,8 @@ def generate(
     jobs = [job for split, count in counts.items() for job in _LAYOUTS[domain](root, split, count, shape, seed)]
     for folder in {path.parent for job in jobs for path, _ in job.files} | {root}:
         folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(root / STREETS) as file:
+        file.write(json.dumps({"domain": domain, "seed": seed, "images": "procedural, each independent of the others"}))
     if domain == "ika":
         with atomic_write(root / "rgb_to_class_id.py") as file:
             file.write(ika_table())
