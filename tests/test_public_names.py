@@ -18,9 +18,10 @@ PACKAGES = (
     "uda.methods",
     "uda.metrics",
     "uda.models",
+    "uda.presets",
     "uda.testing",
 )
-MODULES = ("uda.files", "uda.presets", "uda.registry", "uda.step", "uda.types")
+MODULES = ("uda.files", "uda.registry", "uda.step", "uda.types")
 
 
 def offered() -> list[str]:

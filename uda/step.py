@@ -215,14 +215,15 @@ class Step:
                 self._taught[name] = self._teacher(name, self.view(name))
         return self._taught[name]
 
-    def infer(self, images: Tensor, domain: Domain = "target") -> SegOutput:
+    def infer(self, images: Tensor, domain: Domain = "target", *, model: nn.Module | None = None) -> SegOutput:
         """The student on any images in evaluation mode: no gradient, no batch-norm update, not memoised.
 
         For passes over a whole data set (self-training rounds, prototype initialisation). ``domain`` is whose
-        batch-norm statistics serve, where the model keeps two sets.
+        batch-norm statistics serve, where the model keeps two sets; ``model`` another network (a frozen copy).
         """
-        with evaluating(self._model), normalising(self._model, domain), torch.no_grad():
-            output: SegOutput = self._model(images)
+        model = model or self._model
+        with evaluating(model), normalising(model, domain), torch.no_grad():
+            output: SegOutput = model(images)
             return output
 
     def forget_taught(self) -> None:

@@ -37,7 +37,8 @@ class SegOutput(NamedTuple):
     """``(N, C, H, W)`` logits of the auxiliary classifier, where the model has one."""
     extra: dict[str, Tensor] | None = None
     """Further tensors by name, where the model has any: ``"decoder"`` ``(N, K, h', w')``, the features before the
-    classifier; HRDA's ``"detail"``; layers that :func:`uda.models.adapt` was asked for."""
+    classifier, which all of the library's models give; HRDA's ``"detail"``; layers that :func:`uda.models.adapt` was
+    asked for."""
 
     @property
     def auxiliary(self) -> Tensor:
@@ -213,19 +214,35 @@ class TeacherSpec:
     """
 
     decay: float = 0.999
-    """Cap α of the ramp min(1 - 1/(i+1), α), in [0, 1]."""
+    """Cap α of the ramp min(1 - 1/(k+1), α) of update k, in [0, 1]."""
     update: Literal["after", "before"] = "after"
     """``after`` the optimiser step (DACS) or ``before`` the step, with the student of the last one (DAFormer, MIC)."""
     mode: Literal["train", "eval"] = "train"
-    """``train``: own batch-norm statistics from own forwards, dropout off (the papers); ``eval``: the student's."""
+    """``train``: batch norm uses each batch, dropout off (the papers); ``eval``: it uses the running statistics."""
+    every: int = 1
+    """Steps between updates, at least 1: those of index 0, ``every``, 2 ``every``, ... (SAC: 100)."""
+    ramp: bool = True
+    """Whether α grows to its cap; without, update 0 makes the teacher the student's copy, and α is ``decay`` from then
+    on (SAC)."""
+    buffers: Literal["own", "copied", "averaged"] | None = None
+    """What an update does with buffers, the running statistics above all: nothing (``own``), the student's are
+    ``copied``, or ``averaged`` like parameters (SAC). ``None``: ``own`` in train mode, ``copied`` in eval mode."""
 
     def __post_init__(self) -> None:
         number = isinstance(self.decay, (int, float)) and not isinstance(self.decay, bool)
         if not number or not 0 <= self.decay <= 1:
             raise ValueError(f"decay is {self.decay!r}, must be in [0, 1]")
-        for name, kind in (("update", ("after", "before")), ("mode", ("train", "eval"))):
-            if getattr(self, name) not in kind:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, must be one of {', '.join(map(repr, kind))}")
+        if not isinstance(self.every, int) or isinstance(self.every, bool) or self.every < 1:
+            raise ValueError(f"every is {self.every!r}, must be a whole number >= 1")
+        if not isinstance(self.ramp, bool):
+            raise ValueError(f"ramp is {self.ramp!r}, must be True or False")
+        for name, options in (
+            ("update", ("after", "before")),
+            ("mode", ("train", "eval")),
+            ("buffers", ("own", "copied", "averaged", None)),
+        ):
+            if getattr(self, name) not in options:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, must be one of {', '.join(map(repr, options))}")
 
     @classmethod
     def of(cls, value: TeacherSpec | Mapping[str, Any], default: TeacherSpec) -> TeacherSpec:
@@ -243,7 +260,10 @@ class TeacherSpec:
         return replace(default, **value)
 
     def __str__(self) -> str:
-        return f"decay {self.decay:g}, updated {self.update} the step, in {self.mode} mode"
+        step = "the step" if self.every == 1 else f"every {self.every} steps"
+        text = f"decay {self.decay:g}, updated {self.update} {step}, in {self.mode} mode"
+        text += "" if self.ramp else ", without ramp"
+        return text if self.buffers is None else f"{text}, {self.buffers} buffers"
 
 
 @dataclass(frozen=True)

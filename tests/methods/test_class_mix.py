@@ -2,17 +2,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from uda.methods import ClassMix, Supervised
 from uda.testing.methods import MethodContract, Recorder, one_step
+from uda.types import Window
 
 
 class TestClassMix(MethodContract):
     make = lambda self: ClassMix()  # noqa: E731
     invalid = (
         {"weight": -1.0}, {"threshold": 1.5}, {"weighting": "image"}, {"jitter": -0.1}, {"jitter_probability": 2.0},
-        {"blur_probability": -1.0}, {"classes": "run"}, {"ignore_top": -1}, {"ignore_bottom": -1},
+        {"blur_probability": -1.0}, {"classes": "run"}, {"margins": {"top": 1.0}}, {"margins": {"above": 0.1}},
     )  # fmt: skip
 
     def test_mixed_pixels_come_from_source_or_target_with_their_labels(self) -> None:
@@ -88,12 +90,36 @@ class TestClassMix(MethodContract):
         assert {count for _, count in shown} == {2, 3}  # three of five classes, the first image's perhaps among them
         assert {first for first, _ in shown} == {False, True}
 
-    def test_rows_without_weight_belong_to_the_target_alone(self) -> None:
-        one = ClassMix(threshold=0.3, ignore_top=4, ignore_bottom=6, jitter_probability=0.0, blur_probability=0.0)
+    def test_margins_belong_to_the_whole_target_image_alone(self) -> None:
+        """The lower half of an image of twice the crop's height, mirrored: a margin on the left is on the right."""
+        one = ClassMix(
+            threshold=0.3, margins={"top": 4 / 64, "bottom": 6 / 64, "left": 3 / 64}, jitter_probability=0.0,
+            blur_probability=0.0,
+        )  # fmt: skip
         step = one_step(self.train([one], steps=1))
+        window = Window(0, (64, 64), top=32, left=0, height=32, width=64, flip=True)
+        step.put("target", replace(step.view("target"), windows=(window, window)))
         share = (step.teach("target").logits.softmax(1).amax(1) >= 0.3).float().mean()
         one.prepare(step)
         weight = step.view("mixed").weight
-        assert set(weight[:, :4].unique().tolist()) == set(weight[:, -6:].unique().tolist()) == {0.0, 1.0}
-        inside = weight[:, 4:-6]
+        assert set(weight[:, -6:].unique().tolist()) == set(weight[:, :, -3:].unique().tolist()) == {0.0, 1.0}
+        inside = weight[:, :-6, :-3]
+        assert (inside > 0).all()
         torch.testing.assert_close(inside[inside < 1], share.expand_as(inside[inside < 1]))
+
+    def test_pixels_beyond_the_image_weigh_nothing(self) -> None:
+        one = ClassMix(threshold=0.3, jitter_probability=0.0, blur_probability=0.0)
+        step = one_step(self.train([one], steps=1))
+        window = Window(0, (24, 64), top=0, left=0, height=32, width=64)
+        step.put("target", replace(step.view("target"), windows=(window, window)))
+        one.prepare(step)
+        weight = step.view("mixed").weight
+        assert set(weight[:, 24:].unique().tolist()) == {0.0, 1.0}
+        assert (weight[:, :24] > 0).all()
+
+    def test_margins_without_windows_are_refused(self) -> None:
+        one = ClassMix(margins={"top": 0.1})
+        step = one_step(self.train([one], steps=1))
+        step.put("target", replace(step.view("target"), windows=()))
+        with pytest.raises(ValueError, match=r"margins are .*View.windows"):
+            one.prepare(step)

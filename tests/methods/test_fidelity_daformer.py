@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tests.methods.test_fidelity import check, student
@@ -20,8 +20,11 @@ from uda.testing.tiny import TinyDataset, tiny_target
 from uda.types import View
 
 STEPS, WARMUP, THRESHOLD, DECAY, TOP, BOTTOM = 3, 2, 0.3, 0.6, 3, 5
+MARGINS = {"top": TOP / 32, "bottom": BOTTOM / 32}
+"""Of the whole images, of which the crops show parts."""
 RUN: dict[str, Any] = {
     "steps": STEPS, "optimizer": "adamw", "lr": 1e-2, "schedule": {"poly": {"power": 1.0}}, "warmup": WARMUP,
+    "decayed": "all_but_encoder_norms",
 }  # fmt: skip
 """DAFormer's settings, the numbers made larger so that three steps show them."""
 
@@ -45,10 +48,10 @@ class Loop:
         self.imagenet = self.model.pretrained_encoder()
         self.ema = copy.deepcopy(self.model)
         self.ema.dropout.eval()
-        # decay 0.01 on convolutions' weights alone
-        weights = [module.weight for module in self.model.modules() if isinstance(module, nn.Conv2d)]
-        rest = [p for p in self.model.parameters() if not any(p is weight for weight in weights)]
-        groups = [{"params": weights, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+        # mmcv's rule with DAFormer's keys: 0.01 on all but the encoder's norms; the head's bias is decayed
+        norms = [*self.model.stem[1].parameters(), *self.model.body[1].parameters()]
+        rest = [self.model.stem[0].weight, self.model.body[0].weight, *self.model.head.parameters()]
+        groups = [{"params": rest, "weight_decay": 0.01}, {"params": norms, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=1e-2)
         self.shares: list[float] = []
         self.things = 0
@@ -77,15 +80,17 @@ class Loop:
             loss = loss + weight * distance[filled].mean()
         loss.backward()
 
-    def pseudo_label(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The teacher's labels, and their weight: the share of sure pixels, none at the top and the bottom."""
+    def pseudo_label(self, target: View) -> tuple[Tensor, Tensor]:
+        """The teacher's labels, and their weight: the share of sure pixels, none at the images' top and bottom."""
         with torch.no_grad():
-            confidence, labels = self.ema(images).logits.softmax(1).max(1)
+            confidence, labels = self.ema(target.images).logits.softmax(1).max(1)
         share = (confidence >= THRESHOLD).sum() / confidence.numel()
         self.shares.append(float(share))
         weight = share * torch.ones_like(confidence)
-        weight[:, :TOP] = 0
-        weight[:, -BOTTOM:] = 0
+        valid = [0] * TOP + [1] * (32 - TOP - BOTTOM) + [0] * BOTTOM
+        for image, window in enumerate(target.windows):
+            for row in range(32):
+                weight[image, row] *= valid[int(window.top + (row + 0.5) * window.height / 32)]
         return labels, weight
 
     def mix(self, view: View, target: View, pseudo: Tensor, pseudo_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,7 +122,7 @@ class Loop:
 
 def class_mix(**teacher: Any) -> ClassMix:
     return ClassMix(
-        threshold=THRESHOLD, classes="batch", jitter=0.2, ignore_top=TOP, ignore_bottom=BOTTOM,
+        threshold=THRESHOLD, classes="batch", jitter=0.2, margins=MARGINS,
         teacher={"decay": DECAY, "update": "before", **teacher},
     )  # fmt: skip
 
@@ -134,7 +139,7 @@ def test_daformer(weight: float) -> None:
     for index, (view, target) in enumerate(batches(run)):
         loop.start(index)
         loop.train_source(view, weight)
-        pseudo, pseudo_weight = loop.pseudo_label(target.images)
+        pseudo, pseudo_weight = loop.pseudo_label(target)
         loop.train_weighted(*loop.mix(view, target, pseudo, pseudo_weight))
         loop.optimizer.step()
     assert any(0 < share < 1 for share in loop.shares)
@@ -147,9 +152,11 @@ def test_daformer(weight: float) -> None:
     [
         (daformer(update="after"), {}),
         (daformer(), {"warmup": 0}),
+        (daformer(), {"decayed": "weights"}),
+        (daformer(), {"decayed": "all"}),
         ([part for part in daformer() if not isinstance(part, RareClassSampling)], {}),
     ],
-    ids=["teacher", "warmup", "sampling"],
+    ids=["teacher", "warmup", "biases", "norms", "sampling"],
 )
 def test_the_comparison_sees_each_setting(methods: list[Any], changes: dict[str, Any]) -> None:
     """Another setting of the run gives other weights."""

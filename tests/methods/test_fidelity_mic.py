@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tests.methods.test_fidelity_daformer import BOTTOM, DECAY, RUN, THRESHOLD, TOP, Loop, batches, daformer, source
+from tests.methods.test_fidelity_daformer import DECAY, MARGINS, RUN, THRESHOLD, Loop, batches, daformer, source
 from uda.methods import MIC
 from uda.testing.methods import train
 
@@ -13,7 +13,7 @@ BLOCK, RATIO, WEIGHT = 8, 0.7, 0.8
 
 def test_mic() -> None:
     mic = MIC(
-        weight=WEIGHT, block=BLOCK, ratio=RATIO, threshold=THRESHOLD, ignore_top=TOP, ignore_bottom=BOTTOM,
+        weight=WEIGHT, block=BLOCK, ratio=RATIO, threshold=THRESHOLD, margins=MARGINS,
         fill=(0.5, 0.5, 0.5), teacher={"decay": DECAY},
     )  # fmt: skip
     run = train([*daformer(0.005), mic], source=source(), **RUN)
@@ -22,7 +22,7 @@ def test_mic() -> None:
     for index, (view, target) in enumerate(batches(run)):
         loop.start(index)
         loop.train_source(view, 0.005)
-        pseudo, pseudo_weight = loop.pseudo_label(target.images)
+        pseudo, pseudo_weight = loop.pseudo_label(target)
         mixed = loop.mix(view, target, pseudo, pseudo_weight)
         masked = []
         for image in loop.augment(target.images):

@@ -15,7 +15,8 @@ PLAIN = {"jitter_probability": 0.0, "blur_probability": 0.0}
 class TestMIC(MethodContract):
     make = lambda self: MIC(block=8, threshold=0.3)  # noqa: E731
     invalid = (
-        {"weight": -1.0}, {"block": 0}, {"ratio": 1.1}, {"threshold": 1.5}, {"ignore_top": -1}, {"ignore_bottom": -2},
+        {"weight": -1.0}, {"block": 0}, {"ratio": 1.1}, {"threshold": 1.5}, {"margins": {"top": 2}},
+        {"masks": "source"},
         {"jitter": -0.1}, {"jitter_probability": 2.0}, {"blur_probability": -1.0}, {"fill": (0.5, 0.5)},
         {"fill": (0.5, 0.5, 2.0)},
     )  # fmt: skip
@@ -43,8 +44,8 @@ class TestMIC(MethodContract):
         hidden = (step.view("masked").images == torch.tensor([1.0, 0.0, 1.0])[:, None, None]).all(1)
         assert 0.6 < hidden.float().mean() < 0.8  # 256 blocks
 
-    def test_rows_without_weight_count_in_the_share(self) -> None:
-        one = MIC(block=8, threshold=0.3, ignore_top=3, ignore_bottom=5)
+    def test_margins_count_in_the_share(self) -> None:
+        one = MIC(block=8, threshold=0.3, margins={"top": 3 / 32, "bottom": 5 / 32})
         step = one_step(self.train([one], steps=1))
         one.prepare(step)
         weight = step.view("masked").weight
@@ -52,6 +53,21 @@ class TestMIC(MethodContract):
         assert (weight[:, :3] == 0).all()
         assert (weight[:, -5:] == 0).all()
         torch.testing.assert_close(weight[:, 3:-5], share.expand_as(weight[:, 3:-5]))
+
+    def test_half_of_the_masked_images_are_of_the_source(self) -> None:
+        """As the published code does for ACDC: ``[img[0], target_img[0]]`` with ``[gt[0], pseudo_label[0]]``."""
+        one = MIC(block=8, threshold=0.3, masks="both", fill=(0.1, 0.2, 0.3), margins={"top": 3 / 32}, **PLAIN)
+        step = one_step(self.train([one], steps=1))
+        one.prepare(step)
+        view, source, target = step.view("masked"), step.view("source"), step.view("target")
+        seen = (view.images != torch.tensor([0.1, 0.2, 0.3])[:, None, None]).any(1)
+        for image, whole in ((0, source.images[0]), (1, target.images[0])):
+            assert torch.equal(view.images[image][:, seen[image]], whole[:, seen[image]])
+        confidence, labels = step.teach("target").logits.softmax(1).max(1)
+        assert torch.equal(view.labels, torch.stack([source.labels[0], labels[0]]))
+        assert (view.weight[0] == 1).all()
+        assert (view.weight[1, :3] == 0).all()
+        torch.testing.assert_close(view.weight[1, 3:], (confidence >= 0.3).float().mean().expand(29, 64))
 
     def test_colours_are_augmented_before_they_are_hidden(self) -> None:
         one = MIC(block=8, jitter_probability=1.0, fill=(0.1, 0.2, 0.3))

@@ -1,17 +1,47 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from uda.data import Pairs, TrainTransform, dataset
+from uda.data.streets import generate
+from uda.engine import Settings, Trainer, Update
 from uda.functional.losses import kld_regulariser, symmetric_cross_entropy
-from uda.functional.prototypes import class_mean, prototype_consistency, prototype_update, prototype_weight, rectify
+from uda.functional.prototypes import (
+    class_mean,
+    crop_soft_labels,
+    pack_soft_labels,
+    prototype_consistency,
+    prototype_update,
+    prototype_weight,
+    rectify,
+)
+from uda.functional.rand_augment import rand_augment, rand_augment_maps
+from uda.functional.windows import cut_window
 from uda.methods import ProDA, Supervised
 from uda.methods.support.prototype_bank import UNKNOWN, PrototypeBank
+from uda.models import Segmenter
 from uda.testing.methods import MethodContract, Recorder, one_step
-from uda.types import IGNORE, SegOutput
+from uda.testing.tiny import TinyDataset, TinySegmenter, tiny_target
+from uda.types import IGNORE, SegOutput, TaskSpec, View
+
+
+def drawn_step(run, index: int = 3):
+    """One more step of a run on training crops, which know their windows."""
+    source, target = TinyDataset(num_classes=run.update.spec.num_classes), tiny_target().unlabelled()
+    return one_step(run, run.pairs(source, target)[index])
+
+
+def whole_soft_labels(network, image: Tensor) -> Tensor:
+    """What is kept of a target image: probabilities at the size of the decoder's features, packed."""
+    output = network.eval()(image[None] / 255)
+    size = output.get("decoder").shape[-2:]
+    return pack_soft_labels(F.interpolate(output.logits.softmax(1), size, mode="bilinear")[0])
 
 
 class TestProDA(MethodContract):
@@ -19,57 +49,71 @@ class TestProDA(MethodContract):
     invalid = (
         {"weight": -1.0}, {"alpha": -0.1}, {"beta": -1.0}, {"soft_labels": "none"}, {"threshold": 1.5},
         {"temperature": 0.0}, {"consistency": -1.0}, {"regulariser": -0.1}, {"momentum": 2.0}, {"start": -0.5},
-        {"images": 0},
+        {"images": 0}, {"min_share": 1.5},
     )  # fmt: skip
 
     @pytest.mark.parametrize("batch_size", [1, 3])
-    def test_terms_follow_the_paper(self, batch_size: int) -> None:
-        one = ProDA(weight=2.0, alpha=0.3, beta=0.7, temperature=1.5, consistency=4.0, regulariser=0.2, threshold=0.21)
-        run = self.train([one], steps=2, batch_size=batch_size)
-        step = one_step(run)
-        one.prepare(step)
-        terms = one.losses(step)
-        taught, logits = step.teach("target"), step.predict("target").logits
+    @pytest.mark.parametrize("features", ["decoder", "bottleneck"])
+    def test_terms_follow_the_paper(self, batch_size: int, features: str) -> None:
+        tested = ProDA(
+            weight=2.0, alpha=0.3, beta=0.7, temperature=1.5, consistency=4.0, regulariser=0.2, threshold=0.21,
+            features=features,
+        )  # fmt: skip
+        run = self.train([tested], steps=2, batch_size=batch_size)
+        step = drawn_step(run)
+        tested.prepare(step)
+        terms = tested.losses(step)
+        view, taught, logits = step.view("target"), step.teach("target"), step.predict("target").logits
+        assert any(window.flip for window in view.windows) or batch_size == 1
 
-        def distance(features: torch.Tensor) -> torch.Tensor:
-            difference = features[:, None] - one.bank.prototypes[None, :, :, None, None]
-            return torch.where((one.bank.counts == 0)[:, None, None], UNKNOWN, difference.norm(dim=2))
+        def distance(output: SegOutput) -> Tensor:
+            maps = output.features if features == "bottleneck" else output.get("decoder")
+            difference = maps[:, None] - tested.bank.prototypes[None, :, :, None, None]
+            return torch.where((tested.bank.counts == 0)[:, None, None], UNKNOWN, difference.norm(dim=2))
 
-        weight = prototype_weight(distance(taught.features), temperature=1.5)
-        soft = one.frozen(step.view("target").images).logits.softmax(1)
-        labels, _ = rectify(F.interpolate(weight, soft.shape[-2:], mode="bilinear"), soft, threshold=0.21)
+        weight = prototype_weight(distance(taught), temperature=1.5)
+        packed = [whole_soft_labels(tested.frozen.network, tested._target[w.sample].image) for w in view.windows]
+        soft = torch.stack([crop_soft_labels(p, w, (32, 64)) for p, w in zip(packed, view.windows, strict=True)])
+        upsampled = F.interpolate(weight, soft.shape[-2:], mode="bilinear")
+        labels, _ = rectify(upsampled, soft, threshold=0.21, known=tested.bank.counts > 0)
         assert (labels != IGNORE).any()
-        strong = distance(step.predict("target_strong").features)
+        strong = step.view("target_strong").images
+        assert torch.equal(strong, rand_augment(view.images, tested._draws))
+        moved = rand_augment_maps(distance(taught), tested._draws, outside=-1.0)
+        consistency = prototype_consistency(
+            distance(step.predict("target_strong")), moved, temperature=1.5, padding=-1.0
+        )
         expected = {
             "pseudo_label": 2 * symmetric_cross_entropy(logits, labels, alpha=0.3, beta=0.7),
             "regulariser": 0.2 * kld_regulariser(logits),
-            "consistency": 4 * prototype_consistency(strong, distance(taught.features), temperature=1.5, padding=None),
+            "consistency": 4 * consistency,
         }
         torch.testing.assert_close(terms, expected)
 
     def test_prototypes_start_as_running_means_and_move_with_the_teacher(self) -> None:
-        one = ProDA(momentum=0.3)
-        run = self.train([Supervised(), one], steps=3)
-        step = one_step(run)
+        tested = ProDA(momentum=0.3)
+        run = self.train([Supervised(), tested], steps=3)
+        step = drawn_step(run)
         step.index = 0
-        one.bank.prototypes.zero_()
-        one.bank.counts.zero_()
+        tested.bank.prototypes.zero_()
+        tested.bank.counts.zero_()
         order = step.generator.get_state()
-        one.prepare(step)
+        tested.prepare(step)
         step.generator.set_state(order)
-        prototypes, counts = torch.zeros(5, 8), torch.zeros(5)
+        prototypes, counts = torch.zeros(5, 6), torch.zeros(5)
         for index in torch.randperm(6, generator=step.generator).tolist():
-            output = step.infer(one._target[index].image[None] / 255)
-            vectors, ids = class_mean(output.features, F.interpolate(output.logits, (8, 16), mode="bilinear"))
-            prototypes, counts = prototype_update(prototypes, counts, vectors, ids, momentum=None)
+            output = step.infer(tested._target[index].image[None] / 255)
+            maps = output.get("decoder"), F.interpolate(output.logits, (16, 32), mode="bilinear")
+            # 10 of 129 x 257 cells are less than one of 16 x 32
+            prototypes, counts = prototype_update(prototypes, counts, *class_mean(*maps, min_pixels=1), momentum=None)
         assert counts.sum() > 0
-        torch.testing.assert_close(one.bank.prototypes, prototypes)
-        assert torch.equal(one.bank.counts, counts)
-        one.after_step(step)
+        torch.testing.assert_close(tested.bank.prototypes, prototypes)
+        assert torch.equal(tested.bank.counts, counts)
+        tested.after_step(step)
         taught = step.teach("target")
-        vectors, ids = class_mean(taught.features, F.interpolate(taught.logits, (8, 16), mode="bilinear"))
-        moved, _ = prototype_update(prototypes, counts, vectors, ids, momentum=0.3, mean_first=1)
-        torch.testing.assert_close(one.bank.prototypes, moved)
+        maps = taught.get("decoder"), F.interpolate(taught.logits, (16, 32), mode="bilinear")
+        moved, _ = prototype_update(prototypes, counts, *class_mean(*maps, min_pixels=1), momentum=0.3, mean_first=1)
+        torch.testing.assert_close(tested.bank.prototypes, moved)
         assert not torch.equal(moved, prototypes)
 
     def test_the_frozen_network_is_the_student_at_start_and_stays(self) -> None:
@@ -80,10 +124,53 @@ class TestProDA(MethodContract):
                     self.at_start = {key: value.clone() for key, value in self.model.state_dict().items()}
 
         run = self.train([Supervised(), ProDA(start=0.5)], steps=4, trainer=Keeper)
-        frozen = run.methods[1].frozen.state_dict()
+        frozen = run.methods[1].frozen.network.state_dict()
         assert all(torch.equal(value, run.at_start[key]) for key, value in frozen.items())
         assert any(not torch.equal(value, run.model.state_dict()[key]) for key, value in frozen.items())
         assert ["loss/ProDA/pseudo_label" in logs for logs in run.logs] == [False, False, True, True]
+
+    def test_each_target_image_is_labelled_once_as_a_whole_in_evaluation_mode(self) -> None:
+        run = self.train([Supervised(), ProDA()], steps=7)
+        frozen = run.methods[1].frozen
+        assert sorted(frozen.packed) == list(range(6))
+        assert frozen.network.passes == [(False, False)] * 6
+        for index, packed in frozen.packed.items():
+            assert packed.dtype == torch.uint8
+            assert torch.equal(packed, whole_soft_labels(frozen.network, frozen.target[index].image))
+
+    def test_what_was_kept_goes_with_another_networks_weights(self) -> None:
+        run = self.train([ProDA()], steps=3)
+        frozen = run.methods[0].frozen
+        assert frozen.packed
+        run.methods[0].load_state_dict(run.methods[0].state_dict())
+        assert not frozen.packed
+        assert all("packed" not in key for key in run.methods[0].state_dict())
+
+    def test_the_frozen_network_normalises_as_the_target(self) -> None:
+        run = self.train([Supervised(), ProDA()], steps=2, batch_norm="per_domain")
+        frozen = run.methods[1].frozen
+        before = frozen.crops(drawn_step(run))
+        frozen.packed = {}
+        frozen.network.stem[1].running_mean.add_(5.0)
+        assert torch.equal(frozen.crops(drawn_step(run)), before)
+        frozen.packed = {}
+        frozen.network.stem[1].target_running_mean.add_(5.0)
+        assert not torch.equal(frozen.crops(drawn_step(run)), before)
+
+    def test_a_view_without_windows_is_refused(self) -> None:
+        tested = ProDA()
+        run = self.train([tested], steps=2)
+        images = torch.rand(2, 3, 32, 64)
+        step = one_step(run, {"source": View(images), "target": View(images)})
+        tested.prepare(step)
+        with pytest.raises(ValueError, match=r"give View\(\.\.\., windows=\.\.\.\).*or soft_labels='teacher'"):
+            tested.losses(step)
+
+    def test_a_network_without_such_features_is_refused(self) -> None:
+        spec = TaskSpec.of(TinySegmenter(), TinyDataset().space, target=tiny_target())
+        ProDA(features="bottleneck").setup(spec)
+        with pytest.raises(ValueError, match=r"features is 'layer4'.*extra tensors: decoder, or 'bottleneck'"):
+            ProDA(features="layer4").setup(spec)
 
     def test_each_ingredient_can_be_switched_off(self) -> None:
         plain = ProDA(rectification=False, soft_labels="teacher", alpha=1.0, beta=0.0, consistency=0.0, regulariser=0.0)
@@ -97,18 +184,24 @@ class TestProDA(MethodContract):
         expected = F.cross_entropy(step.predict("target").logits, labels)
         torch.testing.assert_close(plain.losses(step)["pseudo_label"], expected)
 
-    def test_prototypes_correct_a_wrong_label(self) -> None:
-        """A soft label that is in doubt goes to the class whose prototype is near."""
-        one = ProDA(soft_labels="teacher")
-        self.train([one], steps=1, num_classes=2)
-        one.bank.prototypes.copy_(torch.eye(2, 8) * 5)
-        one.bank.counts.fill_(1)
+    @pytest.mark.parametrize(("known", "expected"), [((1, 1, 1), 1), ((1, 0, 1), 0), ((1, 1, 0), 1), ((0, 0, 0), 2)])
+    def test_prototypes_correct_a_wrong_label(self, known: tuple[int, ...], expected: int) -> None:
+        """A soft label in doubt goes to the class whose prototype is near; a class without one keeps its share.
+
+        Soft labels 0.32, 0.28, 0.4; the feature is class 1's prototype, 7.07 away from the others.
+        """
+        tested = ProDA(soft_labels="teacher", features="bottleneck")
+        run = self.train([tested], steps=1, num_classes=3)
+        tested.bank.prototypes.copy_(torch.eye(3, 8) * 5)
+        tested.bank.counts.copy_(torch.tensor(known))
         features = (torch.eye(8)[1] * 5).view(1, 8, 1, 1)
-        logits = torch.tensor([0.3, 0.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4)
-        taught = SegOutput(logits, features)
-        assert (logits.argmax(1) == 0).all()
-        labels = one._labels(None, taught, one.bank.distance(features))
-        assert (labels == 1).all()
+        logits = torch.tensor([0.32, 0.28, 0.4]).log().view(1, 3, 1, 1).expand(1, 3, 4, 4)
+        step = one_step(run)
+        step._taught["target"] = taught = SegOutput(logits, features)
+        if known == (1, 0, 1):
+            # among classes 0 and 2 alone: make 0 the nearer one
+            tested.bank.prototypes[0] = features.flatten()
+        assert (tested.labels(step, tested.bank.distance(taught)) == expected).all()
 
 
 class TestProDATeacherLabels(MethodContract):
@@ -125,21 +218,39 @@ class TestProDATeacherLabels(MethodContract):
 
 
 class TestPrototypeBank:
-    def test_a_class_never_seen_has_no_weight_and_takes_its_first_vector(self) -> None:
+    def test_a_class_never_seen_takes_no_part_and_its_first_vector(self) -> None:
         bank = PrototypeBank(3, 2)
         features = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4)
         logits = torch.tensor([0.0, 9.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
-        assert torch.equal(prototype_weight(bank.distance(features)), torch.full((1, 3, 4, 4), 1 / 3))
-        bank.feed(SegOutput(logits, features), 1e-4)
+        output = SegOutput(logits, features)
+        assert torch.equal(prototype_weight(bank.distance(output)), torch.full((1, 3, 4, 4), 1 / 3))
+        bank.feed(output, 1e-4)
         assert bank.prototypes.tolist() == [[0, 0], [1, 2], [0, 0]]
         assert bank.counts.tolist() == [0, 1, 0]
-        weight = prototype_weight(bank.distance(features + 100), temperature=3.0)
+        weight = prototype_weight(bank.distance(SegOutput(logits, features + 100)), temperature=3.0)
         assert torch.equal(weight, torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4))
 
-    def test_few_pixels_teach_nothing(self) -> None:
-        bank = PrototypeBank(2, 2)
-        bank.feed(SegOutput(torch.zeros(1, 2, 6, 6), torch.ones(1, 2, 3, 3)), None)
-        assert bank.counts.sum() == 0
+    @pytest.mark.parametrize(
+        ("min_share", "cells", "known"),
+        [(0.05, 5, True), (0.05, 4, False), (0.0, 1, True), (10 / (129 * 257), 1, True), (0.5, 49, False)],
+    )
+    def test_least_share_of_100_cells(self, min_share: float, cells: int, known: bool) -> None:
+        bank = PrototypeBank(2, 1, "decoder", min_share)
+        logits = torch.zeros(100)
+        logits[:cells] = 1.0
+        logits = torch.stack((torch.zeros(100) + 0.5, logits)).view(1, 2, 10, 10)
+        bank.feed(SegOutput(logits, torch.ones(1, 9, 2, 2), extra={"decoder": torch.ones(1, 1, 10, 10)}), None)
+        assert bank.known.tolist() == [True, known]
+
+    def test_the_default_is_the_published_count_at_the_published_size(self) -> None:
+        """10 cells of 1024x2048 pixels at a stride of 8, with ceil_mode."""
+        for cells in (9, 10):
+            bank = PrototypeBank(2, 1, min_share=ProDA().min_share)
+            logits = torch.zeros(1, 2, 129, 257)
+            logits[:, 0] = 0.5
+            logits[:, 1, 0, :cells] = 1.0
+            bank.feed(SegOutput(logits, torch.ones(1, 1, 129, 257)), None)
+            assert bank.known.tolist() == [True, cells == 10]
 
     def test_survives_autocast(self) -> None:
         output = SegOutput(torch.randn(1, 2, 8, 8).bfloat16(), torch.randn(1, 4, 8, 8).bfloat16())
@@ -149,3 +260,46 @@ class TestPrototypeBank:
         plain.feed(output, None)
         assert torch.equal(bank.prototypes, plain.prototypes)
         assert bank.prototypes.dtype == torch.float32
+
+
+def accuracy_of_labels(method: ProDA, model: nn.Module, source, target, batches: list[dict[str, View]]) -> float:
+    """Share of right pseudo-labels of training crops, by labels that the method never sees."""
+    update = Update(model, [method], total_steps=1000, seed=0)
+    update.setup(TaskSpec.of(model, source.space, source=source, target=target))
+    right = labelled = 0
+    for views in batches:
+        step = update._make_step(views, False)
+        with torch.no_grad():
+            method.prepare(step)
+            update.index = 1  # the prototypes are initialised once
+            labels = method.labels(step, method.bank.distance(step.teach("target")))
+        for predicted, window in zip(labels, views["target"].windows, strict=True):
+            truth = cut_window(target[window.sample].label, window, predicted.shape, outside=IGNORE)
+            right += int((predicted == truth)[truth != IGNORE].sum())
+            labelled += int((truth != IGNORE).sum())
+    return right / labelled
+
+
+@pytest.mark.slow
+def test_prototypes_make_pseudo_labels_of_streets_better(tmp_path: Path) -> None:
+    """A network trained on one domain of streets labels another; rectified labels are right more often."""
+    for domain, split, size in (("cityscapes", "train", (96, 192)), ("kitti", "train", (96, 256))):
+        generate(tmp_path / domain, domain, {split: 40}, size)
+    source, target = (
+        dataset(domain, root=str(tmp_path / domain), split="train", space="street8", cache="memory")
+        for domain in ("cityscapes", "kitti")
+    )
+    torch.manual_seed(0)
+    model = Segmenter(8)
+    run = Settings(
+        steps=120, batch_size=2, crop=(96, 192), lr=5e-4, augment={"scale": (0.5, 1.0), "jitter": 0.2}, device="cpu"
+    )
+    Trainer(model, [Supervised()], run).fit(source, target)
+    pairs = Pairs(source, target, TrainTransform(crop=(96, 192), scale=(0.5, 1.0)), batch_size=2, seed=1)
+    batches = [pairs[index] for index in range(20)]
+    accuracy = {
+        rectification: accuracy_of_labels(ProDA(rectification=rectification), model, source, target, batches)
+        for rectification in (True, False)
+    }
+    print(accuracy)
+    assert accuracy[True] > accuracy[False] + 0.02

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -13,7 +15,13 @@ from uda.types import IGNORE, View
 
 class TestSupervised(MethodContract):
     make = lambda self: Supervised()  # noqa: E731
-    invalid = ({"weight": -1.0}, {"aux_weight": float("inf")}, {"class_weights": [1.0, -2.0]}, {"average": "some"})
+    invalid = (
+        {"weight": -1.0},
+        {"aux_weight": float("inf")},
+        {"class_weights": [1.0, -2.0]},
+        {"average": "some"},
+        {"focal": -1.0},
+    )
 
 
 class TestSupervisedWithAux(MethodContract):
@@ -110,3 +118,24 @@ def test_source_only_equals_a_plain_loop_batch_norm_included() -> None:
         optimizer.step()
     for (name, mine), plain in zip(run.model.state_dict().items(), model.state_dict().values(), strict=True):
         torch.testing.assert_close(mine, plain, rtol=0, atol=1e-7, msg=name)
+
+
+def test_focal_factor_by_hand() -> None:
+    """CLAN's -(1 - p)^2 log p, the mean over the labelled pixels; pixels and classes may carry weights."""
+    logits = torch.tensor([[[[2.0, 0.0, 5.0]], [[0.0, 1.0, -3.0]]]])
+    labels = torch.tensor([[[0, 0, IGNORE]]])
+    p, q = 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(1))
+    terms = [-((1 - p) ** 2) * math.log(p), -((1 - q) ** 2) * math.log(q)]
+    images = torch.zeros(1, 3, 1, 3)
+    assert labelled_loss(logits, View(images, labels), focal=2.0).item() == pytest.approx(sum(terms) / 2)
+    weighted = View(images, labels, torch.tensor([[[1.0, 0.5, 1.0]]]))
+    assert labelled_loss(logits, weighted, focal=2.0).item() == pytest.approx((terms[0] + 0.5 * terms[1]) / 2)
+    with pytest.raises(ValueError, match='focal needs average "labelled"'):
+        Supervised(average="all", focal=2.0)
+
+
+def test_focal_loss_of_a_sure_pixel_has_a_finite_gradient() -> None:
+    logits = torch.tensor([[[[50.0]], [[-50.0]]]], requires_grad=True)
+    labelled_loss(logits, View(torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64)), focal=0.5).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()

@@ -74,6 +74,38 @@ def test_shapes_strides_and_one_backward(build):
     assert trained == wanted
 
 
+def inputs_of(modules):
+    """What goes into some modules from now on, pass after pass."""
+    seen = []
+    for module in modules:
+        module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    return seen
+
+
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name != "adapted"])
+def test_features_before_the_classifier(network):
+    """``extra["decoder"]`` is what a classifier of C classes gets (but for dropout), at a coarser size than the image.
+
+    An adapted network gives it where ``extra_layers`` says so, see test_networks.py.
+    """
+    model, images = NETWORKS[network](7), torch.rand(2, 3, 64, 96)
+    classifiers = (
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and module.out_channels == 7 and "aux" not in name and "attention" not in name
+    )
+    seen = inputs_of(classifiers)
+    output = model.eval()(images)
+    decoded = output.get("decoder")
+    assert decoded.shape[0] == 2
+    assert output.features.shape[-1] <= decoded.shape[-1] < 96
+    assert any(torch.equal(decoded, tensor) for tensor in seen)
+    decoded.mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    channels = decoded.shape[1]
+    assert model.train()(torch.rand(1, 3, *KITTI_TINY)).get("decoder").shape[:2] == (1, channels)
+
+
 def test_batch_of_one_of_odd_size_and_any_class_count(build):
     model = build(1)
     for size in (KITTI_TINY, (33, 32)):
@@ -128,6 +160,10 @@ def test_refuses_what_is_no_image(build):
     ("encoder", "decoder"),
     [
         (SMALL, "Unet"),
+        (SMALL, "UnetPlusPlus"),
+        (SMALL, "Linknet"),
+        (SMALL, "MAnet"),
+        (SMALL, "DeepLabV3"),
         (SMALL, "FPN"),
         (SMALL, "PSPNet"),
         (SMALL, "PAN"),
@@ -139,9 +175,11 @@ def test_refuses_what_is_no_image(build):
 def test_other_decoders(encoder, decoder):
     options = {"embed_dim": 24} if decoder == "DPT" else None
     model = Segmenter(3, encoder, decoder, weights=None, options=options)
+    seen = inputs_of([model.model.segmentation_head])
     output = model(torch.rand(1, 3, *KITTI_TINY))
     assert output.logits.shape == (1, 3, *KITTI_TINY)
     assert output.features.shape[1] == model.feature_channels
+    assert torch.equal(output.get("decoder"), seen[0])
     output.logits.mean().backward()
 
 

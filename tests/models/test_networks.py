@@ -18,6 +18,8 @@ from uda.models import (
     slide_boxes,
 )
 from uda.models.deeplabv2 import DilatedResNet
+from uda.step import Step
+from uda.types import View
 
 SMALL = "mobilenetv3_small_050"
 
@@ -195,9 +197,19 @@ def test_features_before_the_classifier(model, channels):
     assert torch.equal(copied.get("decoder"), output.get("decoder"))
 
 
-def test_a_classifier_on_the_bottleneck_itself_has_no_features_of_its_own():
-    output = DeepLabV2(3, weights=None, aux=False, blocks=(1, 1, 1, 1), width=8).eval()(torch.rand(1, 3, 64, 64))
-    assert output.extra is None
+def test_a_classifier_on_the_bottleneck_itself_gets_the_bottleneck():
+    """Gradients of both names add up, through the leaves of a step too."""
+    model, images = DeepLabV2(3, weights=None, aux=False, blocks=(1, 1, 1, 1), width=8), torch.rand(1, 3, 64, 64)
+    output = model(images)
+    assert output.get("decoder") is output.features
+    (output.features.mean() + 2 * output.get("decoder").mean()).backward()
+    expected = model.encoder.conv1.weight.grad.clone()
+    model.zero_grad()
+    step = Step(model, {"target": View(images)}, index=0, total=1, generator=torch.Generator())
+    predicted = step.predict("target")
+    (predicted.features.mean() + 2 * predicted.get("decoder").mean()).backward()
+    torch.autograd.backward(*step.release(["target"]))
+    torch.testing.assert_close(model.encoder.conv1.weight.grad, expected)
 
 
 def test_adapter_gives_blue_first():

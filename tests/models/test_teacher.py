@@ -8,7 +8,7 @@ from timm.layers import DropPath
 from torch import nn
 
 from uda.models import Teacher, ema_alpha, ema_update_
-from uda.types import SegOutput
+from uda.types import SegOutput, TeacherSpec
 
 
 class Student(nn.Module):
@@ -48,6 +48,83 @@ def test_buffers_are_the_teachers_own_in_train_mode_and_the_students_in_eval_mod
     before = copied.model.body[1].running_mean.clone()
     copied(images)
     assert torch.equal(copied.model.body[1].running_mean, before)
+
+
+def test_updates_every_so_often_count_as_the_ramps_steps():
+    """With every=3 the iterations 0, 3, 6 are updates 0, 1, 2: the teacher is the plain mean of these students."""
+    student = Student()
+    teacher, seen = Teacher(student, decay=0.999, every=3), []
+    for index in range(9):
+        nn.init.normal_(student.body[0].weight)
+        before = teacher.model.body[0].weight.clone()
+        teacher.update(student, index)
+        if index in (0, 3, 6):
+            seen.append(student.body[0].weight.detach().clone())
+            torch.testing.assert_close(teacher.model.body[0].weight, torch.stack(seen).mean(0))
+        else:
+            assert torch.equal(teacher.model.body[0].weight, before)
+
+
+@pytest.mark.parametrize(
+    ("mode", "buffers", "mean", "batches"),
+    [
+        ("train", None, 0.0, 0), ("eval", None, 8.0, 9), ("train", "own", 0.0, 0), ("eval", "own", 0.0, 0),
+        ("train", "copied", 8.0, 9), ("train", "averaged", 2.0, 9), ("eval", "averaged", 2.0, 9),
+    ],
+)  # fmt: skip
+def test_buffers(mode, buffers, mean, batches):
+    """Update 3 has alpha 1 - 1/4: a running mean of 0 meets the student's 8; a count is never averaged."""
+    student = Student()
+    teacher = Teacher(student, decay=0.999, mode=mode, buffers=buffers)
+    student.body[1].running_mean.fill_(8.0)
+    student.body[1].num_batches_tracked.fill_(9)
+    teacher.update(student, 3)
+    assert teacher.model.body[1].running_mean.tolist() == [mean] * 4
+    assert teacher.model.body[1].num_batches_tracked.item() == batches
+
+
+def test_equal_constants_stay_as_they_are():
+    """A normalisation's mean is a buffer, too; 0.99 x + 0.01 x is not x in floating point."""
+    student = Student()
+    student.register_buffer("mean", torch.rand(1000))
+    teacher = Teacher(student, decay=0.99, ramp=False, buffers="averaged")
+    for index in range(50):
+        teacher.update(student, index)
+    assert torch.equal(teacher.model.mean, student.mean)
+
+
+def test_as_sac_does_it():
+    """Line by line what visinf/da-sac does (models/sac.py, _momentum_update, train.py: i % 100 == 0)."""
+    momentum, every = 0.99, 3
+    student = Student()
+    teacher = Teacher(student, 0.99, update="before", mode="eval", every=every, ramp=False, buffers="averaged")
+    slow, slow_init = None, False
+    for i in range(10):
+        # the student has moved since, and so have its running statistics
+        with torch.no_grad():
+            for value in (*student.parameters(), student.body[1].running_mean, student.body[1].running_var):
+                value.add_(torch.rand_like(value))
+        teacher.update(student, i)
+        if i % every == 0:
+            backbone = student.state_dict()
+            if not slow_init:
+                slow, slow_init = {key: value.clone() for key, value in backbone.items()}, True
+            else:
+                for key, value in backbone.items():
+                    if key.split(".")[-1] in ("weight", "bias", "running_mean", "running_var"):
+                        slow[key].mul_(momentum)
+                        slow[key].add_(value * (1.0 - momentum))
+        for key, value in teacher.model.state_dict().items():
+            if key.split(".")[-1] in ("weight", "bias", "running_mean", "running_var"):
+                torch.testing.assert_close(value, slow[key])
+    assert not teacher.model.training
+
+
+def test_a_spec_says_how_it_differs():
+    assert str(TeacherSpec()) == "decay 0.999, updated after the step, in train mode"
+    sac = TeacherSpec(0.99, "before", "eval", every=100, ramp=False, buffers="averaged")
+    assert str(sac) == "decay 0.99, updated before every 100 steps, in eval mode, without ramp, averaged buffers"
+    assert TeacherSpec.of({"every": 5}, sac) == TeacherSpec(0.99, "before", "eval", 5, False, "averaged")
 
 
 def test_modes():
@@ -92,9 +169,13 @@ def test_state_round_trip():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"decay": 1.5}, r"decay must be in \[0, 1\], got 1.5"),
-        ({"update": "during"}, "'after' or 'before', got 'during'"),
-        ({"mode": "frozen"}, "'train' or 'eval', got 'frozen'"),
+        ({"decay": 1.5}, r"decay is 1.5, must be in \[0, 1\]"),
+        ({"update": "during"}, "update is 'during', must be one of 'after', 'before'"),
+        ({"mode": "frozen"}, "mode is 'frozen', must be one of 'train', 'eval'"),
+        ({"every": 0}, "every is 0, must be a whole number >= 1"),
+        ({"every": 1.5}, "every is 1.5"),
+        ({"ramp": 1}, "ramp is 1, must be True or False"),
+        ({"buffers": "mean"}, "buffers is 'mean', must be one of 'own', 'copied', 'averaged', None"),
     ],
 )
 def test_wrong_arguments(arguments, message):

@@ -75,6 +75,7 @@ from uda.functional.fourier import (
 )
 from uda.functional.fusion import (
     average_pool,
+    draw_windows,
     minimum_entropy_pool,
     refine,
     warp,
@@ -125,7 +126,9 @@ from uda.functional.normalisation import (
 )
 from uda.functional.prototypes import (
     class_mean,
+    crop_soft_labels,
     distillation_loss,
+    pack_soft_labels,
     prototype_consistency,
     prototype_distance,
     prototype_update,
@@ -140,6 +143,13 @@ from uda.functional.pseudo_labels import (
     pseudo_labels,
     running_confidence,
     sac_pseudo_labels,
+    without_margins,
+)
+from uda.functional.rand_augment import (
+    RandAugmentation,
+    draw_rand_augmentation,
+    rand_augment,
+    rand_augment_maps,
 )
 from uda.functional.sampling import (
     rcs_probs,
@@ -210,6 +220,7 @@ __all__ = [
     "HrdaLosses",
     "LinearMap",
     "NearestMap",
+    "RandAugmentation",
     "Statistics",
     "StrongAugmentation",
     "a_distance",
@@ -242,13 +253,16 @@ __all__ = [
     "confident_share",
     "coral",
     "coral_tllib",
+    "crop_soft_labels",
     "cross_entropy_2d",
     "cut_window",
     "deep_embedded_risk",
     "distillation_loss",
     "diversity_score",
     "downscale_label",
+    "draw_rand_augmentation",
     "draw_strong_augmentation",
+    "draw_windows",
     "emd_cost",
     "entropy_loss",
     "entropy_score",
@@ -290,6 +304,7 @@ __all__ = [
     "negative_entropy",
     "neighbourhood_density",
     "nuclear_norm_score",
+    "pack_soft_labels",
     "pixel_accuracy",
     "poly",
     "pooled_statistics",
@@ -299,6 +314,8 @@ __all__ = [
     "prototype_update",
     "prototype_weight",
     "pseudo_labels",
+    "rand_augment",
+    "rand_augment_maps",
     "random_projections",
     "rare_classes",
     "rcs_probs",
@@ -336,6 +353,7 @@ __all__ = [
     "weighted_bce_loss",
     "weighted_cross_entropy",
     "window_positions",
+    "without_margins",
 ]
 
 

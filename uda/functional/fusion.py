@@ -65,6 +65,36 @@ def minimum_entropy_pool(prob: Tensor, views: int, *, eps: float = 1e-5) -> tupl
     return fused.repeat_interleave(views, 0), mask.repeat_interleave(views, 0)
 
 
+def draw_windows(count: int, crops: int, scale: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random windows of an image, half of them mirrored (DA-SAC); the first of every ``crops`` shows the whole image.
+
+    Args:
+        count: windows to draw, a multiple of ``crops``.
+        crops: windows of each image, in a row.
+        scale: least side as a share of the image's.
+        generator: CPU generator.
+
+    Returns:
+        ``(count, 2, 3)`` affine maps in ``affine_grid``'s coordinates, window to image, and their inverses.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import draw_windows
+        >>> window, back = draw_windows(4, crops=2, scale=0.5, generator=torch.Generator().manual_seed(0))
+        >>> window.shape, window[::2, 0, 0].abs().tolist(), window[::2, :, 2].abs().sum().item()
+        (torch.Size([4, 2, 3]), [1.0, 1.0], 0.0)
+    """
+    side = 1 - torch.rand(count, generator=generator) * (1 - scale)
+    flip = (torch.rand(count, generator=generator) < 0.5).float() * -2 + 1
+    shift = (torch.rand(count, 2, generator=generator) * 2 - 1) * (1 - side)[:, None]
+    side[::crops], shift[::crops] = 1.0, 0.0
+    window, back = torch.zeros(count, 2, 3), torch.zeros(count, 2, 3)
+    window[:, 0, 0], window[:, 1, 1], window[:, :, 2] = flip * side, side, shift
+    back[:, 0, 0], back[:, 1, 1] = flip / side, 1 / side
+    back[:, :, 2] = -shift / torch.stack([flip * side, side], 1)
+    return window, back
+
+
 def warp(maps: Tensor, affine: Tensor) -> Tensor:
     """Bilinear warp by ``(N, 2, 3)`` affine maps in ``affine_grid``'s coordinates; zero outside.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uda.types import IGNORE
+from uda.functional.windows import window_positions
+from uda.types import IGNORE, Window
 
 
 def class_mean(
@@ -143,7 +146,12 @@ def prototype_weight(distance: Tensor, *, temperature: float = 1.0) -> Tensor:
 
 
 def rectify(
-    weight: Tensor, soft_labels: Tensor, *, threshold: float = 0.0, ignore_index: int = IGNORE
+    weight: Tensor,
+    soft_labels: Tensor,
+    *,
+    threshold: float = 0.0,
+    ignore_index: int = IGNORE,
+    known: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pseudo-labels corrected by the prototypes: argmax of weight * soft label.
 
@@ -152,6 +160,9 @@ def rectify(
         soft_labels: ``(N, C, h, w)`` stored probabilities.
         threshold: pixels whose largest rectified probability is below become ``ignore_index``.
         ignore_index: label of rejected pixels (250 in ProDA's code).
+        known: ``(C,)`` bool, the classes that have a prototype; ``None``: all. Of the others nothing is known: they
+            keep their soft probability, and the rest is shared anew among the known ones. Their ``weight`` does not
+            matter. (ProDA's code has a prototype of zeros for such a class.)
 
     Returns:
         ``(N, h, w)`` int64 labels and the ``(N, C, h, w)`` rectified probabilities, normalised to sum 1.
@@ -165,9 +176,67 @@ def rectify(
         ([[[1]]], [0.3333, 0.6667])
     """
     rectified = weight * soft_labels
+    if known is not None:
+        tiny = torch.finfo(rectified.dtype).tiny
+        of_known = soft_labels[:, known].sum(1, keepdim=True)
+        mean = rectified[:, known].sum(1, keepdim=True) / of_known.clamp(min=tiny)
+        unmoved = soft_labels * mean.where(of_known > 0, 1.0)
+        rectified = torch.where(known[:, None, None], rectified, unmoved)
     rectified = rectified / rectified.sum(1, keepdim=True).clamp(min=torch.finfo(rectified.dtype).tiny)
     confidence, labels = rectified.max(1)
     return labels.masked_fill(confidence < threshold, ignore_index), rectified
+
+
+_LOG_STEPS = 16.0
+"""Steps of a packed probability in an e-fold: errors of at most 3 %, down to exp(-255 / 16) = 1.2e-7."""
+
+
+def pack_soft_labels(soft_labels: Tensor) -> Tensor:
+    """Probabilities in a byte each, in steps of their logarithm: those that prototypes may raise are the small ones.
+
+    Args:
+        soft_labels: of any shape, in [0, 1].
+
+    Returns:
+        uint8 of the same shape; 0 is probability 1.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import pack_soft_labels
+        >>> pack_soft_labels(torch.tensor([1.0, 0.5, 1e-3, 0.0])).tolist()
+        [0, 11, 111, 255]
+    """
+    tiny = torch.finfo(soft_labels.dtype).tiny
+    return (soft_labels.clamp(min=tiny).log() * -_LOG_STEPS).round().clamp(0, 255).to(torch.uint8)
+
+
+def crop_soft_labels(packed: Tensor, window: Window, crop: Sequence[int]) -> Tensor:
+    """Soft labels of a whole image as its crop shows them, bilinear.
+
+    Args:
+        packed: ``(C, h, w)`` uint8 of :func:`pack_soft_labels`, of any size that covers the whole image.
+        window: of the crop.
+        crop: height H and width W.
+
+    Returns:
+        ``(C, H, W)`` float32, of sum 1; 0 where the window reaches outside of the image.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import crop_soft_labels, pack_soft_labels
+        >>> from uda.types import Window
+        >>> packed = pack_soft_labels(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]))
+        >>> window = Window(0, (2, 2), top=0, left=1, height=2, width=2, flip=True)
+        >>> crop_soft_labels(packed, window, (1, 2)).round(decimals=3).tolist()
+        [[[0.0, 0.0]], [[0.0, 1.0]]]
+    """
+    rows, columns = window_positions(window, crop)
+    inside = ((rows >= 0) & (rows < window.size[0]))[:, None] & (columns >= 0) & (columns < window.size[1])
+    y, x = 2 * rows / window.size[0] - 1, 2 * columns / window.size[1] - 1
+    grid = torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), -1).to(packed.device, torch.float32)
+    soft_labels = (packed.float() / -_LOG_STEPS).exp()[None]
+    seen = F.grid_sample(soft_labels, grid[None], padding_mode="border", align_corners=False)[0]
+    return seen / seen.sum(0, keepdim=True) * inside.to(seen.device)
 
 
 def prototype_consistency(

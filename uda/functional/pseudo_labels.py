@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
-from uda.types import IGNORE
+from uda.functional.windows import inside_margins
+from uda.types import IGNORE, Window
 
 
 def confident_labels(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,6 +109,42 @@ def pseudo_labels(
     if valid is not None:
         weight = weight * valid.reshape(weight.shape)
     return labels, weight
+
+
+def without_margins(weight: Tensor, windows: Sequence[Window], margins: Mapping[str, float]) -> Tensor:
+    """Weights of target crops with 0 in the margins of the whole images, and where a crop reaches beyond its image.
+
+    What lies beyond was filled and is no image. Where nobody knows the windows, no pixel is taken to be such.
+
+    Args:
+        weight: ``(N, H, W)``.
+        windows: of the N crops, or none.
+        margins: shares of the whole image in [0, 1) by ``top``, ``bottom``, ``left``, ``right``, see
+            :func:`~uda.functional.inside_margins`; what is missing is 0.
+
+    Returns:
+        ``(N, H, W)``.
+
+    Raises:
+        ValueError: margins without windows.
+
+    Example:
+        >>> import torch
+        >>> from uda.functional import without_margins
+        >>> from uda.types import Window
+        >>> window = Window(0, (4, 8), top=0, left=0, height=4, width=8)
+        >>> without_margins(torch.ones(1, 4, 1), [window], {"top": 0.25, "bottom": 0.5})[0, :, 0].tolist()
+        [0.0, 1.0, 0.0, 0.0]
+    """
+    if not windows:
+        if any(margins.values()):
+            raise ValueError(
+                f"margins are {dict(margins)!r}, but the target view does not say which part of its image each crop "
+                "shows (View.windows); leave the margins out or give the windows"
+            )
+        return weight
+    inside = inside_margins(windows, weight.shape[-2:], **margins)
+    return weight * inside.to(weight.device)
 
 
 def running_confidence(running: Tensor, prob: Tensor, *, beta: float = 1e-3, momentum: float = 0.99) -> Tensor:

@@ -50,6 +50,8 @@ class AdaBN(TestTimeMethod):
         ValueError: a value out of its range; from ``attach``: a model without batch-norm statistics.
     """
 
+    needs_target = True
+
     def __init__(self, *, prior: float = 0.0, images: int = 200) -> None:
         super().__init__()
         self.prior = in_range("prior", prior, 0.0, 1.0)

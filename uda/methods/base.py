@@ -110,6 +110,11 @@ class TestTimeMethod(Configurable, nn.Module):
 
     __test__ = False  # not a pytest class
 
+    needs_target: bool = False
+    """Whether ``attach`` looks at images of the target (``spec.target``)."""
+    starts_from: str | None = None
+    """The test-time method, with default arguments, whose predictions are those of this one before it has adapted;
+    ``None``: the model's own."""
     adapts_on_scored: ClassVar[bool] = False
     """Whether the images that are predicted change the network or its statistics: its scores are of images that it has
     adapted to, never of unseen ones."""

@@ -6,12 +6,15 @@ pixels weigh 1, target pixels the share of the batch's target pixels of which th
 0.968).
 
 DAFormer (Hoyer et al., CVPR 2022, section 3.3), HRDA, MIC: ``classes="batch"``, ``jitter=0.2``, and no weight for the
-target's top 15 and bottom 120 rows, where Cityscapes has rectification seams and the car's own bonnet.
+target's margins, where Cityscapes has rectification seams and the car's own bonnet: 15 / 512 at the top and 120 / 512
+at the bottom; HRDA and MIC on HRDA also 30 / 2048 left and right. Pixels in the margins count in the share of sure
+pixels, and what the source pastes over them weighs 1.
 
 Departures: every image draws its own jitter and blur, where the published code decides once for the whole batch.
+Margins are those of the whole image, as HRDA's; DAFormer's code cuts rows off the crop, which is the same where the
+crop is as high as the image. Target pixels beyond the image weigh 0 (the published pipelines never pad).
 The source is as the methods before this one left it, so that a restyled source is mixed restyled; its pixel weights,
-where it has any, stay. Where
-another method needs the teacher as well, they share one.
+where it has any, stay. Where another method needs the teacher as well, they share one.
 """
 
 from __future__ import annotations
@@ -24,9 +27,9 @@ import torch
 from uda.functional.augment import strong_augment_each
 from uda.functional.losses import weighted_cross_entropy
 from uda.functional.masks import class_mix_masks, mix
-from uda.functional.pseudo_labels import confidence_weight, confident_labels, confident_share
+from uda.functional.pseudo_labels import confidence_weight, confident_labels, confident_share, without_margins
 from uda.methods.base import Method, log_pseudo_labels
-from uda.methods.support.checks import in_range, not_negative, one_of, whole
+from uda.methods.support.checks import in_range, not_negative, one_of, shares_of_sides
 from uda.types import TeacherSpec, View
 
 if TYPE_CHECKING:
@@ -47,8 +50,8 @@ class ClassMix(Method):
         weighting: ``"uniform"``: every target pixel has the share of sure pixels; ``"pixel"``: 1 where sure, else 0.
         classes: ``"image"``: half of the image's own classes are pasted (DACS); ``"batch"``: half of those of all the
             batch's source images (DAFormer's code), some of which the image may lack.
-        ignore_top: target rows without weight at the top of the crop, in pixels; they count in the share.
-        ignore_bottom: the same at the bottom.
+        margins: shares of the whole target image without weight, in [0, 1), by ``top``, ``bottom``, ``left`` and
+            ``right``; DAFormer: ``{"top": 15 / 512, "bottom": 120 / 512}``. The target view must know its windows.
         jitter: strength of the colour jitter, in [0, 0.5].
         jitter_probability: in [0, 1].
         blur_probability: in [0, 1].
@@ -56,7 +59,7 @@ class ClassMix(Method):
             ``decay``, ``update``, ``mode``, see :class:`~uda.types.TeacherSpec`.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value out of its range; from ``prepare``: no source labels, or margins without windows.
     """
 
     reads = frozenset({"mixed"})
@@ -68,8 +71,7 @@ class ClassMix(Method):
         threshold: float = 0.968,
         weighting: str = "uniform",
         classes: str = "image",
-        ignore_top: int = 0,
-        ignore_bottom: int = 0,
+        margins: Mapping[str, float] | None = None,
         jitter: float = 0.25,
         jitter_probability: float = 0.8,
         blur_probability: float = 0.5,
@@ -81,8 +83,7 @@ class ClassMix(Method):
         self.threshold = in_range("threshold", threshold, 0.0, 1.0)
         self.weighting = one_of("weighting", weighting, ("uniform", "pixel"))
         self.classes = one_of("classes", classes, ("image", "batch"))
-        self.ignore_top = whole("ignore_top", ignore_top, 0)
-        self.ignore_bottom = whole("ignore_bottom", ignore_bottom, 0)
+        self.margins = shares_of_sides("margins", margins or {})
         self.jitter = in_range("jitter", jitter, 0.0, 0.5)
         self.jitter_probability = in_range("jitter_probability", jitter_probability, 0.0, 1.0)
         self.blur_probability = in_range("blur_probability", blur_probability, 0.0, 1.0)
@@ -98,8 +99,7 @@ class ClassMix(Method):
         labels, confidence = confident_labels(step.teach("target").logits.float())
         log_pseudo_labels(step, labels, self._class_names, confident_share(confidence, self.threshold))
         weight = confidence_weight(confidence, threshold=self.threshold, mode=self.weighting)
-        weight[:, : self.ignore_top] = 0
-        weight[:, max(weight.shape[1] - self.ignore_bottom, 0) :] = 0
+        weight = without_margins(weight, target.windows, self.margins)
         source_weight = torch.ones_like(weight) if source.weight is None else source.weight
         mask = class_mix_masks(source.labels, step.generator, batch_classes=self.classes == "batch")
         images = mix(mask, source.images, target.images)
@@ -114,6 +114,7 @@ class ClassMix(Method):
             mix(mask, source.labels, labels),
             mix(mask, source_weight, weight),
             source.names + target.names,
+            target.windows,
         )
         step.put("mixed", view)
 

@@ -59,6 +59,7 @@ class ColourAtTest(TestTimeMethod):
         self.reference = check_statistics("reference", reference)
         self.statistics = check_statistics("statistics", statistics)
         self.images = whole("images", images, 1)
+        self.needs_target = transfer == "mean-std" and statistics == "dataset"
         if reference == "image":
             raise ValueError(
                 "reference is 'image', must be of the whole source: 'dataset', a published name or numbers"

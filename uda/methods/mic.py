@@ -7,14 +7,19 @@ As in the published code the masked images are jittered in colour and blurred fi
 have the mean colour that the network's normalisation takes to 0, and the pseudo-label's weight is the share of sure
 pixels (equation 7). The paper's blocks are 64 pixels wide at HRDA's resolution and 32 at DAFormer's half of it.
 
+With ACDC and Dark Zurich as targets the code masks one source and one target image instead of two target images, and
+neither is jittered nor blurred: ``masks="both"``, ``jitter_probability=0``, ``blur_probability=0``. The source image
+has its own labels, which weigh 1.
+
 Departures: every image draws its own jitter and blur, where the published code decides once for the whole batch. The
-teacher is the run's, shared with the other methods, which is the published code's setting as well. Target only, as in
-the paper's tables; masked source images are not trained on.
+teacher is the run's, shared with the other methods, which is the published code's setting as well. ``"both"`` is for
+any batch, the code's for two images. Margins and pixels beyond the image as in :class:`~uda.methods.ClassMix`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,9 +27,9 @@ import torch
 from uda.functional.augment import strong_augment_each
 from uda.functional.losses import weighted_cross_entropy
 from uda.functional.masks import block_mask
-from uda.functional.pseudo_labels import confident_labels, confident_share, pseudo_labels
+from uda.functional.pseudo_labels import confidence_weight, confident_labels, confident_share, without_margins
 from uda.methods.base import Method, log_pseudo_labels
-from uda.methods.support.checks import in_range, not_negative, whole
+from uda.methods.support.checks import in_range, not_negative, one_of, shares_of_sides, whole
 from uda.types import IMAGENET_MEAN, TeacherSpec, View
 
 if TYPE_CHECKING:
@@ -37,16 +42,34 @@ if TYPE_CHECKING:
 TEACHER = TeacherSpec(update="before")
 
 
+def half_source(source: View, target: View) -> View:
+    """A batch of the target's size: half of it, rounded down, source images, then target images.
+
+    Both have labels; pixels without weights weigh 1.
+    """
+    count = len(target.images) // 2
+    parts = [(source, count), (target, len(target.images) - count)]
+    weights = [torch.ones_like(view.images[:, 0]) if view.weight is None else view.weight for view, _ in parts]
+    return View(
+        torch.cat([view.images[:number] for view, number in parts]),
+        torch.cat([view.known_labels[:number] for view, number in parts]),
+        torch.cat([weight[:number] for weight, (_, number) in zip(weights, parts, strict=True)]),
+        sum((view.names[:number] for view, number in parts), ()),
+        sum((view.windows[:number] for view, number in parts), ()) if source.windows and target.windows else (),
+    )
+
+
 class MIC(Method):
-    """Cross-entropy of masked target images with the teacher's labels of the whole ones; adds the view ``"masked"``.
+    """Cross-entropy of masked images with the teacher's labels of the whole ones; adds the view ``"masked"``.
 
     Args:
         weight: of the loss, at least 0.
+        masks: ``"target"``: the target images; ``"both"``: half of the batch are source images with their labels.
         block: side of the blocks in pixels, at least 1.
         ratio: expected share of hidden blocks, in [0, 1].
         threshold: confidence from which a pixel counts as sure, in [0, 1].
-        ignore_top: rows without weight at the top of the crop, in pixels; they count in the share. The paper's is 15.
-        ignore_bottom: the same at the bottom; 120 in the paper.
+        margins: shares of the whole target image without weight, in [0, 1), by ``top``, ``bottom``, ``left`` and
+            ``right``, which count in the share of sure pixels; see :class:`~uda.methods.ClassMix`.
         jitter: strength of the colour jitter, in [0, 0.5].
         jitter_probability: in [0, 1].
         blur_probability: in [0, 1].
@@ -55,7 +78,7 @@ class MIC(Method):
             ``decay``, ``update``, ``mode``, see :class:`~uda.types.TeacherSpec`.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value out of its range; from ``prepare``: margins without windows, or no source labels.
     """
 
     reads = frozenset({"masked"})
@@ -64,11 +87,11 @@ class MIC(Method):
         self,
         *,
         weight: float = 1.0,
+        masks: str = "target",
         block: int = 64,
         ratio: float = 0.7,
         threshold: float = 0.968,
-        ignore_top: int = 0,
-        ignore_bottom: int = 0,
+        margins: Mapping[str, float] | None = None,
         jitter: float = 0.2,
         jitter_probability: float = 0.8,
         blur_probability: float = 0.5,
@@ -78,11 +101,11 @@ class MIC(Method):
         super().__init__()
         self.teacher = TeacherSpec.of(teacher, TEACHER)
         self.weight = not_negative("weight", weight)
+        self.masks = one_of("masks", masks, ("target", "both"))
         self.block = whole("block", block, 1)
         self.ratio = in_range("ratio", ratio, 0.0, 1.0)
         self.threshold = in_range("threshold", threshold, 0.0, 1.0)
-        self.ignore_top = whole("ignore_top", ignore_top, 0)
-        self.ignore_bottom = whole("ignore_bottom", ignore_bottom, 0)
+        self.margins = shares_of_sides("margins", margins or {})
         self.jitter = in_range("jitter", jitter, 0.0, 0.5)
         self.jitter_probability = in_range("jitter_probability", jitter_probability, 0.0, 1.0)
         self.blur_probability = in_range("blur_probability", blur_probability, 0.0, 1.0)
@@ -97,12 +120,14 @@ class MIC(Method):
         self._colour = self.fill or tuple(getattr(spec.model, "mean_colour", IMAGENET_MEAN))
 
     def prepare(self, step: Step) -> None:
-        target, logits = step.view("target"), step.teach("target").logits.float()
-        labels, weight = pseudo_labels(
-            logits, threshold=self.threshold, ignore_top=self.ignore_top, ignore_bottom=self.ignore_bottom
-        )
-        log_pseudo_labels(step, labels, self._class_names, confident_share(confident_labels(logits)[1], self.threshold))
-        step.put("masked", View(self._hide(target.images, step.generator), labels, weight, target.names))
+        target = step.view("target")
+        labels, confidence = confident_labels(step.teach("target").logits.float())
+        log_pseudo_labels(step, labels, self._class_names, confident_share(confidence, self.threshold))
+        weight = without_margins(confidence_weight(confidence, threshold=self.threshold), target.windows, self.margins)
+        whole_images = replace(target, labels=labels, weight=weight)
+        if self.masks == "both":
+            whole_images = half_source(step.view("source"), whole_images)
+        step.put("masked", replace(whole_images, images=self._hide(whole_images.images, step.generator)))
 
     def _hide(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Strongly augmented images with hidden blocks."""

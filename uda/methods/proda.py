@@ -1,41 +1,45 @@
 """ProDA: prototypical pseudo-label denoising and target structure learning (Zhang et al., CVPR 2021, section 3).
 
-A prototype is a class's mean target feature. The soft labels of a fixed network are multiplied by how near the EMA
-teacher's feature is to each prototype, and their argmax trains the student by symmetric cross-entropy. The student's
-soft assignment of a strongly augmented view to the prototypes follows the teacher's of the plain view; a KL term keeps
-predictions from becoming too sure. Prototypes move with the teacher's features, an image and class at a time.
+A prototype is a class's mean target feature before the classifier. The soft labels of a fixed network are multiplied by
+how near the EMA teacher's feature is to each prototype, and their argmax trains the student by symmetric cross-entropy.
+The student's soft assignment of a strongly augmented view (RandAugment and a grey square) to the prototypes follows the
+teacher's of the plain view; a KL term keeps predictions from becoming too sure. Prototypes move with the teacher's
+features, an image and class at a time.
 
-Departures: one stage, without the two rounds of distillation. The fixed network is the student as it is at ``start``
-(the paper's first stage; ``soft_labels="teacher"`` saves its pass), applied to the crop where the paper stores soft
-labels of whole images. The prototypes' weights are upsampled to the image, where the paper shrinks the labels. The
-strong view has DACS' colour jitter and blur in place of RandAugment and cutout. A class without prototype weighs 0,
-and its first vector becomes its prototype. The teacher is the run's.
+Departures: stage 1 alone, without the warm-up before and the two distillations after it. The fixed network is a copy of
+the student at ``start``; it labels a whole target image when that is first drawn, and the soft labels stay in memory
+(authors: files), a byte for each class and cell. The teacher sees the crop (authors: the whole image), without dropout.
+Prototypes' weights are upsampled to the image, where the paper shrinks the labels to a quarter. One least share of
+cells holds throughout (authors: 10 of 129x257 at first, then 10 of 256x512). A class that no image has shown keeps its
+soft probability, the others share the rest by their weights, and its first vector becomes its prototype (authors: that
+is 0 and hardly moves). The strong view's departures are those of :mod:`uda.functional.rand_augment`.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
-from uda.functional.augment import strong_augment_each
 from uda.functional.losses import kld_regulariser, resize_logits, symmetric_cross_entropy
 from uda.functional.prototypes import prototype_consistency, prototype_weight, rectify
+from uda.functional.rand_augment import draw_rand_augmentation, rand_augment, rand_augment_maps
 from uda.methods.base import Method, log_pseudo_labels
 from uda.methods.support.checks import in_range, not_negative, one_of, positive, whole
-from uda.methods.support.prototype_bank import PrototypeBank
+from uda.methods.support.prototype_bank import FrozenSoftLabels, PrototypeBank
 from uda.types import IGNORE, TeacherSpec, View
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from uda.functional.rand_augment import RandAugmentation
     from uda.step import Step
-    from uda.types import SegmenterLike, SegOutput, TaskSpec, UnlabelledDataset
+    from uda.types import TaskSpec
 
-TEACHER = TeacherSpec()
+TEACHER = TeacherSpec(decay=0.999, ramp=False, buffers="copied")
+NOWHERE = -1.0
+"""Distance, in the strong view, of cells that show nothing of the plain one."""
 
 
 class ProDA(Method):
@@ -45,25 +49,24 @@ class ProDA(Method):
         weight: of the pseudo-labels' loss, at least 0.
         alpha: of its cross-entropy, at least 0.
         beta: of its reverse cross-entropy, at least 0; ``alpha=1, beta=0`` is the plain loss.
+        features: what prototypes are means of: an extra tensor of the network's output, or ``"bottleneck"``.
         rectification: whether the prototypes correct the soft labels.
-        soft_labels: ``"frozen"`` (the student at ``start``) or ``"teacher"`` (as it is now).
+        soft_labels: ``"frozen"`` (the student at ``start``, whole images) or ``"teacher"`` (as it is now, crops).
         threshold: rectified probability below which a pixel is ignored, in [0, 1].
-        temperature: factor of the distances, above 0; larger is sharper.
+        temperature: factor of the distances, above 0; larger is sharper. 1 suits 256 normalised channels.
+        min_share: least share of an image's cells that a class must have to count there, in [0, 1].
         consistency: weight of the prototype consistency, at least 0; 0 saves its pass.
         regulariser: weight of the KL term to the uniform prediction, at least 0.
         momentum: of the prototypes, in [0, 1]: the share of a new vector.
-        start: share of the run before the first pseudo-labels, in [0, 1]; 0 expects a network trained on the source.
-        images: target images that the prototypes are initialised from, at most.
-        teacher: where the EMA teacher differs from 0.999 after the step:
-            ``decay``, ``update``, ``mode``, see :class:`~uda.types.TeacherSpec`.
+        start: share of the run before it acts, in [0, 1]; 0 expects a trained network, more wants a teacher with ramp.
+        images: target images that the prototypes are initialised from, at most; ``None``: all.
+        teacher: where the EMA teacher (:class:`~uda.types.TeacherSpec`) differs from :data:`TEACHER`.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value out of its range, or a network without such features.
     """
 
     teacher_in_losses = True
-    bank: PrototypeBank
-    _target: UnlabelledDataset
 
     def __init__(
         self,
@@ -71,83 +74,76 @@ class ProDA(Method):
         weight: float = 1.0,
         alpha: float = 0.1,
         beta: float = 1.0,
+        features: str = "decoder",
         rectification: bool = True,
         soft_labels: str = "frozen",
         threshold: float = 0.0,
         temperature: float = 1.0,
+        min_share: float = 10 / (129 * 257),
         consistency: float = 10.0,
         regulariser: float = 0.1,
         momentum: float = 1e-4,
         start: float = 0.0,
-        images: int = 500,
+        images: int | None = None,
         teacher: TeacherSpec | Mapping[str, Any] = TEACHER,
     ) -> None:
         super().__init__()
         self.teacher = TeacherSpec.of(teacher, TEACHER)
         self.weight, self.alpha = not_negative("weight", weight), not_negative("alpha", alpha)
-        self.beta, self.rectification = not_negative("beta", beta), rectification
+        self.beta, self.features, self.rectification = not_negative("beta", beta), features, rectification
         self.soft_labels = one_of("soft_labels", soft_labels, ("frozen", "teacher"))
         self.threshold = in_range("threshold", threshold, 0.0, 1.0)
-        self.temperature = positive("temperature", temperature)
+        self.temperature, self.min_share = positive("temperature", temperature), in_range("min_share", min_share, 0, 1)
         self.consistency = not_negative("consistency", consistency)
         self.regulariser = not_negative("regulariser", regulariser)
-        self.momentum = in_range("momentum", momentum, 0.0, 1.0)
-        self.start = in_range("start", start, 0.0, 1.0)
-        self.images = whole("images", images, 1)
+        self.momentum, self.start = in_range("momentum", momentum, 0.0, 1.0), in_range("start", start, 0.0, 1.0)
+        self.images = None if images is None else whole("images", images, 1)
         self.reads = frozenset({"target", "target_strong"} if consistency else {"target"})
-        self.frozen: nn.Module | None = None
-        self._class_names: tuple[str, ...] = ()
-        self._student: tuple[SegmenterLike, ...] = ()
+        self._draws: list[RandAugmentation] = []
 
     def setup(self, spec: TaskSpec) -> None:
         self._class_names, self._target, self._student = spec.class_names, spec.target_images, (spec.network,)
-        self.bank = PrototypeBank(spec.num_classes, spec.feature_channels)
-        if self.soft_labels == "frozen":
-            self.frozen = cast("nn.Module", copy.deepcopy(spec.network)).requires_grad_(False).eval()
+        self.bank = PrototypeBank.of(spec, self.features, self.min_share)
+        self.frozen = FrozenSoftLabels(spec.network, self._target) if self.soft_labels == "frozen" else None
 
     def prepare(self, step: Step) -> None:
-        if self._waits(step):
-            return
-        if step.index == int(self.start * step.total) and step.micro_batch == 0:
+        first = int(self.start * step.total)
+        if step.index == first and step.micro_batch == 0:
             if self.frozen is not None:
-                self.frozen.load_state_dict(self._student[0].state_dict())
+                self.frozen.freeze(self._student[0])
             self.bank.initialise(self._target, step.infer, self.images, step.generator)
-        if self.consistency:
+        if self.consistency and step.index >= first:
             view = step.view("target")
-            strong = strong_augment_each(view.images, step.generator)
-            step.put("target_strong", View(strong, names=view.names))
+            height, width = view.images.shape[-2:]
+            self._draws = [draw_rand_augmentation(height, width, step.generator) for _ in view.images]
+            step.put("target_strong", View(rand_augment(view.images, self._draws), names=view.names))
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        if self._waits(step):
+        if step.index < int(self.start * step.total):
             return {}
-        logits, taught = step.predict("target").logits.float(), step.teach("target")
-        distance = self.bank.distance(taught.features)
-        labels = self._labels(step, taught, distance)
+        logits, distance = step.predict("target").logits.float(), self.bank.distance(step.teach("target"))
+        labels = self.labels(step, distance)
         log_pseudo_labels(step, labels, self._class_names)
         loss = symmetric_cross_entropy(logits, labels, alpha=self.alpha, beta=self.beta)
         terms = {"pseudo_label": self.weight * loss}
         if self.regulariser:
             terms["regulariser"] = self.regulariser * kld_regulariser(logits)
         if self.consistency:
-            strong = self.bank.distance(step.predict("target_strong").features)
-            loss = prototype_consistency(strong, distance, temperature=self.temperature, padding=None)
+            strong = self.bank.distance(step.predict("target_strong"))
+            moved = rand_augment_maps(distance, self._draws, outside=NOWHERE)
+            loss = prototype_consistency(strong, moved, temperature=self.temperature, padding=NOWHERE)
             terms["consistency"] = self.consistency * loss
         return terms
 
     def after_step(self, step: Step) -> None:
-        if not self._waits(step):
+        if step.index >= int(self.start * step.total):
             self.bank.feed(step.teach("target"), self.momentum)
 
-    def _waits(self, step: Step) -> bool:
-        return step.index < int(self.start * step.total)
-
-    def _labels(self, step: Step, taught: SegOutput, distance: Tensor) -> Tensor:
-        if self.frozen is not None:
-            with torch.no_grad():
-                taught = self.frozen.eval()(step.view("target").images)
-        soft = taught.logits.float().softmax(1)
-        weight = torch.ones_like(soft)
-        if self.rectification:
-            weight = resize_logits(prototype_weight(distance, temperature=self.temperature), soft[:, 0])
-        labels, rectified = rectify(weight, soft, threshold=self.threshold)
+    def labels(self, step: Step, distance: Tensor) -> Tensor:
+        """Pseudo-labels ``(N, H, W)`` of the target view, from the teacher's ``(N, C, h, w)`` distances to it."""
+        frozen = self.frozen
+        soft = step.teach("target").logits.float().softmax(1) if frozen is None else frozen.crops(step)
+        weight = resize_logits(prototype_weight(distance, temperature=self.temperature), soft[:, 0])
+        known = self.bank.known if self.rectification else torch.zeros_like(self.bank.known)
+        labels, rectified = rectify(weight, soft, threshold=self.threshold, known=known)
         return labels.masked_fill(rectified.sum(1) == 0, IGNORE)

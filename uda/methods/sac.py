@@ -5,9 +5,14 @@ and the student learns the result on the same crops after strong colour augmenta
 confidence exceeds its class's threshold, which is low for a class whose moving prior is small, so that rare classes are
 labelled sooner; a focal factor (1 - prior)^power and the confidence weigh its loss.
 
-Departures: crops are scaled and flipped windows of the training crop, the first of them the crop itself; colours change
-by DACS' jitter and blur. Each image weighs with its own confidences, where the published broadcast mixes those of the
-batch. No class-based sampling of target images. The teacher is the run's.
+Defaults are those of the published ResNet-101 (GTA5 to Cityscapes); VGG-16 has ``weight=2`` and ``lower=0.1``. Both
+start from a network whose batch-norm statistics saw both domains and now stay (the run's ``batch_norm: frozen``). The
+teacher moves a hundredth of the way every 100 steps: a run of fewer keeps the network that it starts from as its
+teacher, so give short runs another ``teacher: {every: ...}``.
+
+Departures: each pixel weighs with its own confidence, where the published broadcast of (B, H, W) with (B, 1, H, W)
+takes the mean over all crops on a device. Teacher updates are counted over the run, not anew in each epoch of 1125
+steps. No importance sampling of target images. What a training crop shows outside of its image is not ignored.
 """
 
 from __future__ import annotations
@@ -17,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torchvision.transforms.v2 import functional as TF
 
-from uda.functional.augment import strong_augment_each
-from uda.functional.fusion import refine
+from uda.functional.fusion import draw_windows, refine
 from uda.functional.losses import confidence_weighted_mean, focal_loss_map
 from uda.functional.pseudo_labels import running_confidence, sac_pseudo_labels
 from uda.methods.base import Method, log_pseudo_labels
@@ -32,7 +37,8 @@ if TYPE_CHECKING:
     from uda.step import Step
     from uda.types import TaskSpec
 
-TEACHER = TeacherSpec()
+TEACHER = TeacherSpec(decay=0.99, update="before", mode="eval", every=100, ramp=False, buffers="averaged")
+JITTER = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
 
 
 class SAC(Method):
@@ -42,13 +48,15 @@ class SAC(Method):
         weight: of the loss, at least 0.
         crops: of each image, at least 1; the student's batch is as many times larger.
         scale: least side of a crop as a share of the image's, in [0.1, 1].
+        jitter: strength of the colour jitter, in [0, 1]; of the hue at most 0.1.
+        grey: how often a crop is made grey, in [0, 1].
         upper: share of a class's peak confidence that a frequent class must reach, in [0, 1].
         lower: least threshold, in [0, 1].
         beta: scale and first value of the class prior, above 0.
         momentum: of the class prior, in [0, 1].
         power: of the focal factor, at least 0; 0 for none.
-        teacher: where the EMA teacher differs from 0.999 after the step:
-            ``decay``, ``update``, ``mode``, see :class:`~uda.types.TeacherSpec`.
+        teacher: where the EMA teacher differs from 0.99 before every 100th step, in eval mode with averaged buffers and
+            without ramp, see :class:`~uda.types.TeacherSpec`.
 
     Raises:
         ValueError: a value out of its range.
@@ -60,9 +68,11 @@ class SAC(Method):
     def __init__(
         self,
         *,
-        weight: float = 1.0,
-        crops: int = 3,
+        weight: float = 5.0,
+        crops: int = 4,
         scale: float = 0.5,
+        jitter: float = 0.4,
+        grey: float = 0.2,
         upper: float = 0.75,
         lower: float = 0.2,
         beta: float = 1e-3,
@@ -75,6 +85,8 @@ class SAC(Method):
         self.weight = not_negative("weight", weight)
         self.crops = whole("crops", crops, 1)
         self.scale = in_range("scale", scale, 0.1, 1.0)
+        self.jitter = in_range("jitter", jitter, 0.0, 1.0)
+        self.grey = in_range("grey", grey, 0.0, 1.0)
         self.upper = in_range("upper", upper, 0.0, 1.0)
         self.lower = in_range("lower", lower, 0.0, 1.0)
         self.beta = positive("beta", beta)
@@ -104,7 +116,7 @@ class SAC(Method):
             self.prior.copy_(prior)
             labels, confidence = sac_pseudo_labels(prob, prior, beta=self.beta, upper=self.upper, lower=self.lower)
         log_pseudo_labels(step, labels, self._class_names)
-        strong = strong_augment_each(crops, step.generator)
+        strong = photometric_noise(crops, step.generator, jitter=self.jitter, grey=self.grey)
         step.put("crops_strong", View(strong, labels, confidence, names))
 
     def losses(self, step: Step) -> dict[str, Tensor]:
@@ -115,24 +127,18 @@ class SAC(Method):
         return {"consistency": self.weight * confidence_weighted_mean(loss, weight)}
 
 
-def draw_windows(count: int, crops: int, scale: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Random windows of an image; the first of every ``crops`` is the whole image, not flipped.
-
-    Args:
-        count: windows to draw, a multiple of ``crops``.
-        crops: windows of each image, in a row.
-        scale: least side as a share of the image's.
-        generator: CPU generator.
-
-    Returns:
-        ``(count, 2, 3)`` affine maps in ``affine_grid``'s coordinates, window to image, and their inverses.
-    """
-    side = 1 - torch.rand(count, generator=generator) * (1 - scale)
-    flip = (torch.rand(count, generator=generator) < 0.5).float() * -2 + 1
-    shift = (torch.rand(count, 2, generator=generator) * 2 - 1) * (1 - side)[:, None]
-    side[::crops], flip[::crops], shift[::crops] = 1.0, 1.0, 0.0
-    window, back = torch.zeros(count, 2, 3), torch.zeros(count, 2, 3)
-    window[:, 0, 0], window[:, 1, 1], window[:, :, 2] = flip * side, side, shift
-    back[:, 0, 0], back[:, 1, 1] = flip / side, 1 / side
-    back[:, :, 2] = -shift / torch.stack([flip * side, side], 1)
-    return window, back
+def photometric_noise(images: Tensor, generator: Generator, *, jitter: float, grey: float) -> Tensor:
+    """Blur of 0.1 to 2 pixels, torchvision's colour jitter of every second image, and grey, of ``(N, 3, H, W)``."""
+    reach = min(6, *(side - 1 for side in images.shape[-2:]))
+    noisy = []
+    for image in images.float().clamp(0, 1):
+        sigma, jittered, greyed, *draws = torch.rand(7, generator=generator, dtype=torch.float64).tolist()
+        order = torch.randperm(4, generator=generator).tolist()
+        deviation = 0.1 + 1.9 * sigma
+        with torch.autocast(image.device.type, enabled=False):
+            image = TF.gaussian_blur(image, [2 * reach + 1] * 2, [deviation] * 2)
+            for operation in order if jittered < 0.5 else ():
+                strength = (2 * draws[operation] - 1) * (min(jitter, 0.1) if operation == 3 else jitter)
+                image = JITTER[operation](image, strength + (operation < 3))
+        noisy.append(TF.rgb_to_grayscale(image, num_output_channels=3) if greyed < grey else image)
+    return torch.stack(noisy)

@@ -4,7 +4,7 @@ Cross-entropy averaged over the labelled pixels of the batch, plus a tenth of th
 where the model has one (the segmentation losses of AdaptSegNet, Tsai et al., CVPR 2018, equation 3, and of ADVENT).
 Departure: pixels and samples may carry weights (``View.weight``), which scale their loss and not the divisor, so that a
 sample of weight 0.1 counts a tenth whatever it shares its batch with. DAFormer and its followers divide by all pixels
-of the batch, ignored ones included; that is ``average="all"``.
+of the batch, ignored ones included; that is ``average="all"``. CLAN's loss is focal, -(1 - p)^2 log p (``focal=2``).
 """
 
 from __future__ import annotations
@@ -26,26 +26,37 @@ if TYPE_CHECKING:
     from uda.step import Step
 
 
-def labelled_loss(logits: Tensor, view: View, class_weight: Tensor | None = None) -> Tensor:
+def labelled_loss(logits: Tensor, view: View, class_weight: Tensor | None = None, focal: float = 0.0) -> Tensor:
     """Cross-entropy of ``(N, C, H, W)`` logits over a view's labelled pixels, with its pixel weights where it has any.
 
     Args:
         logits: at the size of the labels.
         view: with labels.
         class_weight: ``(C,)``; the mean is divided by the class weights of the labelled pixels.
+        focal: exponent γ of (1 - p)^γ, which a pixel's cross-entropy is multiplied by.
 
     Returns:
         A scalar; 0 where no pixel is labelled.
     """
     if view.labels is None:
         raise ValueError("supervised training needs labels; this view has none")
-    if view.weight is None:
+    if view.weight is None and not focal:
         return cross_entropy_2d(logits, view.labels, class_weight=class_weight)
     loss = F.cross_entropy(logits, view.labels, weight=class_weight, ignore_index=IGNORE, reduction="none")
+    if focal:
+        loss = loss * focal_factor(logits, view.labels, focal)
     known = view.labels != IGNORE
     share = known.to(loss) if class_weight is None else class_weight.to(loss)[view.labels * known] * known
     count = share.sum()
-    return (loss * view.weight).sum() / torch.where(count > 0, count, torch.ones_like(count))
+    weighted = loss if view.weight is None else loss * view.weight
+    return weighted.sum() / torch.where(count > 0, count, torch.ones_like(count))
+
+
+def focal_factor(logits: Tensor, labels: Tensor, power: float) -> Tensor:
+    """(1 - p)^power of each pixel's label, ``(N, H, W)``; with gradient, as in CLAN's ``utils/loss.py:75``."""
+    log_prob = -F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    # away from 0, where the gradient of a power below 1 is infinite
+    return (1 - log_prob.exp()).clamp(min=1e-9) ** power
 
 
 class Supervised(Method):
@@ -56,9 +67,10 @@ class Supervised(Method):
         weight: of the whole loss, at least 0.
         aux_weight: of the auxiliary classifier's loss, at least 0; without effect on a model that has none.
         average: over the ``"labelled"`` pixels of the batch, or over ``"all"`` (without class weights).
+        focal: exponent γ of the focal factor (1 - p)^γ, at least 0; 0 is plain cross-entropy. With ``"labelled"`` only.
 
     Raises:
-        ValueError: a negative weight, or class weights with an average over all pixels.
+        ValueError: a negative weight, or class weights or a focal loss with an average over all pixels.
     """
 
     reads = frozenset({"source"})
@@ -72,6 +84,7 @@ class Supervised(Method):
         weight: float = 1.0,
         aux_weight: float = 0.1,
         average: str = "labelled",
+        focal: float = 0.0,
     ) -> None:
         super().__init__()
         for index, value in enumerate(class_weights or ()):
@@ -81,6 +94,9 @@ class Supervised(Method):
         self.average = one_of("average", average, ("labelled", "all"))
         if average == "all" and class_weights is not None:
             raise ValueError('class_weights need average "labelled", got "all"')
+        self.focal = not_negative("focal", focal)
+        if average == "all" and focal:
+            raise ValueError('focal needs average "labelled", got "all"')
         self.register_buffer("class_weight", None if class_weights is None else torch.tensor(class_weights).float())
 
     def setup(self, spec: TaskSpec) -> None:
@@ -93,7 +109,7 @@ class Supervised(Method):
     def _loss(self, logits: Tensor, view: View) -> Tensor:
         if self.average == "all" and view.labels is not None:
             return weighted_cross_entropy(logits, view.labels, view.weight)
-        return labelled_loss(logits, view, self.class_weight)
+        return labelled_loss(logits, view, self.class_weight, self.focal)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         view, output = step.view("source"), step.predict("source")

@@ -63,6 +63,7 @@ class TENT(TestTimeMethod):
         self.optimizer = one_of("optimizer", optimizer, OPTIMIZERS)
         self.momentum = in_range("momentum", momentum, 0.0, 1.0)
         self.statistics = one_of("statistics", statistics, STATISTICS)
+        self.starts_from = "PredictionTimeBN" if statistics == "batch" else None
         self._optimizer: torch.optim.Optimizer | None = None
 
     def attach(self, model: nn.Module, spec: TaskSpec | None = None) -> None:

@@ -168,17 +168,17 @@ class Scores(NamedTuple):
     """``(N, C, h', w')`` at the decoder's own resolution."""
     aux: Tensor | None
     """``(N, C, h'', w'')`` of the auxiliary classifier, if there is one."""
-    decoded: Tensor | None
-    """``(N, K, h', w')`` features that the classifier gets, where they are not the bottleneck itself."""
+    decoded: Tensor
+    """``(N, K, h', w')`` features that the classifier gets; the bottleneck itself where no decoder stands between."""
 
 
 class SegmentationNetwork(Configurable, nn.Module):
     """Base of the segmenters: a subclass gives ``encoder`` and ``decode``.
 
     Images ``(N, 3, H, W)`` float RGB in [0, 1] of any size become a :class:`~uda.types.SegOutput` with logits and
-    auxiliary logits ``(N, C, H, W)``, bottleneck features ``(N, D, h, w)`` and, where a decoder stands before the
-    classifier, its features ``(N, K, h', w')`` as ``extra["decoder"]``. The padding to the encoder's divisor (see
-    :func:`pad_to`) is done inside and cut off the logits; the features keep it.
+    auxiliary logits ``(N, C, H, W)``, bottleneck features ``(N, D, h, w)`` and, as ``extra["decoder"]``, the features
+    ``(N, K, h', w')`` that the classifier gets: the decoder's or, without one, the bottleneck again. The padding to the
+    encoder's divisor (see :func:`pad_to`) is done inside and cut off the logits; the features keep it.
     """
 
     encoder: nn.Module
@@ -217,12 +217,16 @@ class SegmentationNetwork(Configurable, nn.Module):
 
     @abstractmethod
     def decode(self, stages: list[Tensor], *extra: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Logits, auxiliary logits and the features before the classifier, at the decoder's own resolution."""
+        """Logits, auxiliary logits and the features before the classifier, at the decoder's own resolution.
+
+        ``None`` in place of the features where the classifier gets the last stage as it is.
+        """
 
     def scores(self, images: Tensor) -> Scores:
         """Encoder features and logits at the decoder's own resolution, for images whose sides divide by ``divisor``."""
         stages, extra = run_encoder(self.encoder, self.normalise(images))
-        return Scores(stages, *self.decode(stages, *extra))
+        logits, aux, decoded = self.decode(stages, *extra)
+        return Scores(stages, logits, aux, stages[-1] if decoded is None else decoded)
 
     def forward(self, images: Tensor) -> SegOutput:
         """Predict images ``(N, 3, H, W)`` in [0, 1].
@@ -237,7 +241,7 @@ class SegmentationNetwork(Configurable, nn.Module):
         logits = resize(logits, padded.shape[-2:])[..., :height, :width]
         if aux is not None:
             aux = resize(aux, padded.shape[-2:])[..., :height, :width]
-        return SegOutput(logits, stages[-1], aux, None if decoded is None else {"decoder": decoded})
+        return SegOutput(logits, stages[-1], aux, {"decoder": decoded})
 
     def encode(self, images: Tensor) -> Tensor:
         """Bottleneck features ``(N, D, h, w)`` of images ``(N, 3, H, W)`` in [0, 1], without the decoder."""

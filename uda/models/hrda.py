@@ -3,15 +3,16 @@
 Two scales, 0.5 and 1. The attention ``a = sigmoid(raw)`` comes from the low-resolution features; the fused logits are
 ``up(a) * detail + up((1 - a) * context)``, with ``a`` zero outside the detail crop.
 
-Departures: the attention head sees the encoder levels of any network, concatenated at the logits' size; crop offsets
-are multiples of twice the network's divisor (HRDA: 8); without gradient the detail always covers the whole image by
-sliding windows (HRDA: in inference), so that a teacher in train mode labels all of it.
+Departures: the attention head sees the encoder levels of any network, concatenated at the logits' size; sides of crops
+are multiples of twice the network's divisor, and offsets of twice the logits' stride (HRDA: 8, so with a stride of 4);
+the last offset can be drawn (the published code's draw leaves it out); without gradient the detail always covers the
+whole image by sliding windows, as it does for HRDA's pseudo-labels and in its inference.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,42 +29,47 @@ Box = tuple[int, int, int, int]
 """Top, bottom, left and right of a crop in full-resolution pixels; bottom and right are outside."""
 
 
-def slide_boxes(height: int, width: int, crop: tuple[int, int], overlap: bool = True) -> list[Box]:
+def slide_boxes(
+    height: int, width: int, crop: tuple[int, int], overlap: bool = True, stride: tuple[int, int] | None = None
+) -> list[Box]:
     """Windows of ``crop`` (height, width) that cover an image, row by row.
 
-    They start every half crop (``overlap``) or every crop; the last of an axis are moved back to end at the border.
+    They start every half crop (``overlap``), every crop, or every ``stride`` (rows, columns), at most a crop; the last
+    of an axis are moved back to end at the border, as in mmsegmentation.
     """
+    strides = stride or tuple(max(window // 2, 1) if overlap else window for window in crop)
 
-    def starts(side: int, window: int) -> list[int]:
-        stride = window // 2 if overlap else window
+    def starts(side: int, window: int, stride: int) -> list[int]:
         count = max(side - window + stride - 1, 0) // stride + 1
         return [max(min(k * stride, side - window), 0) for k in range(count)]
 
     return [
         (top, min(top + crop[0], height), left, min(left + crop[1], width))
-        for top in starts(height, crop[0])
-        for left in starts(width, crop[1])
+        for top in starts(height, crop[0], strides[0])
+        for left in starts(width, crop[1], strides[1])
     ]
 
 
-def average_slides(crops: Sequence[Tensor], boxes: Sequence[Box], stride: int, size: tuple[int, int]) -> Tensor:
+def average_slides(crops: Iterable[Tensor], boxes: Sequence[Box], stride: int, size: tuple[int, int]) -> Tensor:
     """The mean of overlapping crops' logits.
 
     Args:
-        crops: ``(N, C, h, w)`` logits of each box.
+        crops: ``(N, C, h, w)`` logits of each box; a generator need not hold more than one of them.
         boxes: the crops' boxes in full-resolution pixels, at ``stride`` pixels a logit (truncated).
         size: height and width of the logits of the whole image.
 
     Returns:
         ``(N, C, *size)``; zero where no box lies.
     """
-    total = crops[0].new_zeros(*crops[0].shape[:2], *size)
-    count = crops[0].new_zeros(1, 1, *size)
+    total: Any = None
     for crop, (top, bottom, left, right) in zip(crops, boxes, strict=True):
+        if total is None:
+            total, count = crop.new_zeros(*crop.shape[:2], *size), crop.new_zeros(1, 1, *size)
         where = (..., slice(top // stride, bottom // stride), slice(left // stride, right // stride))
         total[where] += crop
         count[where] += 1
-    return total / count.clamp(min=1)
+    mean: Tensor = total / count.clamp(min=1)
+    return mean
 
 
 def fuse_scales(
@@ -183,20 +189,20 @@ class HrdaSegmenter(Configurable, nn.Module):
         high, wide = (-(-max(side, self.smallest) // self.unit) * self.unit for side in wanted)
         return min(high, height), min(wide, width)
 
-    def _random_box(self, padded: Sequence[int], size: Sequence[int]) -> Box:
-        """A crop of the padded image that starts inside the image."""
+    def _random_box(self, padded: Sequence[int], size: Sequence[int], grid: int) -> Box:
+        """A crop of the padded image that starts inside the image, at multiples of ``grid`` pixels."""
         edges: list[int] = []
         for whole, side, crop in zip(padded, size, self._crop_size(*padded), strict=True):
-            steps = min((whole - crop) // self.unit, (side - 1) // self.unit)
-            start = int(torch.randint(steps + 1, ())) * self.unit
+            steps = min((whole - crop) // grid, (side - 1) // grid)
+            start = int(torch.randint(steps + 1, ())) * grid
             edges += [start, start + crop]
         return edges[0], edges[1], edges[2], edges[3]
 
-    def _detail(self, images: Tensor, box: Box, stride: int) -> Tensor:
-        """Logits of a crop at ``stride`` pixels a logit."""
-        top, bottom, left, right = box
-        logits = self.base.scores(images[..., top:bottom, left:right]).logits
-        return resize(logits, ((bottom - top) // stride, (right - left) // stride))
+    def _detail(self, images: Tensor, boxes: Sequence[Box], stride: int) -> Sequence[Tensor]:
+        """Logits of crops of one size at ``stride`` pixels a logit, all in one batch."""
+        top, bottom, left, right = boxes[0]
+        logits = self.base.scores(torch.cat([images[..., y0:y1, x0:x1] for y0, y1, x0, x1 in boxes])).logits
+        return resize(logits, ((bottom - top) // stride, (right - left) // stride)).chunk(len(boxes))
 
     def forward(self, images: Tensor) -> SegOutput:
         """Predict images ``(N, 3, H, W)`` in [0, 1] of any size.
@@ -214,14 +220,17 @@ class HrdaSegmenter(Configurable, nn.Module):
         attention = self.attention(stages[-self.levels :], size)
         crop, box = None, None
         if self.training and torch.is_grad_enabled():
-            box = self._random_box((full_height, full_width), (height, width))
-            detail = crop = self._detail(padded, box, stride)
+            box = self._random_box((full_height, full_width), (height, width), 2 * stride)
+            (crop,) = self._detail(padded, [box], stride)
+            detail = crop
         else:
             boxes = slide_boxes(full_height, full_width, self._crop_size(full_height, full_width))
-            crops = [self._detail(padded, crop_box, stride) for crop_box in boxes]
+            # a teacher in train mode normalises all windows together, as the published code does
+            turns = [boxes] if self.training else [[window] for window in boxes]
+            crops = (crop for turn in turns for crop in self._detail(padded, turn, stride))
             detail = average_slides(crops, boxes, stride, (2 * size[0], 2 * size[1]))
         fused, _ = fuse_scales(context, attention, detail, box, stride)
-        extra = {} if decoded is None else {"decoder": decoded}
+        extra = {"decoder": decoded}
         if crop is not None and box is not None:
             top, bottom, left, right = box
             at_pixels = resize(crop, (bottom - top, right - left))
@@ -232,7 +241,7 @@ class HrdaSegmenter(Configurable, nn.Module):
             resize(fused, (full_height, full_width))[..., :height, :width],
             stages[-1],
             None if aux is None else resize(aux, (full_height, full_width))[..., :height, :width],
-            extra or None,
+            extra,
         )
 
     def encode(self, images: Tensor) -> Tensor:

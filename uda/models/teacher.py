@@ -1,8 +1,9 @@
-"""The mean teacher: an exponential moving average of the student (Tarvainen and Valpola 2017; DACS, DAFormer, MIC).
+"""The mean teacher: an exponential moving average of the student (Tarvainen and Valpola 2017; DACS, DAFormer, SAC).
 
-Only parameters are averaged, with the ramp ``alpha_i = min(1 - 1 / (i + 1), decay)``: until the cap is reached the
-teacher is the plain average of the students so far. DACS averages after the optimiser step of iteration i; DAFormer,
-HRDA and MIC at the beginning of iteration i, before it. In both the teacher keeps batch-norm statistics of its own.
+Parameters are averaged with the ramp ``alpha_k = min(1 - 1 / (k + 1), decay)`` of update k: until the cap is reached
+the teacher is the plain average of the students that it has seen. DACS averages after the optimiser step of iteration
+i; DAFormer, HRDA and MIC at the beginning of iteration i, before it. In both the teacher keeps batch-norm statistics of
+its own. SAC averages before every hundredth step, running statistics too, without a ramp.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
+
+from uda.types import TeacherSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,12 +49,16 @@ class Teacher(nn.Module):
         update: when the caller calls :meth:`update` in iteration i: ``"after"`` the student's step (DACS) or
             ``"before"`` it (DAFormer, HRDA, MIC). Kept in ``when``.
         mode: ``"train"`` as in the papers: batch norm uses the batch and its own running statistics, dropout and
-            stochastic depth are off. ``"eval"``: running statistics, copied from the student at each update.
+            stochastic depth are off. ``"eval"``: running statistics.
+        every: iterations from one update to the next.
+        ramp: see the module; without, update 0 makes a copy and all others have ``decay``.
+        buffers: what an update does with them: ``"own"``: nothing; the student's are ``"copied"``; ``"averaged"``.
+            ``None``: ``"own"`` in train mode, ``"copied"`` in eval mode.
 
     ``train()`` puts it into its mode, ``eval()`` always into plain evaluation (for scoring the teacher).
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: a value out of its range, see :class:`~uda.types.TeacherSpec`.
     """
 
     def __init__(
@@ -60,14 +67,12 @@ class Teacher(nn.Module):
         decay: float = 0.999,
         update: Literal["after", "before"] = "after",
         mode: Literal["train", "eval"] = "train",
+        every: int = 1,
+        ramp: bool = True,
+        buffers: Literal["own", "copied", "averaged"] | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= decay <= 1:
-            raise ValueError(f"decay must be in [0, 1], got {decay}")
-        if update not in ("after", "before"):
-            raise ValueError(f"update must be 'after' or 'before', got {update!r}")
-        if mode not in ("train", "eval"):
-            raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}")
+        self.spec = TeacherSpec(decay, update, mode, every, ramp, buffers)
         self.decay = decay
         self.when = update
         self.mode = mode
@@ -93,8 +98,20 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def update(self, student: nn.Module, index: int) -> None:
-        """Average the student in, as update ``index`` (the zero-based iteration); at 0 the teacher becomes its copy."""
-        ema_update_(self.model.parameters(), student.parameters(), ema_alpha(index, self.decay))
-        if self.mode == "eval":
+        """Average the student in, if ``index`` (the zero-based iteration) is a multiple of ``every``.
+
+        At index 0 the parameters, and the buffers unless they are the teacher's own, become the student's.
+        """
+        number, left_over = divmod(index, self.spec.every)
+        if left_over:
+            return
+        alpha = ema_alpha(number, self.decay) if self.spec.ramp or number == 0 else self.decay
+        ema_update_(self.model.parameters(), student.parameters(), alpha)
+        buffers = self.spec.buffers or ("own" if self.mode == "train" else "copied")
+        if buffers != "own":
             for teacher_buffer, student_buffer in zip(self.model.buffers(), student.buffers(), strict=True):
-                teacher_buffer.copy_(student_buffer)
+                if buffers == "averaged" and teacher_buffer.is_floating_point():
+                    # not alpha * a + (1 - alpha) * b: of two equal constants this gives the constant
+                    teacher_buffer.lerp_(student_buffer, 1 - alpha)
+                else:
+                    teacher_buffer.copy_(student_buffer)

@@ -21,7 +21,7 @@ from uda.methods import Supervised, method, parameters
 from uda.methods.base import Method, TestTimeMethod
 from uda.step import Step
 from uda.testing.tiny import TinyDataset, TinySegmenter, tiny_target
-from uda.types import IGNORE, TaskSpec, TeacherSpec, View
+from uda.types import IGNORE, TaskSpec, TeacherSpec, View, Window
 
 
 def settings(**changes: Any) -> Settings:
@@ -92,7 +92,7 @@ def one_step(
 
     Args:
         run: its networks and random numbers are used.
-        views: two images a domain by default.
+        views: two whole images a domain by default.
         index: of the step; the run's last by default.
         total: length that the step tells; the run's by default.
     """
@@ -101,9 +101,13 @@ def one_step(
         source, target = TinyDataset(num_classes=update.spec.num_classes), tiny_target(update.spec.num_classes)
         samples = [source[0], source[1]]
         labels = torch.stack([sample.label for sample in samples if sample.label is not None])
+        height, width = samples[0].image.shape[-2:]
+        windows = tuple(Window(number, (height, width), 0, 0, height, width) for number in range(2))
+        images = torch.stack([sample.image for sample in samples]) / 255
+        target_images = torch.stack([target[number].image for number in range(2)]) / 255
         views = {
-            "source": View(torch.stack([sample.image for sample in samples]) / 255, labels, names=("s0", "s1")),
-            "target": View(torch.stack([target[index].image for index in range(2)]) / 255, names=("t0", "t1")),
+            "source": View(images, labels, names=("s0", "s1"), windows=windows),
+            "target": View(target_images, names=("t0", "t1"), windows=windows),
         }
     total = run.settings.steps if total is None else total
     index = total - 1 if index is None else index

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
@@ -51,6 +51,15 @@ def one_of(name: str, value: str, options: Sequence[str]) -> str:
     if value not in options:
         raise ValueError(f"{name} is {value!r}, must be one of {', '.join(map(repr, options))}")
     return value
+
+
+def shares_of_sides(name: str, value: Mapping[str, float]) -> dict[str, float]:
+    """``value`` if it gives numbers in [0, 1) to some of top, bottom, left, right; ``ValueError`` otherwise."""
+    known = isinstance(value, Mapping) and set(value) <= {"top", "bottom", "left", "right"}
+    shares = list(value.values()) if known else [None]
+    if not all(isinstance(share, (int, float)) and not isinstance(share, bool) and 0 <= share < 1 for share in shares):
+        raise ValueError(f"{name} is {value!r}, must have shares in [0, 1) for some of top, bottom, left, right")
+    return dict(value)
 
 
 def require_aux(method: Any, spec: TaskSpec) -> None:
