@@ -1,8 +1,9 @@
 """Colour transfer at prediction: target images in the colours of the source that the model was trained on.
 
 The transfers of ``MeanStd``, ``Reinhard``, ``HistogramMatching`` and ``ColourTransport``, the other way round; the
-model does not change. The trap of histogram matching (saturated skies, see there) bites harder here, as a few source
-images stand for all of them.
+model does not change. The default, mean and deviation from data set to data set, is the one that helped on real images;
+those of each image and Reinhard's did not, histogram matching was worse than nothing (docs/colour.md): its trap
+(saturated skies, see there) bites harder here, as a few source images stand for all of them.
 
 Departures: none of its own; those of the transfers hold.
 """

@@ -4,7 +4,7 @@ Each source image gets the histograms of a random target image of the step.
 
 Known trap: it tints images where a sky is saturated. The share of white pixels differs from image to image, so the
 brightest of the source are stretched over the other's white, channel by channel, and colours shift where nothing was
-wrong with them.
+wrong with them. At prediction on real images it was clearly worse than nothing (docs/colour.md).
 """
 
 from __future__ import annotations

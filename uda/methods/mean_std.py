@@ -30,6 +30,9 @@ class MeanStd(Method):
             of images in [0, 1].
         source_statistics: of the source, in the same way; ``"image"`` is each source image's own.
 
+    The defaults make one map for the whole data set. Statistics of single images also remove what the image shows, and
+    on real images took the gain away (docs/colour.md).
+
     Raises:
         ValueError: unknown or malformed statistics.
     """
