@@ -26,8 +26,10 @@ from uda.methods.base import Method
 from uda.types import LabelledDataset, TeacherSpec, UnlabelledDataset
 
 SCHEMA = 3
-"""Of the identity itself; another one is another run. Raise it when a new default changes what old settings meant (3:
-AdaBN pools the target set, labels are resized nearest-exact, ProDA, SAC, CoTTA and MaxSquare train as their authors)."""
+"""Of the identity itself; another one is another run. Raise it when a new default changes what old settings meant.
+
+3: AdaBN pools the target set, labels are resized nearest-exact, ProDA, SAC, CoTTA and MaxSquare train as their authors.
+"""
 INCIDENTAL = ("workers", "device", "log_every", "image_every", "eval_every", "checkpoint_every")
 """Settings that no weight depends on."""
 NAMED_DIFFERENCES = 4
