@@ -23,7 +23,7 @@ from uda.functional.prototypes import (
 )
 from uda.functional.rand_augment import rand_augment, rand_augment_maps
 from uda.functional.windows import cut_window
-from uda.methods import ProDA, Supervised
+from uda.methods import PassOnly, ProDA, Supervised
 from uda.methods.support.prototype_bank import UNKNOWN, PrototypeBank
 from uda.models import Segmenter
 from uda.testing.methods import MethodContract, Recorder, one_step
@@ -282,7 +282,12 @@ def accuracy_of_labels(method: ProDA, model: nn.Module, source, target, batches:
 
 @pytest.mark.slow
 def test_prototypes_make_pseudo_labels_of_streets_better(tmp_path: Path) -> None:
-    """A network trained on one domain of streets labels another; rectified labels are right more often."""
+    """A network trained on one domain of streets labels another; rectified labels are right more often.
+
+    Target images pass through it in training, as in the authors' warm-up. Without that its stored statistics are bad
+    for the target, and more than half of the gain is the teacher's batch statistics. A teacher in evaluation mode
+    normalises like the frozen network: what it gains, the prototypes do.
+    """
     for domain, split, size in (("cityscapes", "train", (96, 192)), ("kitti", "train", (96, 256))):
         generate(tmp_path / domain, domain, {split: 40}, size)
     source, target = (
@@ -294,12 +299,13 @@ def test_prototypes_make_pseudo_labels_of_streets_better(tmp_path: Path) -> None
     run = Settings(
         steps=120, batch_size=2, crop=(96, 192), lr=5e-4, augment={"scale": (0.5, 1.0), "jitter": 0.2}, device="cpu"
     )
-    Trainer(model, [Supervised()], run).fit(source, target)
+    Trainer(model, [Supervised(), PassOnly()], run).fit(source, target)
     pairs = Pairs(source, target, TrainTransform(crop=(96, 192), scale=(0.5, 1.0)), batch_size=2, seed=1)
     batches = [pairs[index] for index in range(20)]
-    accuracy = {
-        rectification: accuracy_of_labels(ProDA(rectification=rectification), model, source, target, batches)
-        for rectification in (True, False)
-    }
-    print(accuracy)
-    assert accuracy[True] > accuracy[False] + 0.02
+
+    def accuracy(**arguments) -> float:
+        return accuracy_of_labels(ProDA(**arguments), model, source, target, batches)
+
+    plain = accuracy(rectification=False)
+    assert accuracy() > plain + 0.01
+    assert accuracy(teacher={"mode": "eval"}) > plain + 0.01

@@ -58,7 +58,8 @@ class ProDA(Method):
         consistency: weight of the prototype consistency, at least 0; 0 saves its pass.
         regulariser: weight of the KL term to the uniform prediction, at least 0.
         momentum: of the prototypes, in [0, 1]: the share of a new vector.
-        start: share of the run before it acts, in [0, 1]; 0 expects a trained network, more wants a teacher with ramp.
+        start: share of the run before it acts, in [0, 1]; 0 expects a trained network, whose stored statistics know the
+            target as after ``PassOnly`` or a warm-up; more wants a teacher with ramp.
         images: target images that the prototypes are initialised from, at most; ``None``: all.
         teacher: where the EMA teacher (:class:`~uda.types.TeacherSpec`) differs from :data:`TEACHER`.
 
