@@ -14,7 +14,6 @@ from uda.data import CITYSCAPES19
 from uda.engine import Update
 from uda.functional.adversarial import bce_loss
 from uda.functional.augment import draw_strong_augmentation, strong_augment
-from uda.functional.class_balance import class_balanced_labels
 from uda.functional.entropy import entropy_loss, self_information
 from uda.functional.fourier import fda_source_to_target
 from uda.functional.masks import block_mask, class_mix_masks, mix
@@ -45,8 +44,8 @@ class Bare:
             own = update.own_optimizers["AdvEnt"]
             self.own_optimizer = matching(own, theirs.discriminators["main"], self.discriminator)
         if "cbst" in names:
-            self.thresholds = torch.full((CLASSES,), 0.05, device=update.device)
-            methods["cbst"].thresholds.copy_(self.thresholds)
+            theirs = methods["cbst"]
+            self.stored = torch.cat([theirs.maps.whole(index) for index in range(2)]).long().to(update.device)
         if "mic" in names:
             self.hidden = torch.tensor(update.model.mean_colour, device=update.device).view(1, 3, 1, 1)
 
@@ -117,8 +116,7 @@ class Bare:
         if "minent" in self.names:
             loss = loss + 0.001 * entropy_loss(logits.softmax(1))
         if "cbst" in self.names:
-            pseudo = class_balanced_labels(logits.detach().softmax(1), self.thresholds)
-            loss = loss + F.cross_entropy(logits, pseudo, ignore_index=IGNORE)
+            loss = loss + F.cross_entropy(logits, self.stored, ignore_index=IGNORE)
         loss.backward(inputs=self.parameters)
         return logits.detach()
 

@@ -20,6 +20,7 @@ import statistics
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,7 +39,7 @@ from uda.engine import Update, constant, segmenter_optimizer
 from uda.methods import CBST, FDA, MIC, AdvEnt, ClassMix, MinEnt, Supervised
 from uda.methods.base import Method
 from uda.models import Segmenter
-from uda.types import IGNORE, Sample, TaskSpec, TeacherSpec, View
+from uda.types import IGNORE, Sample, TaskSpec, TeacherSpec, View, Window
 
 TIME_LIMIT, MEMORY_LIMIT = 1.05, 1.10
 MAKE: dict[str, Callable[[], Method]] = {
@@ -88,7 +89,9 @@ class Noise:
         """A batch of two, labelled."""
         samples = [self[index] for index in range(2)]
         images = torch.stack([sample.image for sample in samples]).float() / 255
-        return View(images, torch.stack([sample.label for sample in samples]), None, tuple(s.name for s in samples))
+        windows = tuple(Window(index, self.size, 0, 0, *self.size) for index in range(2))
+        labels = torch.stack([sample.label for sample in samples])
+        return View(images, labels, None, tuple(s.name for s in samples), windows)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -134,7 +137,7 @@ def held(update: Update) -> int:
 
 
 def build(names: tuple[str, ...], size: tuple[int, int], device: str) -> tuple[Update, dict[str, View]]:
-    """An update that is ready for its second step (CBST's thresholds are set before the first), and a batch."""
+    """An update that is ready for its second step (CBST's label maps are made before the first), and a batch."""
     torch.manual_seed(0)
     model = Segmenter(CLASSES, weights=None)
     update = Update(
@@ -149,7 +152,10 @@ def build(names: tuple[str, ...], size: tuple[int, int], device: str) -> tuple[U
     source, target = Noise("source", size, 1), Noise("target", size, 2)
     update.setup(TaskSpec.of(model, CITYSCAPES19, source=source, target=target))
     update.index = 1
-    return update, {"source": source.view().to(device), "target": View(target.view().images.to(device))}
+    for method in update.methods:
+        if isinstance(method, CBST):
+            method.maps.fill(target[index].label[None].byte() for index in range(len(target)))
+    return update, {"source": source.view().to(device), "target": replace(target.view(), labels=None).to(device)}
 
 
 def clock(device: str, call: Callable[[], Any]) -> float:
@@ -206,7 +212,8 @@ def peak_memory(names: tuple[str, ...], size: tuple[int, int], device: str) -> i
 def corner(view: View, side: int = 64) -> View:
     """The top left of every image."""
     labels = None if view.labels is None else view.labels[:, :side, :side]
-    return View(view.images[..., :side, :side], labels, None, view.names)
+    windows = tuple(window._replace(height=side, width=side) for window in view.windows)
+    return View(view.images[..., :side, :side], labels, None, view.names, windows)
 
 
 def main() -> None:

@@ -322,5 +322,5 @@ def test_runs_of_an_older_version_are_read_and_never_mixed_in(copy: Path, data: 
     trained = open_run(folder)
     assert trained.config.settings.schedule == {"poly": {"power": 0.9}}
     assert load_model(trained).num_classes == 8
-    with pytest.raises(ConfigError, match=r"schema: 1 -> 3 \(written by another version of uda\)"):
+    with pytest.raises(ConfigError, match=r"schema: 1 -> 4 \(written by another version of uda\)"):
         run(tiny.content(data), out=copy)

@@ -124,7 +124,7 @@ def test_a_changed_default_is_noticed() -> None:
 
 def test_another_schema_is_another_run() -> None:
     old = {**identity(), "schema": 2}
-    assert differences(old, identity(), {}) == ["schema: 2 -> 3 (written by another version of uda)"]
+    assert differences(old, identity(), {}) == ["schema: 2 -> 4 (written by another version of uda)"]
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------

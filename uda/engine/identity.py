@@ -25,10 +25,11 @@ from uda.engine.settings import Settings
 from uda.methods.base import Method
 from uda.types import LabelledDataset, TeacherSpec, UnlabelledDataset
 
-SCHEMA = 3
+SCHEMA = 4
 """Of the identity itself; another one is another run. Raise it when a new default changes what old settings meant.
 
 3: AdaBN pools the target set, labels are resized nearest-exact, ProDA, SAC, CoTTA and MaxSquare train as their authors.
+4: CBST, CRST and MRNet label whole images once and store the maps.
 """
 INCIDENTAL = ("workers", "device", "log_every", "image_every", "eval_every", "checkpoint_every")
 """Settings that no weight depends on."""
