@@ -40,6 +40,18 @@ def test_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
     assert (tmp_path / "runs/mine/checkpoint.pt").is_file()
 
 
+@pytest.mark.slow
+def test_the_run_without_labels_trains(tmp_path: Path) -> None:
+    (text,) = [text for language, text in BLOCKS if language == "yaml" and text.startswith("# mine.yaml")]
+    (tmp_path / "mine.yaml").write_text(text)
+    images = ["--split", "train=8", "--split", "val=3"]
+    for command in (["data", "streets", "--out", "data", *images], ["train", "mine.yaml"]):
+        done = run(["-m", "uda.cli", *command], tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert "target: confidence" in done.stdout
+    assert (tmp_path / "runs/mine/AdvEnt+ClassMix/seed0/predictions.png").is_file()
+
+
 def test_the_method_passes_its_contract(tmp_path: Path) -> None:
     for text in PYTHON:
         if named := re.match(r"# (\w+\.py)\n", text):
@@ -60,7 +72,7 @@ def test_rows_and_settings_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_data_sets_are_valid() -> None:
-    (shown,) = [content["target"] for content in YAML if "target" in content]
+    (shown,) = [content["target_val"] for content in YAML if "target_val" in content]
     assert set(shown) - {"kind"} <= set(dataset_options(shown["kind"]))
 
 
@@ -74,4 +86,4 @@ def test_files_that_are_named_exist() -> None:
 
 def test_every_preset_command_and_python_block_is_covered() -> None:
     assert len(PYTHON) >= 6
-    assert len(YAML) == 2
+    assert len(YAML) == 3

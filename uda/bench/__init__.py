@@ -1,11 +1,12 @@
 """Fair comparisons: methods x seeds on a shift, resumable, with intervals.
 
 :func:`run` does what is missing of a benchmark and gives its :class:`Table`; :func:`write_tables` writes it down.
+:func:`train` is one run of it, or one without a benchmark.
 """
 
 from uda.bench.intervals import Estimate, ImageScores
 from uda.bench.record import record, write_tables
-from uda.bench.run import BenchResult, Event, run
+from uda.bench.run import BenchResult, Event, TrainResult, run, train
 from uda.bench.table import Table, make_table
 
 __all__ = [
@@ -14,8 +15,10 @@ __all__ = [
     "Event",
     "ImageScores",
     "Table",
+    "TrainResult",
     "make_table",
     "record",
     "run",
+    "train",
     "write_tables",
 ]

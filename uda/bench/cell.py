@@ -21,7 +21,7 @@ import yaml
 from torch import nn
 
 import uda
-from uda.bench import build
+from uda.bench import build, label_free
 from uda.bench.identity import Identities
 from uda.bench.plan import (
     CHECKPOINT,
@@ -133,6 +133,9 @@ def _run(
         model, scored = trainer.scored, trainer.evaluations if _plain(cell) else {}
         seconds = clock.seconds(trainer.settings) or (result or {}).get("seconds_per_step")
         measured = {"seconds_per_step": seconds, "device": str(trainer.device)}
+        if config.target_val is None and cell.kind == "train":
+            spec = config.evaluate_of(config.methods[cell.method])
+            measured["label_free"] = label_free.look(config, spec, model, folder, trainer.settings.precision)
     # a call that only scored would report too little
     measured["peak_memory"] = max(_peak(), (result or {}).get("peak_memory", 0))
     for domain, dataset in datasets.items():

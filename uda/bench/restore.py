@@ -13,7 +13,7 @@ from torch import nn
 from uda.bench.build import build_segmenter, build_space, open_source
 from uda.bench.plan import CHECKPOINT, read_description
 from uda.bench.rows import rows_of
-from uda.config import SOURCE_ONLY, BenchConfig, ConfigError, EvaluateSpec, Spec, build_method, load_config
+from uda.config import SOURCE_ONLY, BenchConfig, ConfigError, EvaluateSpec, Spec, build_method, load_recorded
 from uda.data.label_spaces import LabelSpace
 from uda.engine import checkpoint
 from uda.methods import TestTimeMethod
@@ -61,7 +61,7 @@ def open_run(path: Path) -> RunFolder:
     if not (base / CHECKPOINT).is_file():
         raise ConfigError(f"{base}: no {CHECKPOINT}; the run has not got that far")
     training = (read_description(base) or cell)["training"]
-    config = load_config(path / "config.yaml" if "identity" in cell else upgraded(path / "config.yaml"))
+    config = load_recorded(path / "config.yaml" if "identity" in cell else upgraded(path / "config.yaml"))
     return RunFolder(path, config, cell["method"], cell["seed"], training, base / CHECKPOINT, cell["test_time"])
 
 

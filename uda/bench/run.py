@@ -19,9 +19,10 @@ from filelock import FileLock, Timeout
 from uda.bench import build
 from uda.bench.cell import Progress, run_cell
 from uda.bench.identity import Identities
-from uda.bench.plan import Cell, has_training, make_plan, read_description
+from uda.bench.plan import Cell, has_training, make_plan, read_description, read_result
 from uda.bench.table import Table, make_table
 from uda.config import BenchConfig, ConfigError, load_config, streets_folder
+from uda.engine import Evaluation
 from uda.engine.identity import describe_differences
 
 DIED = (
@@ -54,6 +55,20 @@ class BenchResult:
     """Cells that this call finished."""
     failed: dict[str, str] = field(default_factory=dict)
     """Cells that failed, with the reason in one line."""
+
+
+@dataclass
+class TrainResult:
+    """What a call of :func:`train` did."""
+
+    folder: Path
+    """The run's: checkpoint, curves, result."""
+    evaluations: dict[str, Evaluation]
+    """By domain that has labels."""
+    label_free: dict[str, dict[str, Any]] | None = None
+    """What can be said without labels of the target, see :func:`uda.bench.label_free.look`; ``None`` with them."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Cells that failed (the run, its warm start), with the reason in one line."""
 
 
 def run(
@@ -94,15 +109,68 @@ def run(
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
     config = config if isinstance(config, BenchConfig) else load_config(config, roots)
-    folder = Path(out) / config.name
     cells = make_plan(config, methods, seeds)
+    folder, work = _locked(config, cells, Path(out), workers, fresh, extend, report, progress)
+    return BenchResult(config, folder, make_table(config, folder, seeds), work.ran, work.failed)
+
+
+def train(
+    config: BenchConfig,
+    row: str,
+    *,
+    seed: int = 0,
+    out: Path | str = "runs",
+    fresh: bool = False,
+    extend: bool = False,
+    report: Callable[[Event], None] = lambda event: None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train one row with one seed, after the warm start if there is one, and score it; go on with what is there.
+
+    Args:
+        config: what :func:`uda.config.load_run` reads.
+        row: of the config.
+        seed: any.
+        out: the run goes to ``out/<config name>/<row>/seed<seed>``, as a benchmark's does.
+        fresh: see :func:`run`.
+        extend: see :func:`run`.
+        report: told what happens.
+        progress: wraps the training steps.
+
+    Raises:
+        ConfigError: no such row, or a run of another config is in the way.
+        DataError: a data set is missing or damaged.
+        KeyboardInterrupt: passed on; checkpoints stay.
+    """
+    cells = make_plan(config, [row], [seed])
+    root, work = _locked(config, cells, Path(out), 1, fresh, extend, report, progress)
+    folder = root / f"{row}/seed{seed}"
+    result = read_result(folder)
+    if result is None or work.failed:
+        return TrainResult(folder, {}, failed=work.failed)
+    saved = {domain: folder / "evaluations" / f"{domain}.npz" for domain in config.domains}
+    evaluations = {domain: Evaluation.load(path) for domain, path in saved.items()}
+    return TrainResult(folder, evaluations, result.get("label_free"))
+
+
+def _locked(
+    config: BenchConfig,
+    cells: list[Cell],
+    out: Path,
+    workers: int,
+    fresh: bool,
+    extend: bool,
+    report: Callable[[Event], None],
+    progress: Progress | None,
+) -> tuple[Path, _Work]:
+    """Do what is missing of some cells, alone in the benchmark's folder."""
+    folder = out / config.name
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            work = _do(config, cells, folder, workers, fresh, extend, report, progress)
+            return folder, _do(config, cells, folder, workers, fresh, extend, report, progress)
     except Timeout:
         raise ConfigError(f"{folder}: another run is working there; wait for it, or use another --out") from None
-    return BenchResult(config, folder, make_table(config, folder, seeds), work.ran, work.failed)
 
 
 def _do(

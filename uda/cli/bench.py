@@ -5,23 +5,29 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from uda.cli.common import FAILED, bars, console, guarded, integers, key_values, say, track
+from uda.cli.common import FAILED, bars, changes, console, guarded, integers, roots, say, track
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from uda.bench import BenchResult, Event
+    from uda.bench import Event, TrainResult
     from uda.config import BenchConfig
 
 CONFIG = typer.Argument(..., help="A benchmark config (YAML).", show_default=False)
 OUT = typer.Option(Path("runs"), "--out", "-o", help="Runs go to OUT/<name of the config>/<method>/seed<k>.")
 ROOT = typer.Option([], "--root", help="NAME=PATH for ${NAME} in the config; repeatable.", show_default=False)
+SET = typer.Option(
+    [], "--set", help="KEY=VALUE in place of an entry of the config, such as settings.steps=200; repeatable.",
+    show_default=False,
+)  # fmt: skip
+COMMON = 4
+"""Classes that a line names."""
 FRESH = typer.Option(False, "--fresh", help="Delete cells that were trained with another config, instead of refusing.")
 EXTEND = typer.Option(
     False,
@@ -35,6 +41,10 @@ def bench(
     config: Path = CONFIG,
     out: Path = OUT,
     root: list[str] = ROOT,
+    change: list[str] = SET,
+    preset: list[str] = typer.Option(
+        [], "--preset", "-p", help="Add a published recipe (uda.presets) as a row; repeatable.", show_default=False
+    ),
     workers: int = typer.Option(
         1, "--workers", "-j", min=1, help="Cells side by side, with an equal share of the cores."
     ),
@@ -60,7 +70,8 @@ def bench(
     from uda.bench.render import terminal
     from uda.config import load_config
 
-    loaded = load_config(config, key_values(root, "--root"))
+    changed = changes(change)
+    loaded = load_config(config, roots(root, config, changed), changes=changed, presets=preset)
     if plan is not None:
         _plan(loaded, out / loaded.name, plan, like)
         return
@@ -77,41 +88,85 @@ def bench(
     if record is not None:
         write_record(loaded, result.folder, result.table, record, command=" ".join(["uda", *sys.argv[1:]]))
         say(f"recorded in {record}")
-    _fail(result)
+    _fail(result.failed, result.folder)
 
 
 @guarded
 def train(
-    config: Path = CONFIG,
-    method: str = typer.Option("source_only", "--method", "-m", help="A row of the config, or oracle."),
+    config: Path = typer.Argument(
+        None, help="The config (YAML) of a single run or of a benchmark; not needed with --source, --target, --preset.",
+        show_default=False,
+    ),
+    method: str = typer.Option(
+        None, "--method", "-m", help="Of a benchmark config: the row, or oracle; by default source_only."
+    ),
+    preset: str = typer.Option(
+        None, "--preset", "-p", help="A published recipe (uda.presets) as the method, in place of the config's."
+    ),
+    source: str = typer.Option(None, "--source", help="KIND:PATH, labelled; replaces the config's source."),
+    target: str = typer.Option(None, "--target", help="KIND:PATH, its labels are not read; replaces the config's."),
     seed: int = typer.Option(0, "--seed", min=0, help="Any seed; need not be one of the config's."),
     out: Path = OUT,
     root: list[str] = ROOT,
+    change: list[str] = SET,
     fresh: bool = FRESH,
     extend: bool = EXTEND,
-) -> None:
-    """Train one method with one seed, as the benchmark would (warm start included), and show its scores.
+) -> None:  # fmt: skip
+    """Train one method with one seed: from a config of source, target and method, a preset, or a benchmark's row.
 
-    Called again it goes on from the last checkpoint; a finished run is only shown.
+    The target needs no labels. Called again it goes on from the last checkpoint; a finished run is only shown.
     """
-    from uda.bench import run
-    from uda.config import load_config
+    from uda.bench import train as train_row
+    from uda.config import load_run
 
-    loaded = load_config(config, key_values(root, "--root"))
+    entries: dict[str, Any] = {}
+    for key, text in (("source", source), ("target", target)):
+        if text is not None:
+            entries[key] = _data(text, f"--{key}")
+    content, changed = {} if config is None else config, {**entries, **changes(change)}
+    loaded, row = load_run(content, roots(root, content, changed), row=method, recipe=preset, changes=changed)
     with bars() as progress:
         view = _View(progress)
-        result = run(
-            loaded, out=out, methods=[method], seeds=[seed], fresh=fresh, extend=extend, report=view.report,
-            progress=view.steps,
-        )  # fmt: skip
-    folder = result.folder / method / f"seed{seed}"
-    if not result.failed:
-        for domain in result.table.domains:
-            value = result.table.row(method).scores[domain.name].by_seed[seed]
-            print(f"{domain.name}: mIoU {100 * value:.1f} % ({domain.data}, {domain.images} images)")
-        print(f"run folder: {folder}")
-        print(f"curves: tensorboard --logdir {folder}")
-    _fail(result)
+        result = train_row(
+            loaded, row, seed=seed, out=out, fresh=fresh, extend=extend, report=view.report, progress=view.steps
+        )
+    _fail(result.failed, result.folder.parent.parent)
+    for line in _scores(loaded, result):
+        print(line)
+    print(f"run folder: {result.folder}")
+    print(f"curves: tensorboard --logdir {result.folder}")
+
+
+def _data(text: str, option: str) -> dict[str, Any]:
+    """A data set's spec from ``KIND:PATH``."""
+    kind, colon, path = text.partition(":")
+    if not colon or not kind or not path:
+        raise ValueError(f"{option} takes KIND:PATH, such as cityscapes:data/cityscapes or folder:frames, got {text!r}")
+    return {"kind": kind, "root": path}
+
+
+def _scores(config: BenchConfig, result: TrainResult) -> Iterator[str]:
+    """What a run is worth, in lines."""
+    for domain, evaluation in result.evaluations.items():
+        spec = config.domains[domain]
+        data = " ".join([spec.kind, *([str(spec.arguments["split"])] if "split" in spec.arguments else [])])
+        yield f"{domain}: mIoU {100 * evaluation.miou():.1f} % ({data}, {len(evaluation.names)} images)"
+    if result.label_free is None:
+        return
+    from uda.bench.label_free import SHEET
+
+    for domain, values in result.label_free.items():
+        if values.get("seen"):
+            miou = "unknown" if values["miou"] is None else f"{100 * values['miou']:.1f} %"
+            yield f"{domain}: mIoU {miou} on {values['images']} of its training images (no source_val is given)"
+        classes = sorted(values["shares"].items(), key=lambda item: -item[1])[:COMMON]
+        yield (
+            f"{domain}: confidence {values['confidence']:.2f}, entropy {values['entropy']:.2f}, "
+            f"{100 * values['sure']:.0f} % of the pixels sure; mostly "
+            + ", ".join(f"{name} {100 * share:.0f} %" for name, share in classes)
+        )
+    yield "The target has no labels, so nothing here says how often its predictions are right; look at them:"
+    yield f"{result.folder / SHEET}"
 
 
 def _plan(config: BenchConfig, folder: Path, points: float, like: Path | None) -> None:
@@ -136,10 +191,10 @@ def _plan(config: BenchConfig, folder: Path, points: float, like: Path | None) -
         say("*: no noise of its own; the median of the other rows.")
 
 
-def _fail(result: BenchResult) -> None:
-    for name, message in result.failed.items():
-        say(f"failed: {name}: {message}\n  traceback: {result.folder / name / 'error.txt'}")
-    if result.failed:
+def _fail(failed: Mapping[str, str], folder: Path) -> None:
+    for name, message in failed.items():
+        say(f"failed: {name}: {message}\n  traceback: {folder / name / 'error.txt'}")
+    if failed:
         raise typer.Exit(FAILED)
 
 

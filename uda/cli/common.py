@@ -6,8 +6,9 @@ import functools
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import typer
@@ -125,12 +126,12 @@ def yaml_value(text: str, option: str) -> Any:
     Raises:
         ValueError: it is no YAML.
     """
-    import yaml
+    from uda.config import parse_value
 
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{option}: {text!r} is not valid YAML ({' '.join(str(error).split())})") from None
+        return parse_value(text)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
 
 
 def reader_options(assignments: Sequence[str]) -> dict[str, Any]:
@@ -140,6 +141,34 @@ def reader_options(assignments: Sequence[str]) -> dict[str, Any]:
         ValueError: not of that form.
     """
     return {name: yaml_value(value, f"--option {name}") for name, value in key_values(assignments, "--option").items()}
+
+
+def changes(assignments: Sequence[str]) -> dict[str, Any]:
+    """``--set KEY=VALUE`` of a config, values as YAML.
+
+    Raises:
+        ValueError: not of that form.
+    """
+    return {key: yaml_value(value, f"--set {key}") for key, value in key_values(assignments, "--set").items()}
+
+
+def roots(
+    assignments: Sequence[str], config: Path | Mapping[str, Any], changed: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """``--root NAME=PATH`` for the ``${NAME}`` of a config.
+
+    Raises:
+        ValueError: not of that form, or a name that the config does not have.
+    """
+    from uda.config import variables
+
+    values = key_values(assignments, "--root")
+    known = sorted(variables(config, changed)) if values else []
+    for name in values:
+        if name not in known:
+            listed = f"it has {', '.join(f'${{{variable}}}' for variable in known)}" if known else "it has none"
+            raise ValueError(f"--root {name}: the config has no ${{{name}}}; {listed}")
+    return values
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from uda.cli.common import FAILED, bars, counter, guarded, key_values, reader_options, say, size
+from uda.cli.common import FAILED, bars, counter, guarded, key_values, reader_options, roots, say, size
 
 if TYPE_CHECKING:
     from uda.types import UnlabelledDataset
@@ -122,20 +122,26 @@ def _open(
     options = reader_options(option)
     flags = {"split": split, "space": space}
     options |= {name: value for name, value in flags.items() if value is not None}
-    return [dataset(what, root=folder, **{**more, **options})]
+    return [_as_is(dataset(what, root=folder, **{**more, **options}))]
 
 
 def _of_config(path: Path, space: str | None, root: list[str], more: dict[str, Any]) -> list[UnlabelledDataset]:
     from uda.bench.build import build_space, make_streets
-    from uda.config import load_config
+    from uda.config import load_run
     from uda.data import dataset
 
-    config = load_config(path, key_values(root, "--root"))
+    config, _ = load_run(path, roots(root, path))
     if config.streets is not None:
         make_streets(config.streets)
     wanted = build_space(space or config.space)
-    specs = [*config.source, config.source_val, config.target, config.target_val, *config.unseen.values()]
+    specs = [*config.source, config.target, *config.domains.values()]
     return [
-        dataset(spec.kind, **{**more, **spec.arguments, "space": wanted, "aliases": spec.aliases or None})
+        _as_is(dataset(spec.kind, **{**more, **spec.arguments, "space": wanted, "aliases": spec.aliases or None}))
         for spec in specs
     ]
+
+
+def _as_is(opened: Any) -> UnlabelledDataset:
+    """A data set whose labels are not looked for, as images alone."""
+    images: UnlabelledDataset = opened if getattr(opened, "labelled", True) else opened.unlabelled()
+    return images

@@ -190,6 +190,8 @@ def _datasets(
         if run is None or name not in domains:
             raise ValueError(f"--on {name}: no such domain; there are: {', '.join(domains) or 'none'}")
         datasets[name] = open_dataset(domains[name], run.config.space)
+    if not datasets:
+        raise ValueError("the run's config names no images with labels; --kind and --root say which to score on")
     return datasets
 
 

@@ -5,7 +5,8 @@ value, data set options, and every method's arguments (each method is built once
 ``setup``). Errors are one line: the file, the path of the key, what is wrong and what would be right.
 """
 
-from uda.config.reader import load_config, streets_folder
+from uda.config.content import parse_value, variables
+from uda.config.reader import load_config, load_recorded, load_run, streets_folder
 from uda.config.records import (
     ORACLE,
     SOURCE_ONLY,
@@ -33,6 +34,10 @@ __all__ = [
     "StreetsSpec",
     "build_method",
     "load_config",
+    "load_recorded",
+    "load_run",
     "parse_spec",
+    "parse_value",
     "streets_folder",
+    "variables",
 ]

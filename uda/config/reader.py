@@ -8,14 +8,15 @@ import json
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from uda.config.content import VARIABLE, read_content
 from uda.config.records import ORACLE, SOURCE_ONLY, BenchConfig, EvaluateSpec, MethodEntry, StreetsSpec
+from uda.config.runs import METHOD, RunError, as_benchmark, is_run
 from uda.config.spaces import build_space
 from uda.config.specs import ConfigError, Spec, build_method, parse_spec
 from uda.data import dataset_options
@@ -29,29 +30,89 @@ from uda.registry import nearest
 T = TypeVar("T", bound=BaseModel)
 
 
-def load_config(source: Path | str | Mapping[str, Any], roots: Mapping[str, str] | None = None) -> BenchConfig:
+def load_config(
+    source: Path | str | Mapping[str, Any],
+    roots: Mapping[str, str] | None = None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    presets: Sequence[str] = (),
+) -> BenchConfig:
     """Read and check a benchmark config.
 
     Args:
         source: a YAML file, or its content.
         roots: values of ``${name}`` variables. ``${streets}`` is set by the ``streets`` section.
+        changes: single entries by dotted key: ``{"settings.steps": 200, "source.root": "data"}``.
+        presets: published recipes to add as rows of their names (:data:`uda.presets.PRESETS`).
 
     Raises:
         ConfigError: anything is wrong with it, in one line.
     """
-    if isinstance(source, Mapping):
-        return _Reader("config").read(dict(source), roots or {})
-    path = Path(source)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such config file")
+    file, content = read_content(source, changes)
+    reader = _Reader(file)
+    if is_run(content):
+        hint = "is of a single run: uda train takes it" if METHOD in content else "is missing: {row: [methods]}"
+        raise reader.fail(METHOD if METHOD in content else "methods", hint)
+    for key in ("source_val", "target_val"):
+        if content.get(key) is None:
+            raise reader.fail(key, "is missing: labelled images that rows are scored on; uda train goes without")
+    reader.add_presets(content, presets)
+    return reader.read(content, roots or {})
+
+
+def load_run(
+    source: Path | str | Mapping[str, Any],
+    roots: Mapping[str, str] | None = None,
+    *,
+    row: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    recipe: str | None = None,
+    name: str | None = None,
+) -> tuple[BenchConfig, str]:
+    """Read and check what one training run needs, from the config of a single run or of a benchmark.
+
+    Args:
+        source: a YAML file, or its content; see :mod:`uda.config.runs`. Nothing but source and target is needed.
+        roots: values of ``${name}`` variables.
+        row: of a benchmark config; ``source_only`` by default.
+        changes: single entries by dotted key.
+        recipe: a preset's name, in place of the method of a single run, or as one more row of a benchmark.
+        name: of a single run whose config has none; by default the file's.
+
+    Returns:
+        The config, and the name of its row that is to be trained.
+
+    Raises:
+        ConfigError: anything is wrong with it, in one line.
+    """
+    file, content = read_content(source, changes)
+    reader = _Reader(file)
+    if not is_run(content):
+        if row is not None and recipe is not None:
+            raise reader.fail("", f"row {row!r} or preset {recipe!r}, not both")
+        reader.add_presets(content, [recipe] if recipe else [])
+        return reader.read(content, roots or {}), row or recipe or SOURCE_ONLY
+    if row is not None:
+        raise reader.fail("", f"a single run has no rows, so no {row!r}; write {METHOD}:")
+    if recipe is not None:
+        content[METHOD] = {"preset": recipe}
+    own = name or (recipe if isinstance(source, Mapping) else Path(source).stem) or "run"
     try:
-        # a SafeLoader that also refuses repeated keys; it builds plain values only
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a config is a mapping of keys, got {type(content).__name__}")
-    return _Reader(str(path)).read(content, roots or {})
+        benchmark, label = as_benchmark(content, own)
+    except RunError as error:
+        raise reader.fail(error.key, error.message) from error
+    reader.written = {f"methods.{label}": METHOD}
+    return reader.read(benchmark, roots or {}), label
+
+
+def load_recorded(path: Path | Mapping[str, Any]) -> BenchConfig:
+    """The config that a run's folder holds, of a benchmark or a single run.
+
+    Raises:
+        ConfigError: the file is damaged, or of another version.
+    """
+    file, content = read_content(path, None)
+    return _Reader(file).read(content, {})
 
 
 def streets_folder(section: StreetsSpec) -> Path:
@@ -65,10 +126,22 @@ class _Reader:
 
     def __init__(self, file: str) -> None:
         self.file = file
+        self.written: dict[str, str] = {}
+        """Key -> what the file calls it, where that differs."""
 
     def fail(self, path: str, message: str) -> ConfigError:
         """The error to raise about the key at ``path``."""
+        for key, written in self.written.items():
+            path = written + path.removeprefix(key) if path == key or path.startswith(f"{key}.") else path
         return ConfigError(f"{self.file}: {path}: {message}" if path else f"{self.file}: {message}")
+
+    def add_presets(self, content: dict[str, Any], names: Sequence[str]) -> None:
+        """Add rows of presets."""
+        for name in names:
+            rows = content["methods"]
+            if not isinstance(rows, dict) or name in rows:
+                raise self.fail(f"methods.{name}", "is there already; the preset would be a row of that name")
+            content["methods"] = {**rows, name: {"preset": name}}
 
     def read(self, raw: dict[str, Any], roots: Mapping[str, str]) -> BenchConfig:
         """The checked config of the file's content."""
@@ -86,6 +159,7 @@ class _Reader:
         if warm is not None:
             content["warm_start"] = self.settings(warm, settings, "warm_start")
         config = self.validate(BenchConfig, content, "")
+        self.check_space(config)
         self.check_methods(config, settings)
         self.check_evaluate(config)
         self.check_models(config)
@@ -100,10 +174,10 @@ class _Reader:
             return [self.substitute(child, values, f"{path}.{at}") for at, child in enumerate(value)]
         if not isinstance(value, str):
             return value
-        for name in re.findall(r"\$\{(\w+)\}", value):
+        for name in VARIABLE.findall(value):
             if name not in values:
                 raise self.fail(path, f"{value!r} needs a folder for {name!r}; give --root {name}=PATH")
-        return re.sub(r"\$\{(\w+)\}", lambda match: values[match[1]], value)
+        return VARIABLE.sub(lambda match: values[match[1]], value)
 
     def known_keys(self, model: type[BaseModel], content: Any, path: str) -> None:
         if not isinstance(content, dict):
@@ -184,6 +258,13 @@ class _Reader:
             raise self.fail(path, f"{next(iter(spec))} acts {hint}")
         return spec
 
+    def check_space(self, config: BenchConfig) -> None:
+        """A label space that there is."""
+        try:
+            build_space(config.space)
+        except ConfigError as error:
+            raise self.fail("", str(error)) from error
+
     def check_methods(self, config: BenchConfig, settings: Any) -> None:
         """What makes the comparison fair: an honest baseline, equal steps."""
         row = config.methods[SOURCE_ONLY]
@@ -258,7 +339,8 @@ class _Reader:
 
     def check_data(self, config: BenchConfig) -> None:
         """Kinds and options of all data sets, before any is opened."""
-        specs = {"source_val": config.source_val, "target": config.target, "target_val": config.target_val}
+        specs = {"target": config.target}
+        specs |= {key: spec for key in ("source_val", "target_val") if (spec := getattr(config, key)) is not None}
         specs |= {f"source.{at}" if len(config.source) > 1 else "source": spec for at, spec in enumerate(config.source)}
         specs |= {f"unseen.{name}": spec for name, spec in config.unseen.items()}
         for path, spec in specs.items():
@@ -318,20 +400,3 @@ def _records_in(annotation: Any) -> typing.Iterator[type[BaseModel]]:
         yield annotation
     for argument in typing.get_args(annotation):
         yield from _records_in(argument)
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values only; a key that occurs twice is an error, and ``1e-4`` is a number (YAML 1.2)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for at, key in enumerate(keys):
-            if key in keys[:at]:
-                where = node.value[at][0].start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} occurs twice", where)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)

@@ -152,16 +152,18 @@ class MethodEntry(Closed):
 
 
 class BenchConfig(Closed):
-    """A benchmark: one shift, some methods, some seeds."""
+    """A benchmark: one shift, some methods, some seeds. A single run is one of a single row, without comparisons."""
 
     name: str = Field(pattern=r"^[\w.+-]+$")
     """Names the folder of the runs."""
     space: str | dict[str, Any]
     """Label space of the comparison: a name, or ``{name:, base:, merge:|select:}``, or ``{common: [..]}``."""
     source: list[DatasetSpec] = Field(min_length=1)
-    source_val: DatasetSpec
+    source_val: DatasetSpec | None = None
+    """Labelled source images that are scored; only a single run may leave them out."""
     target: DatasetSpec
-    target_val: DatasetSpec
+    target_val: DatasetSpec | None = None
+    """Labelled target images that are scored, by nothing else; likewise."""
     unseen: dict[str, DatasetSpec] = Field(default={})
     """Domains that no run ever trains on, by the name they get in the table."""
     streets: StreetsSpec | None = None
@@ -198,7 +200,8 @@ class BenchConfig(Closed):
     @property
     def domains(self) -> dict[str, DatasetSpec]:
         """The labelled data sets that every cell is scored on, by domain: source, target, the unseen."""
-        return {"source": self.source_val, "target": self.target_val, **self.unseen}
+        shift = {"source": self.source_val, "target": self.target_val}
+        return {**{name: spec for name, spec in shift.items() if spec is not None}, **self.unseen}
 
     def evaluate_of(self, row: MethodEntry) -> EvaluateSpec:
         """How a row is scored."""

@@ -6,14 +6,16 @@ from typing import Any
 
 from uda.config.specs import ConfigError
 from uda.data import label_space
+from uda.data.folder import inline_space
 from uda.data.label_spaces import LabelSpace, common
 
 
 def build_space(value: str | dict[str, Any]) -> LabelSpace:
     """The label space of a config: a shipped one by name, or one made of shipped ones.
 
-    ``{common: [cityscapes19, camvid11]}``, ``{base: cityscapes19, merge: {vehicle: [car, truck]}}`` or
-    ``{base: cityscapes19, select: [road, car]}``, each with an optional ``name``.
+    ``{common: [cityscapes19, camvid11]}``, ``{base: cityscapes19, merge: {vehicle: [car, truck]}}``,
+    ``{base: cityscapes19, select: [road, car]}`` or ``{classes: [road, {name: car, colour: [0, 0, 142]}]}`` (as
+    :class:`uda.data.Folder` takes them), each with an optional ``name``.
 
     Raises:
         ConfigError: an unknown name or key.
@@ -21,9 +23,14 @@ def build_space(value: str | dict[str, Any]) -> LabelSpace:
     try:
         if isinstance(value, str):
             return label_space(value)
-        unknown = set(value) - {"name", "base", "merge", "select", "common"}
-        if unknown or ("common" in value) == ("base" in value):
-            raise ValueError("{common: [..]} or {base: .., merge: {..}, select: [..]} is needed, with an optional name")
+        unknown = set(value) - {"name", "base", "merge", "select", "common", "classes"}
+        if unknown or sum(key in value for key in ("common", "base", "classes")) != 1:
+            raise ValueError(
+                "{common: [..]}, {base: .., merge: {..}, select: [..]} or {classes: [..]} is needed, with an optional "
+                f"name; got {value!r}"
+            )
+        if "classes" in value:
+            return inline_space(value["classes"], name=value.get("name", "folder"))
         if "common" in value:
             return common(*(label_space(space_name) for space_name in value["common"]), name=value.get("name"))
         space = label_space(value["base"])

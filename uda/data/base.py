@@ -162,10 +162,11 @@ class FileDataset(ABC):
         self._cache = open_cache(options.get("cache"))
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder ({self.kind} data set)")
+        self.labelled: bool = options.get("labelled", True)
         items = self.find()
         if not items:
             raise DataError(f"{self.root}: split {split!r} of {self.kind} has no images")
-        if options.get("labelled", True):
+        if self.labelled:
             items = self._with_labels(items, strict=options.get("strict", True))
         self._items = items[: _limit(options.get("limit"))]
         self._aim(label_space(options.get("space") or self.default_space), options.get("aliases"))
@@ -194,7 +195,8 @@ class FileDataset(ABC):
 
     def _aim(self, space: LabelSpace, aliases: Mapping[str, str | None] | None) -> None:
         self.space = space
-        self.mapping = self.raw_space.mapping_to(space, aliases)
+        # without labels there is nothing to map, whatever the files' classes would be
+        self.mapping = self.raw_space.mapping_to(space, aliases) if self.labelled else space.mapping_to(space)
         self._table = self.mapping.table
 
     @property
@@ -283,7 +285,7 @@ class FileDataset(ABC):
 
     def identity(self) -> dict[str, Any]:
         """What the data is, wherever it lies; see :func:`uda.data.identity.dataset_identity`."""
-        files = [file for item in self._items for file in (item.image, item.label)]
+        files = [file for item in self._items for file in (item.image, *([item.label] if self.labelled else []))]
         return {
             "name": self.name,
             "samples": len(self),

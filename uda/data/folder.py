@@ -10,7 +10,7 @@ from uda.data.base import FileDataset, Item, Options, image_files
 from uda.data.classes import Class, LabelSpace
 from uda.data.decode import IMAGE_SUFFIXES, LabelFormat
 from uda.data.errors import DataError
-from uda.data.label_spaces import CITYSCAPES34, label_space
+from uda.data.label_spaces import CITYSCAPES19, CITYSCAPES34, LABEL_SPACES, label_space
 from uda.registry import nearest
 
 _CLASS_KEYS = ("name", "colour", "ids", "thing", "members")
@@ -33,15 +33,20 @@ class Folder(FileDataset):
         root: what ``images`` and ``labels`` are relative to; ``~`` is the home folder.
         split: put in place of ``{split}`` in ``images`` and ``labels``; otherwise only a name.
         images: folder, or text file of paths relative to ``root``, one image (and its label) a line; ``#`` comments.
+            By default ``images``, and for images without labels ``root`` itself where there is no such folder.
         labels: folder; an image's label is there under the image's relative path. Not needed by a list of pairs.
         image_suffix: end of the images' names, taken off to find the label; by default the file extension.
         label_suffix: end of the labels' names.
         classes: what the labels hold: the name of a shipped label space, or a list in the order of the train ids of
             names and mappings with ``name``, ``colour``, ``ids``, ``thing`` and ``members``; ids are positions and
-            colours a palette where not given.
+            colours a palette where not given. Needed unless ``labelled`` is false.
         void: ids that mean nothing, beside 255.
         labels_as: ``ids``, ``colours`` or ``auto`` (by the file's channels).
         options: see :class:`uda.data.base.Options`.
+
+    Raises:
+        DataError: a folder or file is missing; it is named.
+        ValueError: labels without ``classes``, or an option that is wrong.
     """
 
     kind = "folder"
@@ -51,17 +56,25 @@ class Folder(FileDataset):
         root: str | Path,
         split: str = "all",
         *,
-        images: str = "images",
+        images: str | None = None,
         labels: str = "labels",
         image_suffix: str = "",
         label_suffix: str = ".png",
-        classes: str | LabelSpace | Sequence[str | Mapping[str, Any]] = "cityscapes19",
+        classes: str | LabelSpace | Sequence[str | Mapping[str, Any]] | None = None,
         void: Sequence[int] = (),
         labels_as: LabelFormat = "auto",
         **options: Unpack[Options],
     ) -> None:
         if labels_as not in _FORMATS:
             raise ValueError(f"labels_as must be one of {', '.join(_FORMATS)}, not {labels_as!r}")
+        labelled = options.get("labelled", True)
+        if classes is None and labelled:
+            raise ValueError(
+                "folder: classes is missing: what the labels hold, a list of names in the order of their ids or one of "
+                f"{', '.join(LABEL_SPACES)}; images without labels have labelled: false"
+            )
+        # nothing reads the labels of images without labels, in whatever classes they might be
+        classes = CITYSCAPES19 if classes is None else classes
         named = isinstance(classes, str | LabelSpace)
         self.raw_space = label_space(classes) if isinstance(classes, str | LabelSpace) else inline_space(classes, void)
         self.default_space = self.raw_space
@@ -69,9 +82,12 @@ class Folder(FileDataset):
             raise ValueError("void ids belong to inline classes; a named label space has its own")
         self.label_format = labels_as
         self.splits = (split,)  # any name will do
+        folder = Path(root).expanduser()
+        if images is None:
+            images = "images" if labelled or (folder / "images").is_dir() else "."
         self._images, self._labels = images.replace("{split}", split), labels.replace("{split}", split)
         self._suffixes = image_suffix, label_suffix
-        super().__init__(Path(root).expanduser(), split, **options)
+        super().__init__(folder, split, **options)
 
     def find(self) -> list[Item]:
         """The images below the folder by path, or those of the list in its order."""

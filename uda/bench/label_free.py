@@ -1,0 +1,105 @@
+"""What can be said of a run without labels of the target: the source's score, how sure the network is, pictures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from uda.bench import build
+from uda.config import BenchConfig, EvaluateSpec
+from uda.data.check import show
+from uda.data.label_spaces import LabelSpace
+from uda.engine import evaluate
+from uda.engine.certainty import certainty
+from uda.engine.inference import Inference
+from uda.engine.predict import label_map
+from uda.models.batch_norm import domain_statistics, normalising
+from uda.types import LabelledDataset, Sample, UnlabelledDataset
+
+IMAGES = 100
+"""At most so many of a domain are looked at, evenly spaced."""
+PICTURES = 6
+"""Rows of the sheet of predictions."""
+SHEET = "predictions.png"
+"""Target images beside what the network predicts, in a run's folder."""
+
+
+def look(
+    config: BenchConfig, spec: EvaluateSpec, model: nn.Module, folder: Path, precision: str
+) -> dict[str, dict[str, Any]]:
+    """Look at a trained network on the images that it was trained on.
+
+    Args:
+        config: of the run; without ``source_val``, the source's score is of the training images.
+        spec: how the run is scored.
+        model: trained, on its device.
+        folder: gets ``predictions.png``.
+        precision: of the run.
+
+    Returns:
+        By domain, ``source`` and ``target``, the values of :class:`~uda.engine.certainty.Certainty`; of the source
+        ``miou`` in [0, 1] (``None`` where no pixel is labelled) and ``seen``, whether it was trained on those images.
+    """
+    space = build.build_space(config.space)
+    seen = config.source_val is None
+    source: LabelledDataset = build.open_source(
+        config.source if config.source_val is None else [config.source_val], config.space
+    )
+    target = build.open_dataset(config.target, config.space).unlabelled()
+    report: dict[str, dict[str, Any]] = {}
+    for domain, dataset in (("source", source), ("target", target)):
+        some, inference, statistics = _Spaced(dataset, IMAGES), spec.on(domain), domain_statistics(domain)
+        values = certainty(model, some, space.names, inference=inference, precision=precision, domain=statistics)
+        report[domain] = asdict(values)
+        if domain == "source":
+            scored = evaluate(
+                model, cast(LabelledDataset, some), inference=inference, precision=precision, domain=statistics
+            )
+            miou = scored.miou()
+            report[domain] |= {"miou": miou if miou == miou else None, "seen": seen}
+    with normalising(model.eval(), domain_statistics("target")):
+        show(_Predicted(model, target, space, spec.on("target"), precision), folder / SHEET, PICTURES)
+    return report
+
+
+class _Spaced:
+    """Some of the samples of a data set, evenly spaced over it."""
+
+    def __init__(self, dataset: UnlabelledDataset, limit: int) -> None:
+        self.name, self._dataset = dataset.name, dataset
+        self.space = getattr(dataset, "space", None)
+        count = min(limit, len(dataset))
+        self.indices = [int((at + 0.5) * len(dataset) / count) for at in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._dataset[self.indices[index]]
+
+
+class _Predicted:
+    """Images with the network's predictions for labels."""
+
+    def __init__(
+        self, model: nn.Module, images: UnlabelledDataset, space: LabelSpace, inference: Inference, precision: str
+    ) -> None:
+        self.name, self.space = images.name, space
+        self._model, self._images, self._inference, self._precision = model, images, inference, precision
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self._images[index]
+        image = sample.image.permute(1, 2, 0).numpy()
+        labels = label_map(self._model, image, self._inference, precision=self._precision)
+        return Sample(sample.image, torch.from_numpy(labels).long(), sample.name)
+
+    def unlabelled(self) -> UnlabelledDataset:
+        """The images alone."""
+        return self._images
