@@ -7,7 +7,7 @@ A *raw id* is the number in a file, a *train id* the index of a class in its spa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -72,6 +72,25 @@ class LabelSpace:
     classes: tuple[Class, ...]
     void_ids: tuple[int, ...] = field(default=(), repr=False)
     void_colours: tuple[Colour, ...] = field(default=(), repr=False)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values that :meth:`from_description` makes an equal space of."""
+        return asdict(self)
+
+    @classmethod
+    def from_description(cls, content: Mapping[str, Any]) -> LabelSpace:
+        """The space that :meth:`describe` told of; lists stand for tuples, as JSON has them.
+
+        Raises:
+            ValueError: what the constructor refuses, or a value that is missing.
+        """
+        try:
+            classes = tuple(
+                Class(**{key: _tuples(value) for key, value in each.items()}) for each in content["classes"]
+            )
+            return cls(content["name"], classes, _tuples(content["void_ids"]), _tuples(content["void_colours"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no description of a label space: {error}") from error
 
     def __post_init__(self) -> None:
         if not 0 < len(self.classes) <= 250:
@@ -354,3 +373,8 @@ def _colour_table(space: LabelSpace) -> npt.NDArray[np.uint8]:
     for red, green, blue in space.void_colours:
         table[red << 16 | green << 8 | blue] = IGNORE
     return table
+
+
+def _tuples(value: Any) -> Any:
+    """Tuples in place of lists, at any depth."""
+    return tuple(_tuples(child) for child in value) if isinstance(value, list | tuple) else value

@@ -107,11 +107,14 @@ def evaluate(
         progress: wraps the batches, for a progress bar.
 
     Raises:
-        ValueError: an empty data set, a label outside the model's classes (names the file and the value), or a model
-            that cannot be predicted so (see :func:`~uda.engine.inference.predict_logits`).
+        ValueError: an empty data set, classes that the model does not have (where it says which it has, as one from
+            :func:`uda.models.load` and a trained one do; the same classes in another order are mapped by name), a label
+            outside the model's classes (names the file and the value), or a model that cannot be predicted so (see
+            :func:`~uda.engine.inference.predict_logits`).
     """
     if len(dataset) == 0:
         raise ValueError(f"{dataset.name}: no image to evaluate on")
+    class_names, table = _by_name(model, dataset)
     where = torch.device(device) if device is not None else next(model.parameters()).device
     # a test-time method keeps the modes that it set itself
     mode = nullcontext() if isinstance(model, TestTimeMethod) else evaluating(model)
@@ -123,13 +126,35 @@ def evaluate(
         for batch in progress(batches) if progress else batches:  # type: ignore[arg-type]
             images = torch.stack([sample.image for sample in batch]).to(where).float() / 255
             size = inference.scored_size(*images.shape[-2:])
-            labels = resize_labels(torch.stack([_label(sample) for sample in batch]).to(where), size)
+            stacked = torch.stack([_label(sample) for sample in batch])
+            labels = resize_labels((stacked if table is None else table[stacked]).to(where), size)
             batch_logits = predict_logits(model, images, inference, precision=precision, size=size)
             for sample, logits, label in zip(batch, batch_logits, labels, strict=True):
                 confusions.append(_confusion(logits.argmax(0), label, logits.shape[0], sample.name))
                 losses.append(F.cross_entropy(logits[None].float(), label[None], ignore_index=IGNORE).item())
                 names.append(sample.name)
-    return Evaluation(np.stack(confusions), np.array(losses), tuple(names), tuple(dataset.space.names))
+    return Evaluation(np.stack(confusions), np.array(losses), tuple(names), class_names)
+
+
+def _by_name(model: nn.Module, dataset: LabelledDataset) -> tuple[tuple[str, ...], Tensor | None]:
+    """The model's classes, and a table from the data set's train ids to the model's where these differ."""
+    if not hasattr(dataset, "space"):
+        raise ValueError(f"{dataset.name}: an unlabelled data set cannot be evaluated on")
+    own = tuple(dataset.space.names)
+    trained = getattr(model.model if isinstance(model, TestTimeMethod) else model, "space", None)
+    if trained is None or tuple(trained.names) == own:
+        return own, None
+    unknown = [name for name in own if name not in trained.names]
+    if unknown:
+        raise ValueError(
+            f"{dataset.name}: the model was trained without {', '.join(map(repr, unknown[:3]))}"
+            f"{f' and {len(unknown) - 3} more' if len(unknown) > 3 else ''} (its classes: {', '.join(trained.names)}); "
+            "take the data set in the model's classes: dataset.remap(model.space)"
+        )
+    # what is no class stays none, so that it is refused below and not ignored
+    table = torch.arange(256).clamp(min=len(trained.names))
+    table[: len(own)] = torch.tensor([trained.names.index(name) for name in own])
+    return tuple(trained.names), table
 
 
 def same_size_batches(dataset: LabelledDataset, batch_size: int) -> Iterator[list[Sample]]:

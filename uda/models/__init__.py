@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from uda.models.discriminator import Discriminator
     from uda.models.hrda import HrdaSegmenter, average_slides, build_hrda, fuse_scales, slide_boxes
     from uda.models.modes import evaluating
+    from uda.models.pretrained import load, save
     from uda.models.segmenter import Segmenter
     from uda.models.teacher import Teacher, ema_alpha, ema_update_
     from uda.models.weights import load_encoder_weights
@@ -47,7 +48,9 @@ _PLACES = {
     "evaluating": "modes",
     "fuse_scales": "hrda",
     "build_hrda": "hrda",
+    "load": "pretrained",
     "load_encoder_weights": "weights",
+    "save": "pretrained",
     "slide_boxes": "hrda",
 }
 
@@ -88,6 +91,7 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
             raise ValueError(f"model {name!r} has no option {key!r}; {nearest(key, known)}")
     model = build(num_classes, **options)
     as_segmenter(model)
+    vars(model)["built_as"] = {"name": name, "options": options}  # for uda.models.save
     return model
 
 
@@ -133,8 +137,10 @@ __all__ = [
     "ema_update_",
     "evaluating",
     "fuse_scales",
+    "load",
     "load_encoder_weights",
     "model_options",
     "normalising",
+    "save",
     "slide_boxes",
 ]

@@ -15,7 +15,12 @@ from uda.registry import Configurable
 from uda.types import SegOutput
 
 if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Self
+
     from torch import Tensor
+
+    from uda.data.classes import LabelSpace
 
 _NEVER_DECAYED = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table")
 
@@ -247,6 +252,26 @@ class SegmentationNetwork(Configurable, nn.Module):
         """Bottleneck features ``(N, D, h, w)`` of images ``(N, 3, H, W)`` in [0, 1], without the decoder."""
         check_images(images)
         return run_encoder(self.encoder, self.normalise(pad_to(images, self.divisor, self.at_least)))[0][-1]
+
+    def save_pretrained(self, folder: Path | str, space: LabelSpace | None = None) -> Path:
+        """Write the network into a folder; see :func:`uda.models.save`."""
+        from uda.models.pretrained import save
+
+        return save(self, folder, space)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Self:
+        """A network that :meth:`save_pretrained` or a run left in a folder; see :func:`uda.models.load`.
+
+        Raises:
+            ModelError: nothing loadable there, or another kind of network.
+        """
+        from uda.models.pretrained import ModelError, load
+
+        model = load(folder)
+        if not isinstance(model, cls):
+            raise ModelError(f"{folder}: holds a {type(model).__name__}, no {cls.__name__}; uda.models.load takes any")
+        return model
 
     def pretrained_encoder(self) -> FrozenEncoder:
         """A fresh, frozen copy of the encoder with its pretrained weights: images in [0, 1] -> features.

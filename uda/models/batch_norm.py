@@ -77,6 +77,13 @@ def needs_target_norms(state: dict[str, Tensor]) -> bool:
     return any(name.rpartition(".")[2] == f"{_PREFIX}running_mean" for name in state)
 
 
+def place_norms(model: nn.Module, domain: Domain) -> None:
+    """From now on, layers with a set for each domain normalise as that domain's; others are as they were."""
+    for layer in _layers(model):
+        if _has_set(layer) and getattr(layer, _NOW, "source") != domain:
+            _swap(layer, domain)
+
+
 @contextmanager
 def normalising(model: nn.Module, domain: Domain, treatment: str = "shared") -> Iterator[None]:
     """Inside, batch norm treats what passes as images of a domain; afterwards the layers are as before.

@@ -287,4 +287,7 @@ def build_hrda(
     network = build_model(base, num_classes, **options)
     if not isinstance(network, SegmentationNetwork):
         raise ValueError(f"base is {base!r}, must be one of the library's networks, whose scales HRDA fuses")
-    return HrdaSegmenter(network, None if crop is None else (crop[0], crop[1]), class_attention, embed_channels)
+    own = {"base": base, "crop": crop, "class_attention": class_attention, "embed_channels": embed_channels}
+    hrda = HrdaSegmenter(network, None if crop is None else (crop[0], crop[1]), class_attention, embed_channels)
+    vars(hrda)["built_as"] = {"name": "hrda", "options": {**own, **options}}  # for uda.models.save
+    return hrda
