@@ -298,7 +298,7 @@ WRONG = [
     (["bench", "{config}", "--root", "data={data}", "--only", "fdaa"], "has no row 'fdaa'"),
     (["bench", "{config}", "--root", "data={data}", "--seeds", "a"], "whole numbers"),
     (["train", "{config}", "--root", "data={data}", "-m", "nothing"], "known: source_only, adabn"),
-    (["eval", "nowhere"], "not a run folder"),
+    (["eval", "nowhere"], "nowhere: no such folder"),
     (["eval", "{run}", "--on", "mars"], "there are: source, target, ika"),
     (["eval", "{run}", "--on", "target", "--test-time", "AdaBM"], "AdaBN"),
     (["eval", "{run}", "--on", "target", "--test-time", "FDA"], "in training"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from torch import nn
@@ -17,7 +17,9 @@ from uda.config import SOURCE_ONLY, BenchConfig, ConfigError, EvaluateSpec, Spec
 from uda.data.label_spaces import LabelSpace
 from uda.engine import checkpoint
 from uda.methods import TestTimeMethod
+from uda.models import load
 from uda.models.batch_norm import add_target_norms, needs_target_norms
+from uda.models.pretrained import DESCRIPTION as MODEL
 from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset, as_segmenter
 
 
@@ -56,7 +58,10 @@ def open_run(path: Path) -> RunFolder:
     path = path.parent if path.name == CHECKPOINT else path
     cell = read_description(path)
     if cell is None:
-        raise ConfigError(f"{path}: not a run folder (no cell.json); they are <out>/<benchmark>/<method>/seed<k>")
+        raise ConfigError(
+            f"{path}: {'not a run folder (no cell.json)' if path.is_dir() else 'no such folder'}; those of a benchmark "
+            "are <out>/<benchmark>/<method>/seed<k>"
+        )
     base = path if cell["kind"] != "test_time" else path.parent.parent / cell["needs"][0]
     if not (base / CHECKPOINT).is_file():
         raise ConfigError(f"{base}: no {CHECKPOINT}; the run has not got that far")
@@ -100,8 +105,7 @@ def load_model(run: RunFolder | Path, network: str = "student") -> nn.Module:
         ConfigError: no run folder, a run without a teacher, or a network that is neither.
         CheckpointError: a damaged checkpoint.
     """
-    if network not in ("student", "teacher"):
-        raise ConfigError(f"model is {network!r}, must be 'student' or 'teacher'")
+    _network(network)
     run = run if isinstance(run, RunFolder) else open_run(run)
     content = checkpoint.load(run.checkpoint)
     state = content["model"] if network == "student" else _teacher_state(content.get("teacher"), run)
@@ -111,6 +115,14 @@ def load_model(run: RunFolder | Path, network: str = "student") -> nn.Module:
         add_target_norms(model)
     model.load_state_dict(state)
     return model.eval()
+
+
+def _network(name: str | None) -> Literal["student", "teacher"]:
+    if name is None or name == "student":
+        return "student"
+    if name == "teacher":
+        return "teacher"
+    raise ConfigError(f"model is {name!r}, must be 'student' or 'teacher'")
 
 
 def _teacher_state(state: dict[str, Any] | None, run: RunFolder) -> dict[str, Any]:
@@ -126,9 +138,10 @@ def open_model(
     """A trained model as the command line names it, with the label space of its classes.
 
     Args:
-        text: a run folder, or ``FILE.py:FUNCTION``: a function without arguments that gives a model from images
-            ``(N, 3, H, W)`` in [0, 1] to :class:`~uda.types.SegOutput` (see :func:`uda.models.adapt`). The file is
-            executed: it is the user's own code.
+        text: a run folder of a benchmark, any folder that :func:`uda.models.load` takes, or ``FILE.py:FUNCTION``: a
+            function without arguments that gives a model from images ``(N, 3, H, W)`` in [0, 1] to
+            :class:`~uda.types.SegOutput` (see :func:`uda.models.adapt`). The file is executed: it is the user's own
+            code.
         space: label space of the model's classes; needed for a function, a run folder has its own.
         network: of a run folder, see :func:`load_model`; by default the one that the run was scored with.
 
@@ -139,7 +152,15 @@ def open_model(
     if not (colon and file.endswith(".py")):
         if space is not None:
             raise ConfigError(f"{text}: a run folder has its own label space; leave --space out")
-        run = open_run(Path(text))
+        place = Path(text)
+        folder = place if place.is_dir() else place.parent
+        if (folder / MODEL).is_file() and read_description(folder) is None:
+            model = load(place, network=_network(network))
+            known: LabelSpace | None = getattr(model, "space", None)
+            if known is None:
+                raise ConfigError(f"{text}: does not say which classes the network has")
+            return model, known, None
+        run = open_run(place)
         return load_model(run, network or run.evaluate.model), run.space, run
     if network == "teacher":
         raise ConfigError(f"{text}: a function gives one network, which has no teacher")

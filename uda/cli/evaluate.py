@@ -184,7 +184,7 @@ def _datasets(
         further_dataset = dataset(kind, root=root, **{"space": space, **options})
         datasets[further_dataset.name] = further_dataset
     elif run is None:
-        raise ValueError("a model from a file needs a data set: --kind and --root")
+        raise ValueError("this model comes without data sets of its own; --kind and --root say which to score on")
     domains = run.config.domains if run is not None else {}
     for name in on or ([] if kind is not None else domains):
         if run is None or name not in domains:

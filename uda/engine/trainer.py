@@ -25,6 +25,7 @@ from uda.engine.tensorboard import RunLog
 from uda.engine.update import OptimizerLike, Update, treatment_of
 from uda.methods.base import Method
 from uda.models.batch_norm import add_target_norms, domain_statistics
+from uda.models.pretrained import write_description
 from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset
 
 CHECKPOINT = "checkpoint.pt"
@@ -38,7 +39,7 @@ class Trainer:
         methods: act in this order. ``[Supervised()]`` is source-only training.
         settings: everything else about the run; ``Settings(steps=...)`` at least.
         out: run folder for checkpoints, scalars and TensorBoard; ``None`` keeps nothing. A folder that holds a
-            checkpoint of the same run is continued.
+            checkpoint of the same run is continued, and :func:`uda.models.load` gives its network.
         evaluate_on: labelled data sets by name, scored at ``settings.eval_every`` and at the end. Their labels are
             read here only and never reach a method. With batch norm ``per_domain`` the one called ``source`` is scored
             with the source's statistics, all others with the target's.
@@ -194,10 +195,13 @@ class Trainer:
         before = self.identity
         if not before:
             self.update.setup(TaskSpec.of(self.model, source.space, source=source, target=target, draws_source=True))
+            self.model.space = source.space
         identity = run_identity(self.model, self.methods, self.settings, source, target, self.update.teacher_spec)
         self.identity = {**identity, "injected": self._injected}
         if not before:
             self._resume(extend)
+            if self.out is not None:
+                write_description(self.model, self.out)
         elif changes := differences(before, self.identity, {}):
             self.identity = before
             raise ValueError(

@@ -50,7 +50,7 @@ def describe(model: nn.Module, space: LabelSpace | None = None) -> dict[str, Any
             loaded only into a network that the user gives.
         space: label space of its classes; by default the one that it was trained in.
     """
-    space = space if space is not None else getattr(model, "space", None)
+    own: Any = space if space is not None else getattr(model, "space", None)
     normalise: Any = getattr(model, "normalise", None)
     statistics = None if normalise is None else {
         "mean": normalise.mean.flatten().tolist(), "std": normalise.std.flatten().tolist(), "bgr": normalise.bgr
@@ -59,7 +59,7 @@ def describe(model: nn.Module, space: LabelSpace | None = None) -> dict[str, Any
         "format": FORMAT,
         "architecture": _architecture(model),
         "num_classes": model.num_classes,
-        "classes": None if space is None else space.describe(),
+        "classes": own.describe() if hasattr(own, "describe") else None,
         "normalise": statistics,
         "target_norms": has_target_norm(model),
     }
