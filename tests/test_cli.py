@@ -157,7 +157,7 @@ def test_predict_keeps_going_and_reports(runs: Path, tmp_path: Path, capfd: pyte
     captured = capfd.readouterr()
     assert "2 of 3 images predicted" in captured.out
     assert "bad.png" in captured.err
-    assert sorted(path.name for path in (tmp_path / "again").rglob("*.*")) == ["a.png", "b.png"]
+    assert sorted(path.name for path in (tmp_path / "again").rglob("*.png")) == ["a.png", "b.png"]
 
 
 def test_a_model_of_somebody_elses(tmp_path: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -210,8 +210,8 @@ def test_eval_of_a_row_gives_the_tables_numbers(config: Path, data: Path, tmp_pa
     done = run(content, out=tmp_path, roots={"data": str(data)})
     assert done.failed == {}
     for name in ("source_only", "adabn"):
-        assert call("eval", done.folder / name / "seed0", "--json", tmp_path / "x.json") == 0
-        found = json.loads((tmp_path / "x.json").read_text())["results"]
+        assert call("eval", done.folder / name / "seed0", "--json", tmp_path / f"{name}.json") == 0
+        found = json.loads((tmp_path / f"{name}.json").read_text())["results"]
         for domain, score in done.table.row(name).scores.items():
             assert found[domain]["miou"] == pytest.approx(score.by_seed[0], abs=1e-9), (name, domain)
 

@@ -92,6 +92,25 @@ def key_values(assignments: Sequence[str], option: str) -> dict[str, str]:
     return values
 
 
+OVERWRITE = typer.Option(False, "--overwrite", help="Replace output files that are there already.")
+
+
+def output_file(path: Path | None, suffix: str, option: str, overwrite: bool) -> None:
+    """See, before any work, that a file to write is of its kind and replaces nothing unasked.
+
+    Raises:
+        ValueError: another suffix, a folder, or a file that is there already.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"{option} {path}: the file is a {suffix[1:].upper()} and must end in {suffix}")
+    if path.is_dir():
+        raise ValueError(f"{option} {path}: is a folder")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{option} {path}: exists already; --overwrite replaces it")
+
+
 def integers(text: str | None, option: str) -> list[int] | None:
     """``"0,1,2"`` -> ``[0, 1, 2]``; ``None`` stays.
 

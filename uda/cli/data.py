@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from uda.cli.common import FAILED, bars, counter, guarded, key_values, reader_options, roots, say, size
+from uda.cli.common import (
+    FAILED,
+    OVERWRITE,
+    bars,
+    counter,
+    guarded,
+    key_values,
+    output_file,
+    reader_options,
+    roots,
+    say,
+    size,
+)
 
 if TYPE_CHECKING:
     from uda.types import UnlabelledDataset
@@ -39,13 +51,15 @@ def streets(
     workers: int = typer.Option(1, "--workers", "-j", min=1, help="Processes."),
 ) -> None:
     """Write procedural street scenes in the layouts of the real data sets."""
-    from uda.data.streets import DOMAINS, generate
+    from uda.data.streets import DOMAINS, check_empty, generate
 
     counts = {}
     for name, value in key_values(split, "--split").items():
-        if not value.isdigit():
+        if not value.isdecimal():
             raise ValueError(f"--split {name}={value}: a number of images is needed")
         counts[name] = int(value)
+    for name in domain or list(DOMAINS):
+        check_empty(out / name, name)  # all of them before the first is written
     for name in domain or list(DOMAINS):
         say(f"{name}: writing ...")
         where = generate(
@@ -90,6 +104,7 @@ def show(
         Path("sheet.png"), "--out", "-o", help="The PNG to write; numbered for several data sets."
     ),
     count: int = typer.Option(8, "--count", "-n", min=1, help="Images, evenly spaced."),
+    overwrite: bool = OVERWRITE,
     split: str = SPLIT,
     space: str = SPACE,
     option: list[str] = OPTION,
@@ -99,8 +114,10 @@ def show(
     from uda.data.check import show as draw
 
     datasets = _open(what, folder, split, space, option, root)
-    for number, dataset in enumerate(datasets):
-        path = out if len(datasets) == 1 else out.with_stem(f"{out.stem}_{number}")
+    paths = [out] if len(datasets) == 1 else [out.with_stem(f"{out.stem}_{at}") for at in range(len(datasets))]
+    for path in paths:
+        output_file(path, ".png", "--out", overwrite)
+    for path, dataset in zip(paths, datasets, strict=True):
         print(draw(dataset, path, count))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from uda.cli.common import bars, console, guarded, key_values, reader_options, track, yaml_value
+from uda.cli.common import OVERWRITE, bars, console, guarded, key_values, output_file, reader_options, track, yaml_value
 from uda.files import atomic_write
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def evaluate(
     device: str = DEVICE,
     json_file: Path = typer.Option(None, "--json", help="Write the scores there."),
     csv_file: Path = typer.Option(None, "--csv", help="Write the scores there, one line a data set and class."),
+    overwrite: bool = OVERWRITE,
 ) -> None:
     """Score a trained model on labelled data sets, with a test-time method if asked for.
 
@@ -64,6 +65,8 @@ def evaluate(
     from uda.engine.inference import ResizedImages
     from uda.models.batch_norm import domain_statistics, normalising
 
+    output_file(json_file, ".json", "--json", overwrite)
+    output_file(csv_file, ".csv", "--csv", overwrite)
     place = open_device(device)
     options = evaluate_options(evaluate_as) | ({"batch_size": batch_size} if batch_size else {})
     options |= {"scale": scale} if scale else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -166,8 +167,7 @@ class FileDataset(ABC):
         items = self.find()
         if not items:
             raise DataError(f"{self.root}: split {split!r} of {self.kind} has no images")
-        if self.labelled:
-            items = self._with_labels(items, strict=options.get("strict", True))
+        items = self._with_files(items, strict=options.get("strict", True))
         self._items = items[: _limit(options.get("limit"))]
         self._aim(label_space(options.get("space") or self.default_space), options.get("aliases"))
 
@@ -181,6 +181,15 @@ class FileDataset(ABC):
     @abstractmethod
     def find(self) -> list[Item]:
         """The split's files in a fixed order; raises :class:`DataError` where the layout is not there."""
+
+    def _with_files(self, items: list[Item], *, strict: bool) -> list[Item]:
+        """The items whose files are there; the others are an error or listed in ``problems``."""
+        broken = [item for item in items if not item.image.is_file()]
+        if broken and strict:
+            raise DataError(f"{broken[0].image}: {_no_file(broken[0].image)}")
+        self.problems += [f"{item.image}: {_no_file(item.image)}" for item in broken]
+        items = [item for item in items if item not in set(broken)]
+        return self._with_labels(items, strict=strict) if self.labelled else items
 
     def _with_labels(self, items: list[Item], *, strict: bool) -> list[Item]:
         missing = [item for item in items if not item.label.is_file()]
@@ -311,18 +320,44 @@ class FileDataset(ABC):
 
 
 def image_files(folder: Path, suffix: str = "", *, recursive: bool = True) -> list[Path]:
-    """Image files below a folder whose names end in ``suffix``, sorted by path.
+    """What is named like an image below a folder, sorted by path; links to folders are followed, each folder once.
+
+    Not all need be files: a dangling link or a folder called ``x.png`` is there too, for whoever opens it to refuse.
+
+    Args:
+        folder: where to look.
+        suffix: end of the names, in any case.
+        recursive: look into sub-folders.
 
     Raises:
-        DataError: the folder does not exist or has none.
+        DataError: the folder does not exist, cannot be listed, or has none.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    every = folder.rglob("*") if recursive else folder.iterdir()
-    files = sorted(p for p in every if p.suffix.lower() in IMAGE_SUFFIXES and p.name.endswith(suffix) and p.is_file())
+
+    def named(name: str) -> bool:
+        lower = name.lower()
+        return lower.endswith(IMAGE_SUFFIXES) and lower.endswith(suffix.lower())
+
+    files = sorted(path for path in _entries(folder, recursive) if named(path.name))
     if not files:
         raise DataError(f"{folder}: no images" + (f" that end in {suffix!r}" if suffix else ""))
     return files
+
+
+def _entries(folder: Path, recursive: bool) -> Iterator[Path]:
+    """What lies in a folder and below it; a link back to a folder that contains it ends there."""
+    seen: set[str] = set()
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename or folder}: {error.strerror or error}") from error
+
+    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        seen.add(os.path.realpath(parent))
+        yield from (Path(parent, name) for name in (*files, *folders))
+        folders[:] = sorted(name for name in folders if os.path.realpath(Path(parent, name)) not in seen)
+        if not recursive:
+            return
 
 
 def hash_space(space: LabelSpace) -> str:
@@ -330,13 +365,20 @@ def hash_space(space: LabelSpace) -> str:
     return hashlib.sha256(repr((space, space.void_ids, space.void_colours)).encode()).hexdigest()[:16]
 
 
+def _no_file(path: Path) -> str:
+    """Why a path is no file."""
+    if path.is_dir():
+        return "is named like an image and is a folder"
+    return "is a link to a file that is not there" if path.is_symlink() else "is no file"
+
+
 def _sizes(item: Item, image: tuple[int, ...], label: tuple[int, ...]) -> str:
     return f"{item.label}: label is {label[1]}x{label[0]} but {item.image} is {image[1]}x{image[0]} (width x height)"
 
 
 def _limit(limit: int | None) -> int | None:
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, not {limit}")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ValueError(f"limit is a whole number of at least 1, not {limit!r}")
     return limit
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +20,27 @@ file's channels, ``synthia`` 16 bit with the class in the red channel."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"BM", "BMP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"),
+    (b"GIF8", "GIF"),
+)  # fmt: skip
+LOSSLESS = "PNG, BMP, TIFF or lossless WebP"
+
+
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """``(H, W, 3)`` uint8 RGB of an image file.
+    """``(H, W, 3)`` uint8 RGB of an image file, as its pixels are stored: an EXIF orientation is not applied.
+
+    Grey, palette, 1-bit and CMYK files are converted, alpha is dropped, 16 bits become 8; by the content, whatever the
+    suffix says.
 
     Raises:
-        DataError: the file is missing, truncated or no image.
+        DataError: the file is missing, truncated, no image, too large to be decoded, or of floating-point numbers.
     """
-    image = cv2.imdecode(_whole_file(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DataError(f"{path}: cannot be decoded as an image")
+    data = _whole_file(path)
+    if _format(data) == "TIFF" and _decoded(path, data, cv2.IMREAD_UNCHANGED, "an image").dtype.kind == "f":
+        raise DataError(f"{path}: an image of floating-point numbers, whose range nothing says; save it with 8 bits")
+    # labels have no orientation, so neither have images
+    image = _decoded(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, "an image")
     return np.ascontiguousarray(image[:, :, ::-1], dtype=np.uint8)
 
 
@@ -37,15 +50,16 @@ def read_label(path: Path, how: LabelFormat = "auto") -> npt.NDArray[Any]:
     Palette files hold ids (their indices) unless ``how`` is ``"colours"``.
 
     Raises:
-        DataError: the file is missing, truncated, no image, or its channels do not fit ``how``.
+        DataError: the file is missing, truncated, no image, compressed with loss, not of whole numbers, or its channels
+            do not fit ``how``.
     """
     data = _whole_file(path)
-    if how != "colours" and _is_palette(data):
-        with Image.open(path) as indexed:
-            return np.array(indexed)
-    label = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    if label is None:
-        raise DataError(f"{path}: cannot be decoded as a label image")
+    mode = _label_mode(path, data)
+    if how != "colours" and mode == "P":
+        return _palette_indices(path, data)
+    label = _decoded(path, data, cv2.IMREAD_UNCHANGED, "a label image")
+    if label.dtype.kind not in "ui":
+        raise DataError(f"{path}: labels are whole numbers, found {_describe(label)}")
     if _is_narrow_grey(data):
         raise DataError(f"{path}: grey PNG with fewer than 8 bits a pixel; save the label ids with 8 or 16 bits")
     if how == "synthia":
@@ -63,6 +77,52 @@ def read_label(path: Path, how: LabelFormat = "auto") -> npt.NDArray[Any]:
     if label.dtype != np.uint8 or label.shape[2] not in (3, 4):
         raise DataError(f"{path}: expected 8-bit label colours, found {_describe(label)}")
     return np.ascontiguousarray(label[:, :, 2::-1])
+
+
+def _decoded(path: Path, data: npt.NDArray[np.uint8], flags: int, what: str) -> npt.NDArray[Any]:
+    """The pixels of a file's bytes, whatever goes wrong as an error that names it."""
+    try:
+        pixels = cv2.imdecode(data, flags)
+    except (cv2.error, MemoryError) as error:
+        reason = str(getattr(error, "err", "") or "") or " ".join(str(error).split())
+        raise DataError(f"{path}: cannot be decoded as {what} ({reason[:120] or type(error).__name__})") from error
+    if pixels is None:
+        raise DataError(f"{path}: cannot be decoded as {what}")
+    return pixels
+
+
+def _palette_indices(path: Path, data: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """``(H, W)`` uint8: the indices of a palette file, which OpenCV would turn into colours."""
+    try:
+        with Image.open(io.BytesIO(data.tobytes())) as indexed:
+            return np.array(indexed)
+    except Exception as error:  # Pillow's decoders raise what they like
+        raise DataError(f"{path}: cannot be decoded as a label image ({' '.join(str(error).split())[:120]})") from error
+
+
+def _format(data: npt.NDArray[np.uint8]) -> str:
+    """The format of a file by its first bytes; empty for one that is not known here."""
+    start = data[:16].tobytes()
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "WebP"
+    return next((name for magic, name in _MAGIC if start.startswith(magic)), "")
+
+
+def _label_mode(path: Path, data: npt.NDArray[np.uint8]) -> str:
+    """Pillow's mode of a label file, ``P`` for palettes; a lossy compression, which changes numbers, is refused."""
+    name = _format(data)
+    lossy = name in ("JPEG", "GIF") or (name == "WebP" and b"VP8 " in data[:64].tobytes())
+    mode = "P" if _is_palette(data) else ""
+    if name in ("TIFF", "BMP"):
+        try:
+            with Image.open(io.BytesIO(data.tobytes())) as header:
+                mode, lossy = header.mode, "jpeg" in str(header.info.get("compression", "")).lower()
+        except Exception:  # what Pillow cannot read OpenCV may
+            mode = ""
+    if lossy or mode in ("CMYK", "YCbCr", "LAB"):
+        found = "TIFF compressed as JPEG" if lossy and name == "TIFF" else name if lossy else f"{mode} {name}"
+        raise DataError(f"{path}: labels are lossless ids or RGB colours ({LOSSLESS}), found {found}")
+    return mode
 
 
 def _describe(array: npt.NDArray[Any]) -> str:

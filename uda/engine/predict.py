@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,14 +13,18 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from uda.data.decode import IMAGE_SUFFIXES, read_image
+from uda.data.base import image_files
+from uda.data.decode import read_image
 from uda.data.encode import overlay as blend
 from uda.data.encode import write_image
 from uda.data.errors import DataError
 from uda.data.label_spaces import LabelSpace
 from uda.engine.inference import PLAIN, Inference, check_passes, predict_logits
+from uda.files import atomic_write
 from uda.types import IGNORE
 
+LEGEND = "legend.json"
+"""What the ids in the maps mean; also the mark of an earlier :func:`predict`."""
 FOLDERS = ("train_ids", "raw_ids", "overlay")
 """What :func:`predict` makes below ``out``."""
 
@@ -39,7 +44,10 @@ def find_images(root: Path, out: Path | None = None) -> list[Path]:
 
     Args:
         root: the folder or file.
-        out: where predictions will be written; what lies there already is left out.
+        out: where predictions will be written; those of an earlier call are left out.
+
+    Returns:
+        What is named like an image; a dangling link is there too, for :func:`predict` to list.
 
     Raises:
         DataError: nothing there.
@@ -48,16 +56,11 @@ def find_images(root: Path, out: Path | None = None) -> list[Path]:
         return [root]
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    written = [(out / name).resolve() for name in FOLDERS] if out is not None else []
-    files = sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(path.resolve().is_relative_to(folder) for folder in written)
-    )
+    own = out is not None and (out / LEGEND).is_file()
+    written = [(out / name).resolve() for name in FOLDERS] if out is not None and own else []
+    files = [path for path in image_files(root) if not any(path.resolve().is_relative_to(folder) for folder in written)]
     if not files:
-        raise DataError(f"{root}: no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise DataError(f"{root}: no images but predictions of an earlier call")
     return files
 
 
@@ -95,8 +98,9 @@ def predict(
     Args:
         model: images ``(N, 3, H, W)`` in [0, 1] -> :class:`SegOutput`, a test-time method included; set its mode first.
         files: images in any format that OpenCV reads.
-        out: ``out/train_ids/*.png``, ``out/raw_ids/*.png``, ``out/overlay/*.jpg``, under the images' paths. Where two
-            images differ in their suffix only (``a.png``, ``a.jpg``), it stays in the names (``a.jpg.png``).
+        out: ``out/train_ids/*.png``, ``out/raw_ids/*.png``, ``out/overlay/*.jpg``, under the images' paths, and
+            ``out/legend.json`` with the classes. Where two images would have one output (``a.png``, ``a.jpg``), the
+            suffix stays in the names (``a.jpg.png``). Files of an earlier call are replaced.
         space: of the model's classes.
         root: what the images' paths are relative to; their own folders by default.
         ids: which label maps: ``"train"``, ``"raw"``, both or none.
@@ -107,6 +111,7 @@ def predict(
     Raises:
         ValueError: raw ids of a label space that has none, an id name that is neither, or several passes through a
             test-time method that adapts to each.
+        DataError: an output would replace an image, or a file that no earlier call wrote: nothing is written.
     """
     unknown = set(ids) - {"train", "raw"}
     if unknown:
@@ -114,6 +119,8 @@ def predict(
     check_passes(inference, model)
     table = raw_ids(space) if "raw" in ids else None
     report, names = PredictReport(), _output_names(files, root)
+    _check_outputs(files, out, {name for name, wanted in zip(FOLDERS, _wanted(ids, overlay), strict=True) if wanted})
+    _write_legend(out, space)
     for file in progress(files) if progress else files:
         try:
             image = read_image(file)
@@ -148,8 +155,50 @@ def label_map(
     return np.asarray(logits[0].argmax(0).cpu().numpy(), dtype=np.uint8)
 
 
+def _wanted(ids: Sequence[str], overlay: float | None) -> tuple[bool, bool, bool]:
+    """Which of :data:`FOLDERS` are written."""
+    return "train" in ids, "raw" in ids, overlay is not None
+
+
+def _check_outputs(files: Sequence[Path], out: Path, folders: Set[str]) -> None:
+    """See that no output replaces an input, or something that is none of ours."""
+    inside = {(out / name).resolve() for name in folders}
+    for file in files:
+        if any(file.resolve().is_relative_to(folder) for folder in inside):
+            raise DataError(f"{out}: predictions there could replace the image {file}; choose another folder")
+    if (out / LEGEND).is_file():
+        return
+    for name in sorted(folders):
+        if (out / name).is_dir() and any((out / name).iterdir()):
+            raise DataError(f"{out / name}: holds files that no earlier prediction wrote; choose another folder")
+
+
+def _write_legend(out: Path, space: LabelSpace) -> None:
+    """Write what the ids in the label maps mean."""
+    raw = {label_class.name: list(label_class.ids) for label_class in space.classes}
+    classes = [
+        {"train_id": index, "name": name, "colour": [int(value) for value in colour], "raw_ids": raw[name]}
+        for index, (name, colour) in enumerate(zip(space.names, space.colours, strict=True))
+    ]
+    with atomic_write(out / LEGEND) as file:
+        file.write(json.dumps({"label_space": space.name, "ignored": IGNORE, "classes": classes}, indent=1) + "\n")
+
+
 def _output_names(files: Sequence[Path], root: Path | None) -> dict[Path, Path]:
-    """File -> its path below an output folder, without a suffix unless another file would have the same."""
+    """File -> its path below an output folder, without a suffix unless another file would have the same.
+
+    The outputs' suffixes come on top, so that names differ where they differ without regard to case: some file systems
+    do not tell ``A.png`` from ``a.png``.
+    """
     paths = {file: file.relative_to(root) if root is not None and file != root else Path(file.name) for file in files}
-    count = Counter(path.with_suffix("") for path in paths.values())
-    return {file: path if count[path.with_suffix("")] > 1 else path.with_suffix("") for file, path in paths.items()}
+    stems = {file: path.with_suffix("") for file, path in paths.items()}
+    count = Counter(str(stem).lower() for stem in stems.values())
+    names = {file: stem if count[str(stem).lower()] == 1 else paths[file] for file, stem in stems.items()}
+    taken: set[str] = set()
+    for file, name in names.items():
+        unique, number = name, 2
+        while str(unique).lower() in taken:
+            unique, number = name.with_name(f"{name.name}-{number}"), number + 1
+        taken.add(str(unique).lower())
+        names[file] = unique
+    return names

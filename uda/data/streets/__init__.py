@@ -2,6 +2,6 @@
 
 from uda.data.streets.domains import DOMAINS, Domain
 from uda.data.streets.render import render
-from uda.data.streets.write import SPLITS, generate
+from uda.data.streets.write import SPLITS, check_empty, generate
 
-__all__ = ["DOMAINS", "SPLITS", "Domain", "generate", "render"]
+__all__ = ["DOMAINS", "SPLITS", "Domain", "check_empty", "generate", "render"]

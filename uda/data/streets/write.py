@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from uda.data.base import STREETS
 from uda.data.encode import write_image
+from uda.data.errors import DataError
 from uda.data.kitti import VAL_NUMBERS
 from uda.data.label_spaces import CITYSCAPES34, IKA
 from uda.data.streets.render import check_size, render, resolve
@@ -50,8 +51,8 @@ def generate(
     """Writes a data set of street scenes.
 
     Args:
-        out: folder to write in; other files in it stay, those of the same name are replaced. Each file is there
-            whole or not at all.
+        out: folder to write in, new, empty or written by an earlier call for the same domain, whose files are
+            replaced. Each file is there whole or not at all.
         domain: ``"cityscapes"`` (``leftImg8bit``, ``gtFine``), ``"kitti"`` (``training/image_2``, ``semantic`` and
             ``semantic_rgb``; ``val`` takes the first of the 30 fixed numbers, ``train`` the first of the other 170;
             sizes vary slightly, as the real ones do) or ``"ika"`` (``input``, ``label``, ``rgb_to_class_id.py``; in a
@@ -68,6 +69,7 @@ def generate(
     Raises:
         ValueError: for an unknown domain or split, a number of images the layout has no room for, a wrong size, a
             negative seed, or less than one worker.
+        DataError: the folder holds anything else: nothing is written.
     """
     shape = check_size(resolve(domain).view.size if size is None else size)
     for name, value, least in (("seed", seed, 0), ("workers", workers, 1)):
@@ -75,10 +77,11 @@ def generate(
             raise ValueError(f"{name} is {value}; allowed: integers from {least}")
     root, counts = Path(out), _check_splits(domain, SPLITS if splits is None else splits)
     jobs = [job for split, count in counts.items() for job in _LAYOUTS[domain](root, split, count, shape, seed)]
-    for folder in {path.parent for job in jobs for path, _ in job.files} | {root}:
-        folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(root / STREETS) as file:
+    check_empty(root, domain)
+    with atomic_write(root / STREETS) as file:  # before anything else, so that a killed call can be repeated
         file.write(json.dumps({"domain": domain, "seed": seed, "images": "procedural, each independent of the others"}))
+    for folder in {path.parent for job in jobs for path, _ in job.files}:
+        folder.mkdir(parents=True, exist_ok=True)
     if domain == "ika":
         with atomic_write(root / "rgb_to_class_id.py") as file:
             file.write(ika_table())
@@ -90,6 +93,26 @@ def generate(
         with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
             list(pool.map(_run, jobs, chunksize=max(1, len(jobs) // (workers * 4))))
     return root
+
+
+def check_empty(folder: str | Path, domain: str) -> None:
+    """See that procedural images replace nothing but procedural images; the names are those of real data sets.
+
+    Raises:
+        DataError: a file, or a folder with content that no earlier call wrote for this domain.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: is no folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        written = json.loads((folder / STREETS).read_text(encoding="utf-8"))["domain"]
+    except (OSError, ValueError, KeyError, TypeError):
+        written = None
+    if written != domain:
+        content = "other files" if written is None else f"street scenes in the look of {written!r}"
+        raise DataError(f"{folder}: holds {content}, which {domain} scenes might replace; choose an empty folder")
 
 
 def ika_table() -> str:
