@@ -154,6 +154,27 @@ class Sample(NamedTuple):
     weight: float = 1.0
     """Loss weight of the sample (weighted labelled target samples in a mixture)."""
 
+    def checked(self) -> Sample:
+        """The sample, if its image is what it should be.
+
+        Raises:
+            TypeError: the image is not ``(3, H, W)`` uint8; :func:`uda.data.wrap` takes others.
+        """
+        if str(self.image.dtype) != "torch.uint8" or self.image.ndim != 3 or self.image.shape[0] != 3:
+            raise TypeError(
+                f"{self.name}: the image of a sample is (3, H, W) uint8, got {tuple(self.image.shape)} "
+                f"{str(self.image.dtype).removeprefix('torch.')}; uda.data.wrap takes float in [0, 1] too"
+            )
+        return self
+
+    def as_float(self) -> Tensor:
+        """The image as float32 ``(3, H, W)`` in [0, 1], on its device.
+
+        Raises:
+            TypeError: see :meth:`checked`.
+        """
+        return self.checked().image.float() / 255
+
 
 @runtime_checkable
 class UnlabelledDataset(Protocol):

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from uda.config import EvaluateSpec
 from uda.data import label_space
+from uda.data.folder import inline_space
 from uda.engine import Inference, Settings, Trainer, evaluate
 from uda.engine.inference import ResizedImages, predict_logits, resize_images, resize_labels
 from uda.engine.predict import label_map, predict
@@ -318,8 +319,8 @@ def test_label_maps_have_the_images_size_and_the_same_inference(model: TinySegme
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     expected = predict_logits(model, image, inference)[0].argmax(0).numpy()
     np.testing.assert_array_equal(label_map(model, pixels, inference), expected)
-    space = tiny_space(5)
-    report = predict(model, [tmp_path / "a.png"], tmp_path / "out", space, inference=inference)  # type: ignore[arg-type]
+    space = inline_space(["a", "b", "c", "d", "e"])
+    report = predict(model, [tmp_path / "a.png"], tmp_path / "out", space, inference=inference)
     np.testing.assert_array_equal(np.asarray(Image.open(report.written[0])), expected)
 
 
@@ -400,7 +401,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"scale": math.inf}, "scale"),
     ({"scales": []}, "scales"),
     ({"scales": [1.0, 0.0]}, r"scales is \(1.0, 0.0\)"),
-    ({"scales": [math.nan]}, "scales is"),
+    ({"scales": [math.nan]}, "scales.0\n  Input should be a finite number"),
     ({"input_size": [0, 10]}, r"input_size is \(0, 10\)"),
     ({"input_size": [10, 10], "scale": 0.5}, "only one of them can hold"),
     ({"window": [10, 0]}, "window is"),

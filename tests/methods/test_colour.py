@@ -127,7 +127,7 @@ def test_target_to_source_at_prediction(transfer: str) -> None:
     one = ColourAtTest(transfer=transfer, images=3)
     one.attach(model, task())
     images = torch.stack([tiny_target()[index].image for index in range(3)]) / 255
-    wanted = torch.stack(list(spread(TinyDataset()))).float().mean((0, 2, 3)) / 255
+    wanted = torch.stack([sample.image for sample in spread(TinyDataset())]).float().mean((0, 2, 3)) / 255
     before, after = (float((x.mean((0, 2, 3)) - wanted).abs().max()) for x in (images, one.restyle(images)))
     assert after < 0.3 * before
     expected = model(one.restyle(images)).logits

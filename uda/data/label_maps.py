@@ -30,7 +30,7 @@ def whole_images(
         ``(1, 3, H, W)`` float32 in [0, 1].
     """
     for index in range(len(dataset)) if indices is None else indices:
-        yield dataset[index].image.to(device)[None].float() / 255
+        yield dataset[index].as_float().to(device)[None]
 
 
 class LabelMaps(nn.Module):

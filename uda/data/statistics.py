@@ -85,7 +85,7 @@ def channel_stats(dataset: UnlabelledDataset, limit: int | None = None) -> Chann
     images = dataset.unlabelled() if isinstance(dataset, LabelledDataset) else dataset
     sums = ChannelSums()
     for index in range(len(images) if limit is None else min(limit, len(images))):
-        sums.add(images[index].image)
+        sums.add(images[index].checked().image)
     return sums.stats()
 
 

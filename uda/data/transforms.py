@@ -102,7 +102,7 @@ class TrainTransform:
             window, label = self._place(sample)
             if float(torch.rand(())) < self.flip:
                 window, label = window._replace(flip=True), None if label is None else label.flip(-1)
-            image = self._cut(tv_tensors.Image(sample.image), window)
+            image = self._cut(tv_tensors.Image(sample.checked().image), window)
             image = F.to_dtype(image, torch.float32, scale=True)
             if (self.jitter or self.hue) and float(torch.rand(())) < self.jitter_probability:
                 image = v2.ColorJitter(self.jitter, self.jitter, self.jitter, self.hue)(image)

@@ -65,7 +65,7 @@ def certainty(
     mode = nullcontext() if isinstance(model, TestTimeMethod) else evaluating(model)
     with mode, normalising(model, domain):
         for index in range(count):
-            image = images[index].image[None].to(device).float() / 255
+            image = images[index].as_float()[None].to(device)
             total += _of_image(predict_logits(model, image, inference, precision=precision).float()).cpu()
     confidence, entropy, sure, *shares = (total / count).tolist()
     return Certainty(count, confidence, entropy, sure, dict(zip(class_names, shares, strict=True)))

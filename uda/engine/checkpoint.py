@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -30,8 +31,16 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except UnpicklingError as error:
+        # torch's own message advises to load what nobody trusts
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint: damaged, or not tensors and plain values alone"
+        ) from error
     except Exception as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {error})") from error
+        reason = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {reason})") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}, no checkpoint")
     return state
 
 

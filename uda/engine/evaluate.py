@@ -124,7 +124,7 @@ def evaluate(
     batches: Iterable[list[Sample]] = same_size_batches(dataset, batch_size)
     with mode, normalising(model, domain):
         for batch in progress(batches) if progress else batches:  # type: ignore[arg-type]
-            images = torch.stack([sample.image for sample in batch]).to(where).float() / 255
+            images = torch.stack([sample.checked().image for sample in batch]).to(where).float() / 255
             size = inference.scored_size(*images.shape[-2:])
             stacked = torch.stack([_label(sample) for sample in batch])
             labels = resize_labels((stacked if table is None else table[stacked]).to(where), size)

@@ -191,7 +191,7 @@ class ResizedImages:
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._images[index]
-        image = sample.image[None].float() / 255
+        image = sample.as_float()[None]
         resized = resize_images(image, self._inference)
         return sample if resized is image else sample._replace(image=(resized[0] * 255).round().byte())
 

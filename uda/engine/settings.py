@@ -14,7 +14,7 @@ from uda.types import TeacherSpec
 class Closed(BaseModel):
     """A typed record that refuses unknown keys and does not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Augment(Closed):
@@ -72,7 +72,7 @@ class Settings(Closed):
     optimizer: Spec = Field(default={"adamw": {}}, validate_default=True)
     """``adamw``, ``sgd`` or ``package.module:Class``, as a name or ``{name: {argument: value}}`` with torch's arguments
     (``{sgd: {momentum: 0.9, nesterov: true}}``); rates and weight decay are the settings below."""
-    lr: float = Field(1e-4, gt=0, allow_inf_nan=False)
+    lr: float = Field(1e-4, gt=0)
     """Learning rate of the encoder; decoder and heads get ``head_multiplier`` times that."""
     head_multiplier: float = Field(10.0, gt=0)
     weight_decay: float = Field(0.01, ge=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +47,8 @@ class RunLog:
         earlier = [line for line in read_scalars(out) if line["step"] < start]
         with atomic_write(self._lines) as file:
             file.write("".join(json.dumps(line) + "\n" for line in earlier))
-        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=start if start else None)
+        # at 0 too: a run that was killed before its first checkpoint left curves that nothing goes on from
+        self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=start)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write scalars by tag at a step."""
@@ -108,12 +110,12 @@ def paint(labels: Tensor, colours: np.ndarray) -> Tensor:
 
 
 def read_scalars(out: Path) -> list[dict[str, Any]]:
-    """The scalars of a run folder, one record a written step; a line cut short by a kill is dropped."""
+    """The scalars of a run folder, one record a written step; lines cut short or damaged are left out."""
     path = out / "scalars.jsonl"
     records = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
     return records

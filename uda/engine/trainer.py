@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from uda.data.pairs import Pairs, RareClasses
@@ -29,6 +30,8 @@ from uda.models.pretrained import write_description
 from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset
 
 CHECKPOINT = "checkpoint.pt"
+LOCK = ".lock"
+"""File of a run's folder that the trainer at work there holds."""
 
 
 class Trainer:
@@ -175,8 +178,29 @@ class Trainer:
             ValueError: methods need target images and there are none; model and source differ in their classes; or
                 this trainer has trained on other data before.
             NonFiniteLoss: a loss or gradient is not finite. The last good checkpoint stays.
-            CheckpointError: ``out`` holds the checkpoint of a different run.
+            CheckpointError: ``out`` holds the checkpoint of a different run, or another trainer works there.
         """
+        with self._alone():
+            return self._fit(source, target, extend)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other trainers out of the run's folder."""
+        if self.out is None:
+            yield
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.out / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise checkpoint.CheckpointError(f"{self.out}: another trainer is working there") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _fit(self, source: LabelledDataset, target: UnlabelledDataset | None, extend: bool) -> dict[str, Evaluation]:
         if isinstance(target, LabelledDataset):
             target = target.unlabelled()
         if not any(method.needs_target for method in self.methods):
@@ -261,6 +285,7 @@ class Trainer:
         finally:
             # after the curves, which a resumed run does not write again, but whatever an evaluation runs into
             if self.out is not None and (last or done % s.checkpoint_every == 0):
+                self.update.check_finite()  # a checkpoint that cannot be gone on from must not replace one that can
                 checkpoint.save(self.state_dict(), self.out / CHECKPOINT)
 
     def _evaluate(self, log: RunLog) -> None:

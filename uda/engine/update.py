@@ -286,8 +286,19 @@ class Update:
             RuntimeError: before :meth:`setup`.
             KeyError: a method asks for a view that is not there; the message names it.
             TypeError: a loss is no tensor. ValueError: a loss is no scalar, or trains nothing.
-            NonFiniteLoss: a term or a gradient is not finite; no weight has been changed.
+            NonFiniteLoss: an image, a term or a gradient is not finite; no weight has been changed.
         """
+        try:
+            return self._call(views, log=log)
+        except NonFiniteLoss:
+            raise
+        except Exception as error:
+            # looked for only now: methods run into a pixel that is no number in ways of their own
+            if broken := self._broken_images(views):
+                raise NonFiniteLoss(f"step {self.index}: {broken}") from error
+            raise
+
+    def _call(self, views: Mapping[str, View], *, log: bool) -> dict[str, Tensor]:
         schedule, first = self.schedule, self._micro_batch == 0
         if first:
             if self.teacher is not None and self.teacher.when == "before":
@@ -451,9 +462,43 @@ class Update:
         self._unchecked = {}
         if torch.stack([value.float().isfinite() for value in values.values()]).all():
             return
+        if broken := self._broken_images({name: step.original(name) for name in step.original_names}):
+            raise NonFiniteLoss(f"step {step.index}: {broken}")
         name, value = next((name, value.item()) for name, value in values.items() if not value.isfinite())
         files = ", ".join(file for view in step.view_names for file in step.view(view).names) or "unknown files"
         raise NonFiniteLoss(f"step {step.index}: {name} is {value}; the batch: {files}")
+
+    def _broken_images(self, views: Mapping[str, View]) -> str:
+        """The images with pixels that are no finite numbers, in words; empty where there are none."""
+        broken = [
+            view.names[at] if at < len(view.names) else f"image {at} of {name}"
+            for name, view in views.items()
+            for at, image in enumerate(view.images)
+            if not image.isfinite().all()
+        ]
+        return f"pixels that are not finite in {', '.join(broken)}" if broken else ""
+
+    def check_finite(self) -> None:
+        """See that what a checkpoint would hold can be gone on from.
+
+        Raises:
+            NonFiniteLoss: a number of the network, its teacher or an optimiser is not finite; the message names it.
+        """
+        state: list[tuple[str, Tensor]] = [*self.model.state_dict().items()]
+        if self.teacher is not None:
+            state += [(f"teacher {name}", value) for name, value in self.teacher.state_dict().items()]
+        optimizers = {
+            "the optimiser": self.optimizer,
+            **{f"{k}'s optimiser": o for k, o in self.own_optimizers.items()},
+        }
+        for label, optimizer in optimizers.items():
+            for values in optimizer.state_dict()["state"].values():
+                state += [(f"{key} of {label}", value) for key, value in values.items() if isinstance(value, Tensor)]
+        floating = [(name, value) for name, value in state if value.is_floating_point()]
+        if not floating or torch.stack([value.isfinite().all().to(self.device) for _, value in floating]).all():
+            return
+        name = next(name for name, value in floating if not value.isfinite().all())
+        raise NonFiniteLoss(f"step {self.index - 1}: {name} is not finite after the update; the rate may be too high")
 
     def _logs(self, step: Step) -> dict[str, Tensor]:
         if self.accumulate == 1:

@@ -93,7 +93,7 @@ class AdaBN(TestTimeMethod):
         if isinstance(images, Tensor):
             batches: Iterable[Tensor] = [images]
         elif isinstance(images, UnlabelledDataset):
-            batches = (image[None].float() / 255 for image in spread(images, self.images))
+            batches = (sample.as_float()[None] for sample in spread(images, self.images))
         else:
             batches = images
         super().reset()

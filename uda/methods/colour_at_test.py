@@ -81,7 +81,7 @@ class ColourAtTest(TestTimeMethod):
         elif source is None:
             raise ValueError(f"transfer {self.transfer!r} needs source images; attach(model, spec) with a source")
         else:
-            self._style = mosaic([image.float() / 255 for image in spread(source, self.images)])
+            self._style = mosaic([sample.as_float() for sample in spread(source, self.images)])
         super().attach(model, spec)
 
     @torch.no_grad()

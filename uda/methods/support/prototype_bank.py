@@ -83,8 +83,8 @@ class PrototypeBank(nn.Module):
     ) -> None:
         """Feed at most ``images`` (``None``: all) target images, in a CPU generator's order, into running means."""
         for index in torch.randperm(len(target), generator=generator)[:images].tolist():
-            image = target[index].image.to(self.counts.device)
-            self.feed(predict(image[None].float() / 255), None)
+            image = target[index].as_float().to(self.counts.device)
+            self.feed(predict(image[None]), None)
 
     @torch.no_grad()
     def feed(self, output: SegOutput, momentum: float | None) -> None:
@@ -155,7 +155,7 @@ class FrozenSoftLabels(nn.Module):
 
     def _of_image(self, step: Step, index: int, device: torch.device) -> Tensor:
         if index not in self.packed:
-            output = step.infer(self.target[index].image.to(device)[None].float() / 255, model=self.network)
+            output = step.infer(self.target[index].as_float().to(device)[None], model=self.network)
             cells = (output.extra or {}).get("decoder", output.features)
             soft_labels = resize_logits(output.logits.float().softmax(1), cells[:, 0])
             self.packed[index] = pack_soft_labels(soft_labels[0]).cpu()

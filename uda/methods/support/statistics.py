@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from uda.data.statistics import PUBLISHED, ChannelSums, published_stats
-from uda.types import LabelledDataset, UnlabelledDataset
+from uda.types import LabelledDataset, Sample, UnlabelledDataset
 
 Statistics = str | Sequence[Sequence[float]]
 """``"dataset"``, ``"image"``, a published name, or (three means, three standard deviations) of images in [0, 1]."""
@@ -18,11 +18,11 @@ IMAGES = 500
 """Images of a data set that statistics are measured on, at most."""
 
 
-def spread(dataset: UnlabelledDataset, at_most: int = IMAGES) -> Iterator[Tensor]:
-    """Images ``(3, H, W)`` uint8 of a data set, evenly spaced over it; labels stay out of reach."""
+def spread(dataset: UnlabelledDataset, at_most: int = IMAGES) -> Iterator[Sample]:
+    """Samples of a data set, evenly spaced over it; labels stay out of reach."""
     images = dataset.unlabelled() if isinstance(dataset, LabelledDataset) else dataset
     count = min(at_most, len(images))
-    return (images[at * len(images) // count].image for at in range(count))
+    return (images[at * len(images) // count].checked() for at in range(count))
 
 
 def check_statistics(name: str, value: Statistics) -> Statistics:
@@ -59,7 +59,7 @@ def resolve_statistics(value: Statistics, dataset: UnlabelledDataset | None) -> 
                 "statistics of the data set are wanted, but there is none; name published ones or give numbers"
             )
         sums = ChannelSums()
-        for image in spread(dataset):
+        for image in (sample.image for sample in spread(dataset)):
             sums.add(image.cpu())
         return sums.stats()
     if isinstance(value, str):

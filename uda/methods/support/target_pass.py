@@ -35,9 +35,9 @@ def target_confidences(
     chosen = torch.randperm(len(target), generator=generator)[:images]
     labels, confidences = [], []
     for index in chosen.sort().values.tolist():
-        image = target[index].image.to(device)  # type: ignore[call-overload]
+        image = target[index].as_float()[None].to(device)  # type: ignore[call-overload]
         with torch.no_grad():
-            confidence, label = (pixel_map.flatten() for pixel_map in predict(image[None].float() / 255).max(1))
+            confidence, label = (pixel_map.flatten() for pixel_map in predict(image).max(1))
         # an odd stride does not fall in step with image widths
         stride = max(len(label) // PIXELS, 1) | 1
         labels.append(label[::stride])
