@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shutil
 import struct
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from uda.data import DATASETS, Cityscapes, DataError, Folder, dataset
+from uda.data import DATASETS, Cityscapes, DataError, Folder, Unlabelled, dataset
 from uda.data.base import FileDataset, image_files
 from uda.data.check import check
 from uda.data.decode import read_image, read_label
@@ -155,6 +156,20 @@ def test_a_broken_palette_label_is_named(tmp_path: Path) -> None:
         read_label(tmp_path / "label.png")
 
 
+def test_a_flipped_bit_of_a_palette_label_is_noticed(tmp_path: Path) -> None:
+    indexed = Image.fromarray(IDS, mode="P")
+    indexed.putpalette(bytes(768))
+    indexed.save(tmp_path / "label.png")
+    whole = (tmp_path / "label.png").read_bytes()
+    for at in range(len(whole) - 40, len(whole) - 16):  # in the compressed pixels, which PNG guards by a checksum
+        for bit in range(8):
+            (tmp_path / "label.png").write_bytes(
+                whole[:at] + bytes([whole[at] ^ (1 << bit)]) + whole[at + 1 :]
+            )
+            with pytest.raises(DataError, match=f"{tmp_path}/label.png"):
+                read_label(tmp_path / "label.png")
+
+
 def write(path: Path, pixels: Any = PIXELS) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), pixels)
@@ -209,6 +224,150 @@ def test_a_limit_is_a_whole_number(tmp_path: Path) -> None:
     for limit in (0, 1.5, "2", True):
         with pytest.raises(ValueError, match="limit is a whole number of at least 1, not"):
             Folder(tmp_path, labelled=False, limit=limit)  # type: ignore[arg-type]
+
+
+def test_lists_of_images(tmp_path: Path) -> None:
+    for name in ("a.png", "my image.png", "sub/b.png"):
+        write(tmp_path / name)
+        write(tmp_path / "masks" / name, IDS)
+    listed = tmp_path / "list.txt"
+    lines = ["\ufeff# comment", "a.png masks/a.png  # and another", "'my image.png' \"masks/my image.png\"", ""]
+    listed.write_text("\n".join([*lines, "sub/b.png masks/sub/b.png"]), encoding="utf-8")
+    opened = Folder(tmp_path, images="list.txt", classes="cityscapes34")
+    assert opened.names == ["a.png", "my image.png", "sub/b.png"]
+    assert opened.items[1].label == tmp_path / "masks/my image.png"
+    for content, message in (
+        (b"'a.png masks/a.png\n", r"list.txt, line 1: No closing quotation; quote names with blanks"),
+        (b"a.png b c\n", "list.txt, line 1: expected 'image' or 'image label', not 3 entries"),
+        (b"\xff\xfea\x00", r"list.txt: a list of images is a UTF-8 text"),
+        (b"\n\ngone.png\n", "list.txt, line 3: no such image"),
+    ):
+        listed.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            Folder(tmp_path, images="list.txt", classes="cityscapes34")
+
+
+def test_two_images_do_not_share_a_label(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg"):
+        write(tmp_path / "images" / name)
+    write(tmp_path / "labels/a.png", IDS)
+    with pytest.raises(DataError, match=r"images/a.png: has the same label as .*images/a.jpg: .*labels/a.png"):
+        Folder(tmp_path, classes="cityscapes34")
+    assert len(Folder(tmp_path, labelled=False)) == 2
+
+
+def test_names_that_are_no_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from tests.test_cli import call
+
+    write(tmp_path / "images/a.png")
+    name = os.fsdecode(b"images/\xff.png")
+    try:
+        os.rename(tmp_path / "images/a.png", tmp_path / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert Folder(tmp_path, labelled=False).names == [r"images/\udcff.png"]
+    (tmp_path / name).write_bytes(b"")
+    assert call("data", "check", "folder", tmp_path, "--option", "labelled=false") == 1
+    assert "empty file" in capfd.readouterr().out
+
+
+# names and lists
+
+
+def pairs(root: Path, *names: str) -> Path:
+    """Images and labels of those names; the folder."""
+    for name in names:
+        write(root / f"images/{name}.png")
+        write(root / f"labels/{name}.png", IDS)
+    return root
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    pairs(tmp_path, "a", "b")
+    bad = Path(os.fsdecode(os.fsencode(tmp_path / "images") + b"/b\xff.png"))
+    (tmp_path / "images/b.png").rename(bad)
+    message = r"images/b\\xff\.png: the name is not UTF-8"
+    for labelled in (True, False):
+        with pytest.raises(DataError, match=message):
+            Folder(tmp_path, classes="cityscapes34", labelled=labelled)
+    with pytest.raises(DataError, match=message):
+        Unlabelled.folder(tmp_path / "images")
+    with pytest.raises(DataError, match=message):
+        read_image(bad)
+    report = check(Folder(tmp_path, classes="cityscapes34", strict=False))
+    assert report.samples == 1
+    assert "images/b\\xff.png: the name is not UTF-8" in report.problems[0]
+    "\n".join(report.lines()).encode()  # can be printed
+
+
+def test_a_folder_of_images_alone_has_what_it_names(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    (tmp_path / "b.png").mkdir()
+    with pytest.raises(DataError, match=r"b\.png: is named like an image and is a folder"):
+        Unlabelled.folder(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "camvid"])
+def test_two_images_of_one_label_by_name(kind: str, tmp_path: Path) -> None:
+    images, labels = ("images", "labels") if kind == "folder" else ("val", "valannot")
+    for name in ("a", "b"):
+        write(tmp_path / f"{images}/{name}.png")
+        write(tmp_path / f"{labels}/{name}.png", IDS % 11)
+    write(tmp_path / f"{images}/a.jpg", PIXELS[::-1])
+    options: dict[str, Any] = {"classes": "cityscapes34"} if kind == "folder" else {"split": "val"}
+    message = rf"{images}/a\.jpg: has the label of .*{images}/a\.png, {tmp_path}/{labels}/a\.png"
+    with pytest.raises(DataError, match=message):
+        dataset(kind, root=tmp_path, **options)
+    lenient = dataset(kind, root=tmp_path, strict=False, **options)
+    assert lenient.names == [f"{images}/b.png"]
+    assert len(check(lenient).problems) == 2
+    assert len(dataset(kind, root=tmp_path, labelled=False, **options)) == 3
+
+
+def test_a_list_may_give_a_label_to_several_images(tmp_path: Path) -> None:
+    pairs(tmp_path, "a", "b")
+    (tmp_path / "pairs.txt").write_text("images/a.png labels/a.png\nimages/b.png labels/a.png\n")
+    assert len(Folder(tmp_path, images="pairs.txt", classes="cityscapes34")) == 2
+
+
+def test_lists_have_names_with_blanks_in_quotes(tmp_path: Path) -> None:
+    pairs(tmp_path, "a b", "it's", "c#1", "back\\slash")
+    lines = [
+        '"images/a b.png" "labels/a b.png"  # a comment', "images/it's.png\tlabels/it's.png", '"images/c#1.png"',
+        "images/back\\slash.png",
+    ]  # fmt: skip
+    (tmp_path / "pairs.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    opened = Folder(tmp_path, images="pairs.txt", classes="cityscapes34")
+    assert opened.names == ["images/a b.png", "images/it's.png", "images/c#1.png", "images/back\\slash.png"]
+    assert [item.label.name for item in opened.items] == ["a b.png", "it's.png", "c#1.png", "back\\slash.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"images/a.png\n\xff\xfe", r"pairs\.txt: is not UTF-8 text \(byte 13\)"),
+        ("images/a.png\n".encode("utf-16"), r"pairs\.txt: is not UTF-8 text"),
+        (b'images/a.png\n"images/b.png\n', r"pairs\.txt, line 2: a quote is not closed"),
+        (b"images/a b.png labels/a.png", r"pairs\.txt, line 1: .*found 3; .*double quotes"),
+        (b"images/a.png\nimages/gone.png", r"pairs\.txt, line 2: .*images/gone\.png: is no file"),
+        (b"# nothing\n", r"pairs\.txt: lists no images"),
+        (b"images/a\0.png\n", r"pairs\.txt, line 1: .*NUL"),
+    ],
+)
+def test_what_is_wrong_with_a_list(content: bytes, message: str, tmp_path: Path) -> None:
+    pairs(tmp_path, "a")
+    (tmp_path / "pairs.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        Folder(tmp_path, images="pairs.txt", classes="cityscapes34")
+
+
+def test_a_listed_image_that_is_gone_is_a_problem(tmp_path: Path) -> None:
+    pairs(tmp_path, "a")
+    (tmp_path / "pairs.txt").write_text("images/gone.png\nimages/a.png")
+    opened = Folder(tmp_path, images="pairs.txt", classes="cityscapes34", strict=False)
+    assert opened.names == ["images/a.png"]
+    assert "line 1" in opened.problems[0]
+    assert "images/gone.png: is no file" in opened.problems[0]
 
 
 # every reader against a table of damages

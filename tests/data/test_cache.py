@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from uda.data import DataError
 from uda.data.cache import DiskCache, MemoryCache, NoCache, open_cache
 
 
@@ -100,6 +102,89 @@ def test_stale_temporary_files_are_removed(tmp_path: Path) -> None:
     assert new.exists(), "another process may be writing it"
 
 
+def test_a_foreign_entry_is_decoded_again(tmp_path: Path, source: Path) -> None:
+    cache = DiskCache(tmp_path / "c")
+    cache.get(source, "image", Decoder(1))
+    (entry,) = (tmp_path / "c").glob("*.npy")
+    cache.get(source, "label", Decoder(2))
+    (other,) = set((tmp_path / "c").glob("*.npy")) - {entry}
+    whole = entry.read_bytes()
+    header = whole.index(b"(3, 4)")
+    foreign = {
+        "the entry of another file": other.read_bytes(),
+        "another shape": whole[:header] + b"(2, 6)" + whole[header + 6 :],
+        "another dtype": whole.replace(b"|u1", b"|i1"),
+        "a middle that is gone": whole[:-40] + whole[-36:],
+        "an archive": b"PK\x03\x04" + whole[4:],
+        "a huge shape": whole.replace(b"(3, 4), }     ", b"(3, 99999999),"),
+    }
+    np.save(tmp_path / "plain.npy", np.zeros((3, 4), np.float64))
+    foreign["a plain array"] = (tmp_path / "plain.npy").read_bytes()
+    for name, content in foreign.items():
+        assert content != whole, name
+        entry.write_bytes(content)
+        array = DiskCache(tmp_path / "c").get(source, "image", Decoder(7))
+        assert (array.shape, array.dtype, int(array.max())) == ((3, 4), np.uint8, 7), name
+        decode = Decoder(8)
+        assert (DiskCache(tmp_path / "c").get(source, "image", decode) == 7).all(), name
+        assert not decode.calls, f"{name}: not written again"
+
+
+def test_a_cache_that_cannot_be_written_decodes_and_says_so_once(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import uda.data.cache as module
+
+    written = DiskCache(tmp_path / "c")
+    written.get(source, "image", Decoder(1))
+    attempts = 0
+
+    def full(*_: object, **__: object) -> None:
+        nonlocal attempts
+        attempts += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "atomic_write", full)
+    with pytest.warns(UserWarning, match="No space left on device") as record:
+        for kind in ("a", "b", "a"):
+            array = written.get(source, kind, Decoder(3))
+            assert (array == 3).all()
+            assert not array.flags.writeable
+        assert (written.get(source, "image", Decoder(9)) == 1).all(), "what is there is still served"
+        assert (written.fresh().get(source, "c", Decoder(4)) == 4).all()
+    assert [str(warning.message) for warning in record] == [
+        f"cache {tmp_path / 'c'}: cannot be written (No space left on device); files are decoded each time"
+    ]
+    assert attempts == 2, "not tried again for every file"
+
+
+def test_a_cache_folder_that_cannot_be_made(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", read_only)
+        with pytest.warns(UserWarning, match="cannot be written .Read-only file system.") as record:
+            cache = DiskCache(tmp_path / "no" / "c")
+            for _ in range(2):
+                assert (cache.get(source, "image", Decoder(3)) == 3).all()
+    assert len(record) == 1
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=f"cache {tmp_path / 'file'}: is a file, not a folder"):
+        open_cache(tmp_path / "file")
+
+
+@pytest.mark.parametrize("kind", [None, "memory", "disk"])
+def test_a_file_that_goes_while_it_is_used_is_named(tmp_path: Path, kind: str | None) -> None:
+    image = tmp_path / "images/a.png"
+    image.parent.mkdir()
+    cv2.imwrite(str(image), np.zeros((4, 6, 3), np.uint8))
+    images = Unlabelled.folder(image.parent, cache=tmp_path / "c" if kind == "disk" else kind)
+    image.unlink()
+    with pytest.raises(DataError, match=rf"{image}: No such file"):
+        images[0]
+
+
 def test_many_readers_at_once(tmp_path: Path, source: Path) -> None:
     cache = DiskCache(tmp_path / "c")
     with ThreadPoolExecutor(8) as pool:
@@ -112,3 +197,62 @@ def test_open_cache() -> None:
     memory = MemoryCache()
     assert open_cache(memory) is memory
     assert memory.fresh() is not memory
+
+
+def entry(folder: Path) -> Path:
+    (path,) = folder.glob("*.npy")
+    return path
+
+
+@pytest.mark.parametrize("damage", ["other array", "flipped", "cut", "other file's", "before checksums"])
+def test_what_is_not_the_files_array_is_decoded_again(tmp_path: Path, source: Path, damage: str) -> None:
+    folder = tmp_path / "cache"
+    DiskCache(folder).get(source, "image", Decoder(1))
+    path = entry(folder)
+    whole = path.read_bytes()
+    if damage == "other array":
+        np.save(path, np.zeros((7, 7), np.float32))
+    elif damage == "flipped":
+        path.write_bytes(whole[:-14] + bytes([whole[-14] ^ 1]) + whole[-13:])
+    elif damage == "cut":
+        path.write_bytes(whole[:-15])
+    elif damage == "other file's":
+        other = tmp_path / "other.png"
+        other.write_bytes(b"6")
+        DiskCache(tmp_path / "second").get(other, "image", Decoder(9))
+        path.write_bytes(entry(tmp_path / "second").read_bytes())
+    else:
+        path.write_bytes(whole[:-12])
+    decode = Decoder(1)
+    assert (DiskCache(folder).get(source, "image", decode) == 1).all()
+    assert decode.calls == 1
+    assert path.read_bytes() == whole  # written again
+    assert (DiskCache(folder).get(source, "image", decode) == 1).all()
+    assert decode.calls == 1
+
+
+@pytest.mark.parametrize("fails", ["mkdir", "write"])
+def test_a_cache_that_cannot_be_written_warns_once_and_decodes(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full) if fails == "mkdir" else monkeypatch.setattr(np, "save", full)
+    decode = Decoder(1)
+
+    def use() -> bool:
+        cache = DiskCache(tmp_path / "cache")
+        return all((cache.get(source, "image", decode) == 1).all() for _ in range(3))
+
+    with pytest.warns(UserWarning, match=r"No space left on device.*decoded anew") as caught:
+        right = use()
+    assert right
+    assert len(caught) == 1
+    assert decode.calls == 3
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_file_is_no_cache(source: Path) -> None:
+    with pytest.raises(DataError, match=f"cache {source}: is a file; a folder is needed"):
+        open_cache(source)

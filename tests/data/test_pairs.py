@@ -159,6 +159,15 @@ def test_source_and_target_are_drawn_independently() -> None:
     assert any(data.indices(step) != data.indices(step, "target") for step in range(6))
 
 
+def test_source_and_target_are_augmented_independently() -> None:
+    only = Numbers(1)
+    data = Pairs(only, only.unlabelled(), TrainTransform(crop=(4, 4), scale=(0.5, 1.0)), batch_size=1)
+    views = [data[step] for step in range(8)]
+    same = [view["source"].windows[0] == view["target"].windows[0] for view in views]
+    assert sum(same) <= 1
+    assert len({view["target"].windows[0] for view in views}) > 4
+
+
 def test_labels_of_the_target_are_never_asked_for() -> None:
     data = Pairs(Numbers(4), RaisingLabels(4), WHOLE, batch_size=2)
     assert not isinstance(data.target, RaisingLabels)

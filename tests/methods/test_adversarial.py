@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -77,7 +79,14 @@ class TestMinEnt(MethodContract):
         run = self.train([MinEnt(weight=1.0)], steps=1)
         first = self.terms(run, run.methods[0])["entropy_main"].item()
         longer = self.train([MinEnt(weight=1.0)], steps=30, lr=0.1)
-        assert self.terms(longer, longer.methods[0])["entropy_main"].item() < 0.9 * first
+        assert 0 < self.terms(longer, longer.methods[0])["entropy_main"].item() < 0.9 * first
+
+    def test_is_the_papers_entropy_times_its_weight(self) -> None:
+        run = self.train([MinEnt(weight=0.5)], steps=1)
+        step = one_step(run)
+        prob = step.predict("target").logits.softmax(1)
+        entropy = -(prob * (prob + 1e-30).log2()).sum(1).mean() / math.log2(prob.shape[1])
+        torch.testing.assert_close(run.methods[0].losses(step)["entropy_main"], 0.5 * entropy)
 
 
 class TestMinEntMultiLevel(MethodContract):

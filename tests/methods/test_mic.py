@@ -99,6 +99,16 @@ def test_hidden_blocks_are_zero_to_the_network(wrap) -> None:
     assert one._colour == pytest.approx((0.1, 0.2, 0.3))
 
 
+@pytest.mark.parametrize("bgr", [False, True])
+def test_hidden_blocks_have_the_mean_colour_in_its_order(bgr: bool) -> None:
+    network = DeepLabV2(2, weights=None, aux=False, mean=(0.1, 0.2, 0.3), std=(1, 1, 1), bgr=bgr)
+    one = MIC(block=8, ratio=1.0)
+    one.setup(TaskSpec(2, ("a", "b"), 8, model=network))
+    hidden = one._hide(torch.rand(2, 3, 16, 16), torch.Generator().manual_seed(0))
+    red, green, blue = (0.3, 0.2, 0.1) if bgr else (0.1, 0.2, 0.3)
+    torch.testing.assert_close(hidden, torch.tensor([red, green, blue]).view(1, 3, 1, 1).expand_as(hidden))
+
+
 def test_mean_colour_is_rgb_whatever_the_network_reads() -> None:
     network = DeepLabV2(2, weights=None, aux=False)
     colour = torch.tensor(network.mean_colour).view(1, 3, 1, 1)

@@ -6,6 +6,7 @@ in the work (a cell, an unreadable image, a problem in a data set), 2 the input 
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -50,6 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # so that package.module:Name finds what lies beside a config, workers too
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
     # accepted after the command too, where people write it
     rest = [word for word in words if word != "--debug"]
     app(["--debug", *rest] if len(rest) < len(words) else rest, prog_name="uda")

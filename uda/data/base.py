@@ -383,7 +383,9 @@ def _limit(limit: int | None) -> int | None:
 
 
 def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+    # names are printed and written; one that is not UTF-8 on disk would stop both
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _image_tensor(path: Path, cache: Cache) -> torch.Tensor:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from uda.data.errors import DataError
 from uda.files import PART, atomic_write
 
 Array = npt.NDArray[Any]
@@ -71,32 +74,77 @@ class MemoryCache:
 class DiskCache:
     """Keeps ``.npy`` files that are mapped into memory, shared by all processes and runs.
 
-    Files are written under another name and moved into place, so a killed writer leaves no half of one; one that is
-    broken all the same is decoded and written again.
+    Files are written under another name and moved into place, so a killed writer leaves no half of one. Each ends with
+    a checksum of its array and key, looked at when a process first opens it: a file that is damaged or of something
+    else is decoded and written again. A folder that cannot be written (full, read-only) costs a warning and the time of
+    decoding.
+
+    Raises:
+        DataError: ``folder`` is a file.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(f"*{PART}"):
-            if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-                leftover.unlink(missing_ok=True)
+        self._checked: set[str] = set()
+        self._warned = False
+        if self.folder.exists() and not self.folder.is_dir():
+            raise DataError(f"cache {self.folder}: is a file; a folder is needed")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self.folder.glob(f"*{PART}"):
+                if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+                    leftover.unlink(missing_ok=True)
+        except OSError as error:
+            self._warn(error)
 
     def get(self, path: Path, kind: str, decode: Callable[[], Array]) -> Array:
         """The array mapped from disk, decoded and written on the first call."""
-        array_file = self.folder / f"{hashlib.sha256(_key(path, kind).encode()).hexdigest()[:40]}.npy"
+        digest = hashlib.sha256(_key(path, kind).encode()).digest()
+        name = f"{digest.hex()[:40]}.npy"
+        mapped = self._mapped(name, digest)
+        if mapped is not None:
+            return mapped
+        array = decode()
         try:
-            mapped: Array = np.load(array_file, mmap_mode="r", allow_pickle=False)
+            with atomic_write(self.folder / name, binary=True) as file:
+                plain = np.ascontiguousarray(array)
+                np.save(file, plain, allow_pickle=False)
+                file.write(_checksum(plain, digest))
+        except OSError as error:
+            self._warn(error)
+        return array
+
+    def _mapped(self, name: str, digest: bytes) -> Array | None:
+        """The array of a file, if it is whole and the one that is asked for."""
+        try:
+            mapped: Array = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+            if name not in self._checked:
+                with (self.folder / name).open("rb") as file:
+                    file.seek(-_CHECKSUM, 2)
+                    if file.read() != _checksum(mapped, digest):
+                        return None
+                self._checked.add(name)
         except (OSError, ValueError, EOFError):
-            array = decode()
-            with atomic_write(array_file, binary=True) as file:
-                np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-            return array
+            return None
         return mapped
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            reason = error.strerror or str(error)
+            warnings.warn(f"cache {self.folder}: cannot be written ({reason}); images are decoded anew", stacklevel=4)
 
     def fresh(self) -> DiskCache:
         """Another view of the same folder."""
         return DiskCache(self.folder)
+
+
+_CHECKSUM = 12
+
+
+def _checksum(array: Array, digest: bytes) -> bytes:
+    """What stands at the end of a file: of the pixels, and of which file they are."""
+    return zlib.crc32(np.ascontiguousarray(array).data).to_bytes(4, "little") + digest[:8]
 
 
 def open_cache(cache: str | Path | Cache | None) -> Cache:

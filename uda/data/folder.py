@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -32,7 +33,8 @@ class Folder(FileDataset):
     Args:
         root: what ``images`` and ``labels`` are relative to; ``~`` is the home folder.
         split: put in place of ``{split}`` in ``images`` and ``labels``; otherwise only a name.
-        images: folder, or text file of paths relative to ``root``, one image (and its label) a line; ``#`` comments.
+        images: folder, or text file of paths relative to ``root``, one image (and its label) a line; names with
+            blanks in quotes, ``#`` begins a comment.
             By default ``images``, and for images without labels ``root`` itself where there is no such folder.
         labels: folder; an image's label is there under the image's relative path. Not needed by a list of pairs.
         image_suffix: end of the images' names, taken off to find the label; by default the file extension.
@@ -94,10 +96,16 @@ class Folder(FileDataset):
         source = self.root / self._images
         if source.is_file() and source.suffix.lower() not in IMAGE_SUFFIXES:
             return self._listed(source)
-        return [
+        items = [
             Item(path, self.root / self._labels / self._label_name(path.relative_to(source)))
             for path in image_files(source, self._suffixes[0])
         ]
+        owners: dict[Path, Path] = {}
+        for item in items if self.labelled else []:
+            if item.label in owners:
+                raise DataError(f"{item.image}: has the same label as {owners[item.label]}: {item.label}")
+            owners[item.label] = item.image
+        return items
 
     def _label_name(self, image: Path) -> Path:
         ending, label_suffix = self._suffixes
@@ -105,8 +113,17 @@ class Folder(FileDataset):
 
     def _listed(self, source: Path) -> list[Item]:
         items: list[Item] = []
-        for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
-            parts = line.split("#")[0].split()
+        try:
+            lines = source.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{source}: a list of images is a UTF-8 text ({error.reason} at byte {error.start})"
+            ) from error
+        for number, line in enumerate(lines, start=1):
+            try:
+                parts = _words(line)
+            except ValueError as error:
+                raise DataError(f"{source}, line {number}: {error}; quote names with blanks: 'my image.png'") from error
             if not parts:
                 continue
             if len(parts) > 2:
@@ -117,6 +134,13 @@ class Folder(FileDataset):
             label = parts[1] if len(parts) == 2 else Path(self._labels) / self._label_name(Path(parts[0]))
             items.append(Item(image, self.root / label))
         return items
+
+
+def _words(line: str) -> list[str]:
+    """The words of a line; quotes hold blanks together, a backslash is one (Windows), ``#`` begins a comment."""
+    lexer = shlex.shlex(line, posix=True)
+    lexer.whitespace_split, lexer.escape = True, ""
+    return list(lexer)
 
 
 def inline_space(
