@@ -93,6 +93,14 @@ class TestMinEntMultiLevel(MethodContract):
     make = lambda self: MinEnt(level="multi")  # noqa: E731
     aux = True
 
+    def test_each_level_has_its_weight(self) -> None:
+        run = self.train([MinEnt(level="multi", weight=0.5, aux_weight=0.25)], steps=1)
+        step = one_step(run)
+        output, terms = step.predict("target"), run.methods[0].losses(step)
+        for name, logits, weight in (("main", output.logits, 0.5), ("aux", output.auxiliary, 0.25)):
+            entropy = self_information(logits.softmax(1)).sum(1).mean()
+            torch.testing.assert_close(terms[f"entropy_{name}"], weight * entropy)
+
 
 @pytest.mark.parametrize("kind", [AdaptSegNet, AdvEnt, MinEnt])
 def test_multi_level_needs_an_auxiliary_classifier(kind: type) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -37,6 +39,14 @@ class TestFDA(MethodContract):
 
 class TestFDAWithEntropy(MethodContract):
     make = lambda self: FDA(entropy_weight=0.005)  # noqa: E731
+
+    def test_the_penalty_is_the_papers_times_its_weight(self) -> None:
+        run = self.train([FDA(entropy_weight=0.005, eta=2.0)], steps=1)
+        step = one_step(run)
+        prob = step.predict("target").logits.softmax(1)
+        entropy = -(prob * prob.log()).sum(1) / math.log(prob.shape[1])
+        penalty = (entropy.square() + 1e-8).square().mean()
+        torch.testing.assert_close(run.methods[0].losses(step)["entropy"], 0.005 * penalty, rtol=1e-4, atol=1e-7)
 
     def test_reads_the_target_only_for_the_entropy(self) -> None:
         assert self.make().reads == {"target"}
