@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: quickstart test test-all lint types check clean help
+.PHONY: quickstart test test-all mutants lint types check clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,9 @@ test: $(READY) ## the default tests
 
 test-all: $(READY) ## all tests, the slow ones too
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+mutants: $(READY) ## the tests against some seventy deliberately wrong lines; half an hour, not in CI
+	$(BIN)/python -m tests.mutants -j $(WORKERS)
 
 lint: $(READY) ## ruff, as CI runs it
 	$(BIN)/ruff check .
