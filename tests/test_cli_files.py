@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -158,3 +159,26 @@ def test_scores_and_sheets_replace_nothing_unasked(
     assert call(*sheet, tmp_path / "sheet.png") == 0
     assert call(*sheet, tmp_path / "sheet.png") == 2
     assert call(*sheet, tmp_path / "sheet.png", "--overwrite") == 0
+
+
+def test_inputs_are_not_replaced_even_when_asked(
+    model: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    copied = tmp_path / "kitti"
+    shutil.copytree(data / "kitti", copied)
+    before, saved = content(copied), content(model)
+    for part in ("image_2", "semantic"):
+        file = next((copied / "training" / part).iterdir())
+        link = tmp_path / f"{part}.png"
+        link.symlink_to(file)
+        for out in (file, link):
+            assert call("data", "show", "kitti", copied, "--split", "val", "--out", out, "--overwrite") == 2
+            assert "is no earlier output of this command" in capfd.readouterr().err
+    kitti = ["--kind", "kitti", "--root", copied, "--split", "val", "--option", "space=camvid11"]
+    for option, name in (("--json", "model.json"), ("--json", "model.safetensors"), ("--csv", "x.json")):
+        assert call("eval", model, *kitti, option, model / name, "--overwrite") == 2
+        assert ("is no earlier output of this command" in capfd.readouterr().err) == (name == "model.json")
+    assert content(copied) == before
+    assert content(model) == saved
+    assert call("eval", model, *kitti, "--json", model / "scores.json") == 0
+    assert call("eval", model, *kitti, "--json", model / "scores.json", "--overwrite") == 0

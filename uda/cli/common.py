@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import sys
 import time
@@ -13,7 +14,17 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from uda.registry import printable, short
 
 FAILED = 1
 """Exit code: something failed in the work."""
@@ -25,6 +36,11 @@ PLAIN_WIDTH = 160
 """Columns of tables where the output is no terminal."""
 QUIET_SECONDS = 10.0
 """At least so long between two plain lines of progress."""
+
+LINE = 4000
+"""Letters of a line of an error at most."""
+BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
+"""What code raises by mistake."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,16 +79,36 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except BrokenPipeError:
             raise typer.Exit(FAILED) from None
         except Exception as error:
-            wrong = isinstance(error, (ValueError, FileNotFoundError, NotADirectoryError))
+            on_purpose = _is_the_librarys(error)
+            missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            wrong = missing or (on_purpose and isinstance(error, ValueError))
             if _debug:
                 traceback.print_exc()
             else:
+                bug = "internal error: " if isinstance(error, BUGS) and not on_purpose else ""
+                hint = "" if wrong else f" ({bug}{type(error).__name__}; --debug shows the traceback)"
                 plain = str(error).strip().splitlines() or [type(error).__name__]
-                hint = "" if wrong else f" ({type(error).__name__}; --debug shows the traceback)"
-                say("error: " + "\n".join(plain[:2]) + hint)
+                say("error: " + "\n".join(printable(line, LINE) for line in plain[:2]) + hint)
             raise typer.Exit(WRONG_INPUT if wrong else FAILED) from None
 
     return run
+
+
+def _is_the_librarys(error: Exception) -> bool:
+    """Whether the library raised an error on purpose: one of its own classes, or by a ``raise`` in its code."""
+    if _is_ours(type(error).__module__):
+        return True
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or not _is_ours(last.tb_frame.f_globals.get("__name__", "")):
+        return False
+    # in the library's code, but perhaps out of a function in C that it called
+    return dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == "uda"
 
 
 def key_values(assignments: Sequence[str], option: str) -> dict[str, str]:
@@ -95,8 +131,15 @@ def key_values(assignments: Sequence[str], option: str) -> dict[str, str]:
 OVERWRITE = typer.Option(False, "--overwrite", help="Replace output files that are there already.")
 
 
-def output_file(path: Path | None, suffix: str, option: str, overwrite: bool) -> None:
+def output_file(path: Path | None, suffix: str, option: str, overwrite: bool, ours: Callable[[Path], bool]) -> None:
     """See, before any work, that a file to write is of its kind and replaces nothing unasked.
+
+    Args:
+        path: the file, if it was asked for.
+        suffix: that it must have.
+        option: that named it.
+        overwrite: whether an earlier output may be replaced.
+        ours: whether a file may be an earlier output; any other is not even replaced where that was asked for.
 
     Raises:
         ValueError: another suffix, a folder, or a file that is there already.
@@ -109,6 +152,8 @@ def output_file(path: Path | None, suffix: str, option: str, overwrite: bool) ->
         raise ValueError(f"{option} {path}: is a folder")
     if path.exists() and not overwrite:
         raise ValueError(f"{option} {path}: exists already; --overwrite replaces it")
+    if path.exists() and not ours(path):
+        raise ValueError(f"{option} {path}: is no earlier output of this command; choose another file")
 
 
 def integers(text: str | None, option: str) -> list[int] | None:
@@ -119,10 +164,15 @@ def integers(text: str | None, option: str) -> list[int] | None:
     """
     if text is None:
         return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"{option} takes whole numbers with commas between, got {text!r}") from None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(map(_is_number, parts)) or len({int(part) for part in parts}) < len(parts):
+        raise ValueError(f"{option} takes different whole numbers from 0 with commas between, got {short(text)}")
+    return [int(part) for part in parts]
+
+
+def _is_number(text: str) -> bool:
+    """Whether it is a whole number in plain digits, of no more than an ``int64`` has."""
+    return text.isascii() and text.isdecimal() and len(text) <= 18
 
 
 def size(text: str | None, option: str) -> tuple[int, int] | None:
@@ -134,8 +184,8 @@ def size(text: str | None, option: str) -> tuple[int, int] | None:
     if text is None:
         return None
     height, times, width = text.lower().partition("x")
-    if not times or not height.isdigit() or not width.isdigit():
-        raise ValueError(f"{option} is HEIGHTxWIDTH, such as 96x192, got {text!r}")
+    if not (times and _is_number(height) and _is_number(width) and int(height) and int(width)):
+        raise ValueError(f"{option} is HEIGHTxWIDTH, such as 96x192, got {short(text)}")
     return int(height), int(width)
 
 
@@ -190,6 +240,17 @@ def roots(
     return values
 
 
+def columns() -> tuple[ProgressColumn, ...]:
+    """Of a bar: what it is about, how far it is, and how long that takes."""
+    return (
+        TextColumn("{task.description}", markup=False),  # names may look like markup
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+
+
 @contextmanager
 def bars() -> Iterator[Progress | None]:
     """A live display on a terminal; ``None`` elsewhere, where :func:`track` writes plain lines."""
@@ -197,14 +258,7 @@ def bars() -> Iterator[Progress | None]:
     if not out.is_terminal:
         yield None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=out) as progress:
+    with Progress(*columns(), console=out) as progress:
         yield progress
 
 

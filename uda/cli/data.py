@@ -111,12 +111,13 @@ def show(
     root: list[str] = ROOT,
 ) -> None:
     """Write a contact sheet: images, and the images under their label colours."""
+    from uda.data.check import is_sheet
     from uda.data.check import show as draw
 
     datasets = _open(what, folder, split, space, option, root)
     paths = [out] if len(datasets) == 1 else [out.with_stem(f"{out.stem}_{at}") for at in range(len(datasets))]
     for path in paths:
-        output_file(path, ".png", "--out", overwrite)
+        output_file(path, ".png", "--out", overwrite, is_sheet)
     for path, dataset in zip(paths, datasets, strict=True):
         print(draw(dataset, path, count))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from uda.cli.common import OVERWRITE, bars, console, guarded, key_values, output_file, reader_options, track, yaml_value
-from uda.files import atomic_write
+from uda.files import atomic_write, spreadsheet_safe
 
 if TYPE_CHECKING:
     from uda.bench.restore import RunFolder
@@ -31,6 +31,7 @@ EVALUATE = typer.Option(
     help="NAME=VALUE, in place of what the run's config says under evaluate: flip=true, 'window=[1024, 1024]', "
     "model=teacher; repeatable.",
 )
+_COLUMNS = ("dataset", "measure", "value")
 DEVICE = typer.Option(None, "--device", help="cpu, cuda, cuda:1; the best there is if left out.")
 
 
@@ -65,8 +66,8 @@ def evaluate(
     from uda.engine.inference import ResizedImages
     from uda.models.batch_norm import domain_statistics, normalising
 
-    output_file(json_file, ".json", "--json", overwrite)
-    output_file(csv_file, ".csv", "--csv", overwrite)
+    output_file(json_file, ".json", "--json", overwrite, _is_json)
+    output_file(csv_file, ".csv", "--csv", overwrite, _is_csv)
     place = open_device(device)
     options = evaluate_options(evaluate_as) | ({"batch_size": batch_size} if batch_size else {})
     options |= {"scale": scale} if scale else {}
@@ -200,19 +201,20 @@ def _datasets(
 
 def _show(results: dict[str, Evaluation], spec: Any, evaluated_as: EvaluateSpec) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     title = f"IoU in %{', ' + next(iter(spec)) + ' at test time' if spec else ''}"
-    grid = Table("class", title=title)
+    grid = Table("class", title=Text(title))  # names may look like markup
     for name in results:
-        grid.add_column(name, justify="right")
+        grid.add_column(Text(name), justify="right")
     first = next(iter(results.values()))
     ious = [evaluation.iou() for evaluation in results.values()]
     for index, name in enumerate(first.class_names):
-        grid.add_row(name, *(_percent(iou[index]) for iou in ious))
+        grid.add_row(Text(name), *(_percent(iou[index]) for iou in ious))
     grid.add_section()
     grid.add_row("mean", *(_percent(evaluation.miou()) for evaluation in results.values()), style="bold")
     for name, classes in evaluated_as.classes.items():
-        grid.add_row(f"mean, {name}", *(_percent(evaluation.miou(classes)) for evaluation in results.values()))
+        grid.add_row(Text(f"mean, {name}"), *(_percent(evaluation.miou(classes)) for evaluation in results.values()))
     grid.add_row("loss", *(f"{evaluation.loss():.3f}" for evaluation in results.values()))
     grid.add_row("images", *(str(len(evaluation.names)) for evaluation in results.values()))
     console().print(grid)
@@ -245,14 +247,30 @@ def _content(results: dict[str, Evaluation], model: str, spec: Any, evaluated_as
     }
 
 
+def _is_json(path: Path) -> bool:
+    """Whether a file holds scores that this command wrote; a run's own files are JSON as well."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"model", "test_time", "results"} <= set(content)
+
+
+def _is_csv(path: Path) -> bool:
+    try:
+        return path.read_text(encoding="utf-8").startswith(",".join(_COLUMNS) + "\n")
+    except (OSError, ValueError):
+        return False
+
+
 def _write_csv(content: dict[str, Any], path: Path) -> None:
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["dataset", "measure", "value"])
+        writer.writerow(_COLUMNS)
         for name, scores in content["results"].items():
             for measure in ("miou", "loss", "images"):
-                writer.writerow([name, measure, scores[measure]])
+                writer.writerow([spreadsheet_safe(name), measure, scores[measure]])
             for kind, values in (("miou", scores["means"]), ("iou", scores["iou"])):
                 writer.writerows(
-                    [name, f"{kind}/{key}", "" if value is None else value] for key, value in values.items()
+                    [spreadsheet_safe(name), f"{kind}/{key}", "" if value is None else value] for key, value in values.items()
                 )

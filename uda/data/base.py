@@ -36,7 +36,8 @@ class Options(TypedDict, total=False):
     cache: ``None``, ``"memory"``, or a folder for decoded arrays.
     limit: only the first so many samples.
     unknown: ``"error"`` or ``"ignore"`` for ids and colours that the files' label space does not know.
-    strict: raise for an image without its label; otherwise leave it out and list it in ``problems``.
+    strict: raise for an image that is no file, has no label or one that another image has too; otherwise leave it out
+        and list it in ``problems``.
     labelled: ``False`` does not look for label files at all; then only ``unlabelled()`` is of use.
     """
 
@@ -94,9 +95,13 @@ class Unlabelled:
         """All images below a folder, in the order of their names.
 
         Raises:
-            DataError: the folder is missing or has no images.
+            DataError: the folder is missing or has no images, or what is named like one is no file.
         """
-        return cls(Path(root).name, Path(root), image_files(Path(root))[: _limit(limit)], cache)
+        images = image_files(Path(root))[: _limit(limit)]
+        for path in images:
+            if not path.is_file():
+                raise DataError(f"{path}: {_no_file(path)}")
+        return cls(Path(root).name, Path(root), images, cache)
 
     @property
     def names(self) -> list[str]:
@@ -164,10 +169,12 @@ class FileDataset(ABC):
         if not self.root.is_dir():
             raise DataError(f"{self.root}: no such folder ({self.kind} data set)")
         self.labelled: bool = options.get("labelled", True)
+        self._strict: bool = options.get("strict", True)
+        self._labels_are_listed = False
         items = self.find()
         if not items:
             raise DataError(f"{self.root}: split {split!r} of {self.kind} has no images")
-        items = self._with_files(items, strict=options.get("strict", True))
+        items = self._with_files(items)
         self._items = items[: _limit(options.get("limit"))]
         self._aim(label_space(options.get("space") or self.default_space), options.get("aliases"))
 
@@ -182,25 +189,45 @@ class FileDataset(ABC):
     def find(self) -> list[Item]:
         """The split's files in a fixed order; raises :class:`DataError` where the layout is not there."""
 
-    def _with_files(self, items: list[Item], *, strict: bool) -> list[Item]:
+    def _with_files(self, items: list[Item]) -> list[Item]:
         """The items whose files are there; the others are an error or listed in ``problems``."""
         broken = [item for item in items if not item.image.is_file()]
-        if broken and strict:
+        if broken and self._strict:
             raise DataError(f"{broken[0].image}: {_no_file(broken[0].image)}")
         self.problems += [f"{item.image}: {_no_file(item.image)}" for item in broken]
-        items = [item for item in items if item not in set(broken)]
-        return self._with_labels(items, strict=strict) if self.labelled else items
+        items = _without(items, broken)
+        return self._with_labels(items) if self.labelled else items
 
-    def _with_labels(self, items: list[Item], *, strict: bool) -> list[Item]:
+    def _with_labels(self, items: list[Item]) -> list[Item]:
+        items = [Item(item.image, _either_case(item.label)) for item in items]
         missing = [item for item in items if not item.label.is_file()]
-        if missing and strict:
+        if missing and self._strict:
             more = f" ({len(missing)} of {len(items)} images have none)" if len(missing) > 1 else ""
             raise DataError(f"{missing[0].image}: no label at {missing[0].label}{more}")
         self.problems += [f"{item.image}: no label at {item.label}" for item in missing]
-        labelled = [item for item in items if item not in set(missing)]
+        labelled = _without(items, missing)
+        labelled = _without(labelled, self._sharing(labelled))
         if not labelled:
             raise DataError(f"{self.root}: none of the {len(items)} images of split {self.split!r} has a label")
         return labelled
+
+    def _sharing(self, items: list[Item]) -> list[Item]:
+        """Images that have one label by their names (``a.png``, ``a.jpg``): whose it is nobody knows."""
+        if self._labels_are_listed:
+            return []
+        images: dict[Path, list[Item]] = {}
+        for item in items:
+            images.setdefault(item.label, []).append(item)
+        sharing = [group for group in images.values() if len(group) > 1]
+        problems = [
+            f"{item.image}: has the same label as {next(other.image for other in group if other != item)}: {item.label}"
+            for group in sharing
+            for item in reversed(group)
+        ]
+        if problems and self._strict:
+            raise DataError(problems[0])
+        self.problems += problems
+        return [item for group in sharing for item in group]
 
     def _aim(self, space: LabelSpace, aliases: Mapping[str, str | None] | None) -> None:
         self.space = space
@@ -363,6 +390,17 @@ def _entries(folder: Path, recursive: bool) -> Iterator[Path]:
 def hash_space(space: LabelSpace) -> str:
     """A short text that is equal for equal spaces, in every process."""
     return hashlib.sha256(repr((space, space.void_ids, space.void_colours)).encode()).hexdigest()[:16]
+
+
+def _without(items: list[Item], others: list[Item]) -> list[Item]:
+    left_out = set(others)
+    return [item for item in items if item not in left_out]
+
+
+def _either_case(path: Path) -> Path:
+    """The path, or where nothing is there the one with its suffix in the other case (``.PNG``)."""
+    other = path.with_suffix(path.suffix.swapcase())
+    return other if not path.is_file() and other.is_file() else path
 
 
 def _no_file(path: Path) -> str:

@@ -7,6 +7,7 @@ again. Cached arrays are read-only.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 import warnings
 import zlib
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.format import open_memmap
 
 from uda.data.errors import DataError
 from uda.files import PART, atomic_write
@@ -57,6 +59,8 @@ class MemoryCache:
     def get(self, path: Path, kind: str, decode: Callable[[], Array]) -> Array:
         """The array from memory, decoded on the first call."""
         key = _key(path, kind)
+        if key is None:
+            return decode()
         if key not in self._arrays:
             array = decode()
             array.setflags(write=False)
@@ -99,7 +103,10 @@ class DiskCache:
 
     def get(self, path: Path, kind: str, decode: Callable[[], Array]) -> Array:
         """The array mapped from disk, decoded and written on the first call."""
-        digest = hashlib.sha256(_key(path, kind).encode()).digest()
+        key = _key(path, kind)
+        if key is None:
+            return decode()
+        digest = hashlib.sha256(os.fsencode(key)).digest()
         name = f"{digest.hex()[:40]}.npy"
         mapped = self._mapped(name, digest)
         if mapped is not None:
@@ -117,14 +124,14 @@ class DiskCache:
     def _mapped(self, name: str, digest: bytes) -> Array | None:
         """The array of a file, if it is whole and the one that is asked for."""
         try:
-            mapped: Array = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+            mapped: Array = open_memmap(self.folder / name, mode="r")
             if name not in self._checked:
                 with (self.folder / name).open("rb") as file:
                     file.seek(-_CHECKSUM, 2)
                     if file.read() != _checksum(mapped, digest):
                         return None
                 self._checked.add(name)
-        except (OSError, ValueError, EOFError):
+        except Exception:  # NumPy raises what its parser meets in a damaged header
             return None
         return mapped
 
@@ -143,8 +150,9 @@ _CHECKSUM = 12
 
 
 def _checksum(array: Array, digest: bytes) -> bytes:
-    """What stands at the end of a file: of the pixels, and of which file they are."""
-    return zlib.crc32(np.ascontiguousarray(array).data).to_bytes(4, "little") + digest[:8]
+    """What stands at the end of a file: of the pixels and their form, and of which file they are."""
+    form = zlib.crc32(f"{array.dtype.str} {array.shape}".encode())
+    return zlib.crc32(np.ascontiguousarray(array).data, form).to_bytes(4, "little") + digest[:8]
 
 
 def open_cache(cache: str | Path | Cache | None) -> Cache:
@@ -158,6 +166,10 @@ def open_cache(cache: str | Path | Cache | None) -> Cache:
     return cache
 
 
-def _key(path: Path, kind: str) -> str:
-    state = path.stat()
+def _key(path: Path, kind: str) -> str | None:
+    """What an entry stands for; ``None`` for a file that is not there, which decoding says better."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
     return f"{path.resolve()}|{state.st_mtime_ns}|{state.st_size}|{kind}"

@@ -11,16 +11,20 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from uda.data.base import FileDataset
 from uda.data.classes import LabelSpace
-from uda.data.encode import overlay, write_image
+from uda.data.encode import overlay
 from uda.data.mixture import JoinedImages, Mixture
 from uda.data.statistics import ChannelStats, ChannelSums
+from uda.files import atomic_write
 from uda.types import IGNORE, LabelledDataset, UnlabelledDataset
 
 _BAR = 24
 _LISTED = 20
+_MARK = ("Software", "uda data show")
 
 
 @dataclass
@@ -202,7 +206,20 @@ def show(
         )
     if space is not None:
         rows.append(_legend(space, sorted(seen - {IGNORE}), rows[0].shape[1]))
-    return write_image(Path(out), np.concatenate(rows, axis=0))
+    mark = PngInfo()
+    mark.add_text(*_MARK)
+    with atomic_write(out, binary=True) as file:
+        Image.fromarray(np.concatenate(rows, axis=0)).save(file, "PNG", pnginfo=mark)
+    return Path(out)
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether a file is a contact sheet of :func:`show`, by a text inside of it."""
+    try:
+        with Image.open(path) as image:
+            return bool(image.info.get(_MARK[0]) == _MARK[1])
+    except Exception:  # Pillow's decoders raise what they like
+        return False
 
 
 def _titled(tile: npt.NDArray[Any], title: str) -> npt.NDArray[np.uint8]:

@@ -94,6 +94,8 @@ def _decoded(path: Path, data: npt.NDArray[np.uint8], flags: int, what: str) -> 
 def _palette_indices(path: Path, data: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
     """``(H, W)`` uint8: the indices of a palette file, which OpenCV would turn into colours."""
     try:
+        with Image.open(io.BytesIO(data.tobytes())) as checked:
+            checked.verify()  # the checksums, which decoding does not look at
         with Image.open(io.BytesIO(data.tobytes())) as indexed:
             return np.array(indexed)
     except Exception as error:  # Pillow's decoders raise what they like

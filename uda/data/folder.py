@@ -34,8 +34,8 @@ class Folder(FileDataset):
         root: what ``images`` and ``labels`` are relative to; ``~`` is the home folder.
         split: put in place of ``{split}`` in ``images`` and ``labels``; otherwise only a name.
         images: folder, or text file of paths relative to ``root``, one image (and its label) a line; names with
-            blanks in quotes, ``#`` begins a comment.
-            By default ``images``, and for images without labels ``root`` itself where there is no such folder.
+            blanks in quotes, ``#`` begins a comment. Only a list may give several images one label. By default
+            ``images``, and for images without labels ``root`` itself where there is no such folder.
         labels: folder; an image's label is there under the image's relative path. Not needed by a list of pairs.
         image_suffix: end of the images' names, taken off to find the label; by default the file extension.
         label_suffix: end of the labels' names.
@@ -96,16 +96,10 @@ class Folder(FileDataset):
         source = self.root / self._images
         if source.is_file() and source.suffix.lower() not in IMAGE_SUFFIXES:
             return self._listed(source)
-        items = [
+        return [
             Item(path, self.root / self._labels / self._label_name(path.relative_to(source)))
             for path in image_files(source, self._suffixes[0])
         ]
-        owners: dict[Path, Path] = {}
-        for item in items if self.labelled else []:
-            if item.label in owners:
-                raise DataError(f"{item.image}: has the same label as {owners[item.label]}: {item.label}")
-            owners[item.label] = item.image
-        return items
 
     def _label_name(self, image: Path) -> Path:
         ending, label_suffix = self._suffixes
@@ -113,6 +107,7 @@ class Folder(FileDataset):
 
     def _listed(self, source: Path) -> list[Item]:
         items: list[Item] = []
+        self._labels_are_listed = True
         try:
             lines = source.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
@@ -130,7 +125,11 @@ class Folder(FileDataset):
                 raise DataError(f"{source}, line {number}: expected 'image' or 'image label', not {len(parts)} entries")
             image = self.root / parts[0]
             if not image.is_file():
-                raise DataError(f"{source}, line {number}: no such image: {image}")
+                problem = f"{source}, line {number}: no such image: {image}"
+                if self._strict:
+                    raise DataError(problem)
+                self.problems.append(problem)
+                continue
             label = parts[1] if len(parts) == 2 else Path(self._labels) / self._label_name(Path(parts[0]))
             items.append(Item(image, self.root / label))
         return items
