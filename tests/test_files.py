@@ -49,6 +49,15 @@ def test_content_is_synced_before_it_takes_the_name_and_the_folder_after(
     assert events == ["sync", "replace", "sync"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks Linux which file a handle is of")
+def test_new_folders_are_synced_into_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(Path(os.readlink(f"/proc/self/fd/{handle}"))))
+    with atomic_write(tmp_path / "a/b/x") as file:
+        file.write("x")
+    assert [path for path in synced if path.suffix != ".part"] == [tmp_path, tmp_path / "a", tmp_path / "a/b"]
+
+
 def test_nothing_in_the_library_writes_by_itself() -> None:
     """All outputs go through here; what appends (curves) and asks the kernel (peak memory) does not."""
     allowed = {"files.py", "engine/tensorboard.py", "bench/cell.py"}

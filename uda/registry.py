@@ -18,7 +18,27 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 LISTED = 60
-"""Names that a message lists at most."""
+"""Names that a message lists at most, and letters of a name that are compared with them."""
+
+
+def short(value: Any, length: int = 100) -> str:
+    """``repr`` of a value as messages show it, cut where it is long.
+
+    Example:
+        >>> short("x" * 1000, length=20)
+        "'xxxxxxxxx ... xxxx'"
+    """
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # a number of thousands of digits, a tree of thousands of levels
+        return f"a {type(value).__name__}"
+    return text if len(text) <= length else f"{text[: length - 10]} ... {text[-5:]}"
+
+
+def printable(text: str, length: int = 200) -> str:
+    """A text from outside on one line, characters that steer a terminal written out, cut where it is long."""
+    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[: 2 * length])
+    return line if len(line) <= length else f"{line[: length - 10]} ... {line[-5:]}"
 
 
 class UnknownName(ValueError):
@@ -42,7 +62,7 @@ def nearest(name: str, known: Iterable[str], *, listed: int = LISTED) -> str:
     """
     names = list(dict.fromkeys(known))
     by_lower = {candidate.lower(): candidate for candidate in names}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1 if listed else 3, cutoff=0.5)
+    close = difflib.get_close_matches(str(name)[:LISTED].lower(), by_lower, n=1 if listed else 3, cutoff=0.5)
     if not listed:
         quoted = ", ".join(repr(by_lower[candidate]) for candidate in close)
         return f"the nearest are {quoted}" if quoted else "nothing resembles it"
@@ -59,7 +79,7 @@ def import_name(place: str) -> Any:
     """
     module_name, colon, attribute = place.partition(":")
     if not (colon and module_name and attribute):
-        raise UnknownName(f"{place!r} is not of the form package.module:Name")
+        raise UnknownName(f"{short(place)} is not of the form package.module:Name")
     try:
         imported: Any = import_module(module_name)
     except ModuleNotFoundError as error:
@@ -153,13 +173,15 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises:
             UnknownName: nothing has that name.
         """
+        if not isinstance(name, str):
+            raise UnknownName(f"the name of a {self.what} is a text, got {short(name)}")
         if name in self.table:
             return self.table[name]
         if name in self.extensions:
             return self.extensions[name].value
         if ":" in name:
             return name
-        raise UnknownName(f"no {self.what} {name!r}; {nearest(name, self)}, or package.module:Name")
+        raise UnknownName(f"no {self.what} {short(name)}; {nearest(name, self)}, or package.module:Name")
 
     def __getitem__(self, name: str) -> T:
         place = self.place(name)

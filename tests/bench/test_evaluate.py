@@ -16,8 +16,9 @@ from tests.bench import tiny
 from uda.bench import BenchResult, run
 from uda.bench.build import open_dataset
 from uda.bench.identity import Identities
-from uda.bench.plan import make_plan, read_result
+from uda.bench.plan import make_plan
 from uda.bench.restore import load_model, open_model, open_run
+from uda.bench.stored import read_result
 from uda.config import BenchConfig, ConfigError, load_config
 from uda.engine import Evaluation, Inference, Update, evaluate
 

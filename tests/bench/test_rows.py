@@ -70,19 +70,19 @@ def test_colours_alone_pass_no_target_image() -> None:
 def test_own_settings_and_networks_have_rows_of_their_own() -> None:
     planned = rows({
         "frozen": {"methods": ["Supervised", "AdvEnt"], "settings": {"batch_norm": "frozen"}},
-        "aux": {"methods": ["Supervised", "AdvEnt"], "model": {"weights": None, "aux": True}},
+        "own": {"methods": ["Supervised", "AdvEnt"], "model": {"weights": None, "aux": True}},
         "big": {"methods": ["Supervised"], "model": {"weights": None, "aux": True}},
     })  # fmt: skip
     assert planned["frozen"].baseline == "source_only"
     control = planned["frozen-control"]
     assert (planned["frozen"].control, control.entry.settings) == ("frozen-control", {"batch_norm": "frozen"})
-    assert planned["aux"].baseline == "big", "which is listed"
+    assert planned["own"].baseline == "big", "which is listed"
     assert planned["big"].baseline is planned["big"].control is None
-    assert planned["aux-control"].entry.model == {"weights": None, "aux": True}
-    assert planned["aux-control"].baseline == "big"
-    planned = rows({"aux": {"methods": ["Supervised", "AdvEnt"], "model": {"weights": None, "aux": True}}})
-    assert planned["aux"].baseline == "source_only-aux"
-    assert planned["source_only-aux"].entry.methods == [{"Supervised": {}}]
+    assert planned["own-control"].entry.model == {"weights": None, "aux": True}
+    assert planned["own-control"].baseline == "big"
+    planned = rows({"own": {"methods": ["Supervised", "AdvEnt"], "model": {"weights": None, "aux": True}}})
+    assert planned["own"].baseline == "source_only-own"
+    assert planned["source_only-own"].entry.methods == [{"Supervised": {}}]
 
 
 def test_a_recipe_keeps_what_needs_no_target_in_its_control() -> None:

@@ -21,7 +21,7 @@ from uda.bench import BenchResult, Event, run, write_tables
 from uda.bench.cell import _Clock
 from uda.bench.restore import load_model, open_run
 from uda.config import ConfigError
-from uda.engine import Evaluation, Settings, Update
+from uda.engine import Evaluation, Settings
 from uda.engine.tensorboard import read_scalars
 from uda.methods import Method
 
@@ -34,21 +34,6 @@ class Boom(Method):
 
 
 BOOM = f"{__name__}:Boom"
-
-
-@pytest.fixture
-def copy(finished: BenchResult, tmp_path: Path) -> Path:
-    """A copy of the finished runs, to do things to."""
-    shutil.copytree(finished.folder.parent, tmp_path / "runs")
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("this call trains a step")
-
-    monkeypatch.setattr(Update, "__call__", refuse)
 
 
 def quiet(out: Path, data: Path, **changes: Any) -> Callable[..., BenchResult]:

@@ -76,7 +76,11 @@ def fill(config: BenchConfig, root: Path, skip: tuple[str, ...] = (), **about: A
             "peak_memory": 2**30, "threads": 1, "versions": {"torch": "2"}, "machine": "a machine", "label_maps": {},
             "data": about,
         }  # fmt: skip
-        (folder / DESCRIPTION).write_text(json.dumps({"identity": identities.training(cell)}))
+        described = {
+            "identity": identities.training(cell), "kind": cell.kind, "method": cell.method, "seed": cell.seed,
+            "needs": cell.needs, "test_time": None, "training": cell.training,
+        }  # fmt: skip
+        (folder / DESCRIPTION).write_text(json.dumps(described))
         (folder / RESULT).write_text(json.dumps(content))
 
 

@@ -3,13 +3,20 @@
 ``python -m tests.engine.kill_run OUT [STEP ...]`` trains in a child process, killed with SIGKILL when it comes
 to the first STEP, then in another that is killed at the second, and so on; the last runs to the end. ``STEPw`` kills
 inside the writing of the first checkpoint at or after STEP.
+
+``python -m tests.engine.kill_run OUT storm SEED KILLS`` kills from outside, at random moments of a run's time, until
+a run comes to its end or KILLS have been; the last is left alone. The number of kills is in ``OUT/kills.txt``.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
+import tempfile
+import time
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -59,18 +66,52 @@ def run(out: Path, kill: str | None) -> None:
     torch.save(trainer.state_dict(), out / "end.pt")
 
 
+def start(out: Path, kill: str | None = None) -> int:
+    """A run in a child process; its id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            run(out, kill)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return child
+
+
+def storm(out: Path, seed: int, kills: int) -> None:
+    """Kill runs in ``out`` at random moments, then let one come to its end."""
+    draw, count = random.Random(seed), 0
+    with tempfile.TemporaryDirectory() as scratch:
+        begin = time.monotonic()
+        os.waitpid(start(Path(scratch)), 0)
+        span = time.monotonic() - begin
+    status = -1
+    while status and count < kills:
+        child = start(out)
+        # no moment is past half a run, so that the steps between two checkpoints are cut short often
+        time.sleep(draw.uniform(0, span / 2))
+        os.kill(child, signal.SIGKILL)  # one that has ended is there until it is waited for
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status) and status:
+            sys.exit(f"after {count} kills a run ended with status {status}")
+        count += status != 0
+    (out / "kills.txt").write_text(str(count))
+    if status:
+        main(out, [])
+
+
 def main(out: Path, kills: list[str]) -> None:
     """One child process after the other; forked before any tensor is made."""
     for kill in [*kills, None]:
-        child = os.fork()
-        if child == 0:
-            run(out, kill)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
+        _, status = os.waitpid(start(out, kill), 0)
         killed = os.WIFSIGNALED(status)
         if killed != (kill is not None):
             sys.exit(f"kill {kill}: child ended with status {status}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    if sys.argv[2:3] == ["storm"]:
+        storm(Path(sys.argv[1]), int(sys.argv[3]), int(sys.argv[4]))
+    else:
+        main(Path(sys.argv[1]), sys.argv[2:])

@@ -78,3 +78,15 @@ def test_ten_kills_at_random_steps(tmp_path: Path, reference: tuple[Path, dict[s
     kills = sorted(draw.sample(range(STEPS), 7)) + [STEPS - 1] * 2
     out = tmp_path / "killed"
     check(out, run(out, *map(str, kills), f"{STEPS}w"), reference)
+
+
+@pytest.mark.slow
+def test_a_storm_of_kills_at_random_moments(tmp_path: Path, reference: tuple[Path, dict[str, Any]]) -> None:
+    # by the clock, so that set-up, steps, evaluations, curves and checkpoints are all cut somewhere
+    out = tmp_path / "killed"
+    state = run(out, "storm", "2", "8")
+    assert int((out / "kills.txt").read_text()) >= 2
+    check(out, state, reference)
+    assert len(read_scalars(out)) == len({(line["step"], "gradient_norm" in line) for line in read_scalars(out)})
+    left_over = {path.name for path in out.iterdir()} - {path.name for path in reference[0].iterdir()}
+    assert left_over == {"kills.txt"}, "half-written files stay"

@@ -29,6 +29,7 @@ from uda.methods import (
 )
 from uda.methods.base import Method
 from uda.testing import TinyDataset, TinySegmenter, tiny_target
+from uda.testing.methods import assert_same
 from uda.types import Sample, TaskSpec
 
 
@@ -78,6 +79,26 @@ def test_what_cannot_be_gone_on_from_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLoss, match=r"^step 3: "):
         again.fit(TinyDataset())
     assert again.step_index == 4
+    # with another rate it is another run
+    slower = Trainer(with_norm(), [Spoil()], settings(lr=1e-6), out=tmp_path)
+    with pytest.raises(CheckpointError, match=r"(?s)checkpoint.pt: belongs to another run.*settings.lr: .*1e-06"):
+        slower.fit(TinyDataset())
+
+
+class SpoilOwn(AdvEnt):
+    """Leaves a number that is not finite in its own network, whose optimiser has finite ones."""
+
+    def after_step(self, step: Any) -> None:
+        if step.index == 3:
+            with torch.no_grad():
+                next(self.parameters()).view(-1)[0] = float("nan")
+
+
+def test_an_own_network_is_looked_at_too(tmp_path: Path) -> None:
+    trainer = Trainer(TinySegmenter(), [Supervised(), SpoilOwn(width=4)], settings(), out=tmp_path)
+    with pytest.raises(NonFiniteLoss, match=r"^step 3: SpoilOwn \S+weight is not finite after the update"):
+        trainer.fit(TinyDataset(), tiny_target())
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["step"] == 3
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -150,6 +171,64 @@ def test_an_image_with_a_pixel_that_is_no_number_is_named(method: type[Method]) 
     assert all((value == before[name]).all() for name, value in parameters.items())
 
 
+class NoNumber(Method):
+    """A term that is not finite, or whose gradient alone is not."""
+
+    reads = frozenset({"source"})
+    needs_target = False
+
+    def __init__(self, *, gradient: bool = False) -> None:
+        super().__init__()
+        self.gradient = gradient
+
+    def losses(self, step: Any) -> Any:
+        mean = step.predict("source").logits.mean()
+        return {"term": (mean - mean.detach()).abs().sqrt() if self.gradient else mean / 0}
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_nothing_has_moved_where_a_term_or_gradient_is_no_number(gradient: bool) -> None:
+    model, source, target = TinySegmenter(), TinyDataset(), tiny_target()
+    methods = [Supervised(), AdvEnt(width=4), NoNumber(gradient=gradient)]
+    update = Update(model, methods, total_steps=2, optimizer=torch.optim.AdamW(model.parameters()), clip=1.0)
+    update.setup(TaskSpec.of(model, source.space, source=source, target=target))
+    modules: dict[str, nn.Module] = {"model": model, "own": methods[1]}
+    before = {key: [p.clone() for p in module.parameters()] for key, module in modules.items()}
+    message = "gradient norm is nan" if gradient else r"NoNumber/term is -?(inf|nan)"
+    with pytest.raises(NonFiniteLoss, match=f"^step 0: .*{message}"):
+        update(Pairs(source, target, TrainTransform(crop=(32, 64)), batch_size=2)[0])
+    for key, module in modules.items():
+        assert before[key]
+        assert all(torch.equal(new, old) for new, old in zip(module.parameters(), before[key], strict=True)), key
+    assert update.optimizer.state_dict()["state"] == {}
+    assert update.index == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_batch_with_such_an_image_may_be_passed_over(value: float) -> None:
+    """Caught, it leaves no trace: not in batch norm, not in the teacher, not in the random numbers."""
+
+    def states(broken: bool) -> dict[str, Any]:
+        torch.manual_seed(0)
+        model, source, target = TinySegmenter(), TinyDataset(), tiny_target()
+        sgd = torch.optim.SGD(model.parameters(), lr=0.01)
+        update = Update(model, [Supervised(), FDA(), ClassMix()], total_steps=3, optimizer=sgd)
+        update.setup(TaskSpec.of(model, source.space, source=source, target=target))
+        pairs = Pairs(source, target, TrainTransform(crop=(32, 64)), batch_size=2)
+        update(pairs[0])
+        if broken:
+            views = dict(pairs[2])
+            images = views["target"].images.clone()
+            images[0, 2, 31, 63] = value
+            views["target"] = replace(views["target"], images=images)
+            with pytest.raises(NonFiniteLoss, match=rf"^step 1: pixels .* in {re.escape(views['target'].names[0])}$"):
+                update(views)
+        update(pairs[1])
+        return update.state_dict()
+
+    assert_same(states(broken=True), states(broken=False))
+
+
 def test_a_wrapped_image_with_a_pixel_that_is_no_number_is_named() -> None:
     image = torch.full((3, 4, 4), float("nan"))
     with pytest.raises(ValueError, match=r"mine\[0\]: float images are in \[0, 1\]"):
@@ -205,6 +284,16 @@ def test_damaged_lines_of_the_curves_are_left_out(tmp_path: Path) -> None:
     lines = ['{"step": 0, "a": 1}', "{", "[]", '{"a": 1}', "\x00\xff", '{"step": 1, "a": 2}', '{"step": 2, "a']
     (tmp_path / "scalars.jsonl").write_text("\n".join(lines))
     assert [record["step"] for record in read_scalars(tmp_path)] == [0, 1]
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+    left, below = tmp_path / ".checkpoint.pt.0123.part", tmp_path / "other" / ".checkpoint.pt.0123.part"
+    below.parent.mkdir()
+    left.touch()
+    below.touch()  # of a run of its own, which may be writing
+    Trainer(TinySegmenter(), [Supervised()], settings(), out=tmp_path).fit(TinyDataset())
+    assert not left.exists()
+    assert below.exists()
 
 
 def test_two_trainers_do_not_share_a_folder(tmp_path: Path) -> None:

@@ -23,17 +23,9 @@ from torch import nn
 import uda
 from uda.bench import build, label_free
 from uda.bench.identity import Identities
-from uda.bench.plan import (
-    CHECKPOINT,
-    DESCRIPTION,
-    ERROR,
-    RESULT,
-    Cell,
-    has_training,
-    read_description,
-    read_result,
-)
+from uda.bench.plan import CHECKPOINT, CONFIG, DESCRIPTION, ERROR, RESULT, Cell, picture_indices
 from uda.bench.restore import adaptation_images, attach, load_model
+from uda.bench.stored import evaluation_file, has_training, read_description, read_result
 from uda.config import BenchConfig, Scoring, build_method
 from uda.data import FileDataset
 from uda.data.encode import write_image
@@ -41,14 +33,13 @@ from uda.data.statistics import image_sizes
 from uda.engine import Evaluation, Inference, Settings, Trainer, checkpoint, evaluate
 from uda.engine.inference import ResizedImages
 from uda.engine.predict import label_map
-from uda.files import atomic_write
+from uda.files import atomic_write, make_folder, remove_parts
 from uda.methods import TestTimeMethod
 from uda.models.batch_norm import domain_statistics, normalising
 from uda.types import LabelledDataset
 
-PICTURES = 3
-"""Images of each domain whose predictions are kept for the report."""
 PACKAGES = ("torch", "torchvision", "numpy", "timm", "segmentation-models-pytorch", "opencv-python")
+SAFE = "what was written before is whole, and the next call goes on from there"
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
@@ -75,26 +66,36 @@ def run_cell(
     """
     folder, identities = root / cell.name, Identities(config, cells)
     try:
-        _prepare(identities, cell, folder)
+        _prepare(identities, cell, root)
         _describe(config, identities, cell, folder)
         _run(config, identities, cell, root, folder, progress, extend)
     except Exception as error:
         with contextlib.suppress(OSError), atomic_write(folder / ERROR) as file:
             file.write(traceback.format_exc())
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
-    (folder / ERROR).unlink(missing_ok=True)
+        safe = f"; {SAFE}" if isinstance(error, OSError) else ""
+        return f"{type(error).__name__}: {' '.join(str(error).split())}{safe}"
+    with contextlib.suppress(OSError):
+        (folder / ERROR).unlink(missing_ok=True)
     return None
 
 
-def _prepare(identities: Identities, cell: Cell, folder: Path) -> None:
-    """Clear what another training left: all of a failure's first curves, the result of a shorter run."""
-    old = read_description(folder)
-    if old is not None and identities.differences(cell, old):
-        if has_training(folder):
-            (folder / RESULT).unlink(missing_ok=True)
-        else:
-            shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+def _prepare(identities: Identities, cell: Cell, root: Path) -> None:
+    """Clear what another training left: all of a failure's first curves, the result of a shorter run.
+
+    What is damaged is out of the way afterwards: a checkpoint that cannot be gone on from keeps lying beside.
+    """
+    folder = root / cell.name
+    described, differences = read_description(folder), identities.changes(cell, folder)
+    if differences and not has_training(folder):
+        shutil.rmtree(folder)
+    make_folder(folder)
+    remove_parts(folder)
+    lost = (folder / CHECKPOINT).exists() and bool(identities.checkpoint_damage(cell, root))
+    if lost:
+        (folder / CHECKPOINT).replace(folder / f"{CHECKPOINT}.damaged")
+    # scores of another network, or of one that nothing vouches for
+    if differences or described is None or (cell.settings is not None and not (folder / CHECKPOINT).exists()):
+        (folder / RESULT).unlink(missing_ok=True)
 
 
 def _describe(config: BenchConfig, identities: Identities, cell: Cell, folder: Path) -> None:
@@ -106,7 +107,12 @@ def _describe(config: BenchConfig, identities: Identities, cell: Cell, folder: P
         "training": cell.training,
     }  # fmt: skip
     _write(folder / DESCRIPTION, json.dumps(content, indent=2))
-    _write(folder / "config.yaml", yaml.safe_dump(config.resolved(), sort_keys=False))
+    write_config(config, folder)
+
+
+def write_config(config: BenchConfig, folder: Path) -> None:
+    """Write the resolved config into a cell's folder."""
+    _write(folder / CONFIG, yaml.safe_dump(config.resolved(), sort_keys=False))
 
 
 def _run(
@@ -119,7 +125,7 @@ def _run(
     extend: bool,
 ) -> None:
     started, result = time.perf_counter(), read_result(folder)
-    missing = identities.missing_scores(cell, result)
+    missing = identities.missing_scores(cell, result, folder)
     datasets = {domain: build.open_dataset(config.domains[domain], config.space) for domain in missing}
     _reset_peak()
     measured: dict[str, Any] = {}
@@ -140,8 +146,7 @@ def _run(
     measured["peak_memory"] = max(_peak(), (result or {}).get("peak_memory", 0))
     for domain, dataset in datasets.items():
         evaluation = _score(config, cell, model, domain, dataset, folder, scored.get(domain))
-        (folder / "evaluations").mkdir(exist_ok=True)
-        evaluation.save(folder / "evaluations" / f"{domain}.npz")
+        evaluation.save(evaluation_file(folder, domain))
     steps = cell.settings.steps if cell.settings else 0
     device = measured.pop("device", None) or str(next(model.parameters()).device)
     maps = (result or {}).get("label_maps", {}) | {name: _label_map(dataset) for name, dataset in datasets.items()}
@@ -169,7 +174,7 @@ def _train(
         raise ValueError(f"{cell.name} does not train")
     space = build.build_space(config.space)
     model = build.build_segmenter(cell.training["model"], space.num_classes, cell.seed)
-    if cell.needs:
+    if cell.needs and not (folder / CHECKPOINT).is_file():
         model.load_state_dict(checkpoint.load(root / cell.needs[0] / CHECKPOINT)["model"])
     source = build.open_source(config.source, config.space)
     target = build.open_dataset(config.target, config.space)
@@ -280,11 +285,6 @@ def _pictures(
         image = dataset[index].image.permute(1, 2, 0).numpy()
         labels = label_map(model, image, inference, precision=precision)
         write_image(folder / f"{domain}_{index}.png", labels)
-
-
-def picture_indices(number: int) -> list[int]:
-    """Which images of a data set of this size are shown in the report."""
-    return sorted({int((at + 0.5) * number / PICTURES) for at in range(PICTURES)})
 
 
 def _write(path: Path, text: str) -> None:

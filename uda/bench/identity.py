@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -11,9 +12,11 @@ import torch
 from torch import nn
 
 from uda.bench import build
-from uda.bench.plan import Cell, read_description, read_result
+from uda.bench.plan import CHECKPOINT, Cell
+from uda.bench.stored import network_damage, read_description, read_evaluation, read_result
 from uda.config import BenchConfig, DatasetSpec, Scoring, Spec, build_method
 from uda.data import DataError, dataset_identity
+from uda.engine import checkpoint
 from uda.engine.grouping import shared_teacher, unique_labels
 from uda.engine.identity import (
     SCHEMA,
@@ -27,6 +30,7 @@ from uda.engine.identity import (
 )
 from uda.methods import Method
 from uda.models import model_options
+from uda.models.batch_norm import add_target_norms, needs_target_norms
 
 
 class Identities:
@@ -92,28 +96,66 @@ class Identities:
             for domain, content in cell.scoring.items()
         }
 
-    def missing_scores(self, cell: Cell, result: dict[str, Any] | None) -> list[str]:
-        """Domains whose evaluation is not there yet, or was made with another data set or test-time method."""
+    def missing_scores(self, cell: Cell, result: dict[str, Any] | None, folder: Path | None = None) -> list[str]:
+        """Domains whose evaluation is not there yet, or was made with another data set or test-time method.
+
+        With the cell's folder also those whose scores are damaged or gone.
+        """
         done: dict[str, Any] = result["scores"] if result else {}
         defaults = {"evaluate": Scoring().model_dump(mode="json")}
         return [
             domain
             for domain, identity in self.scores(cell).items()
-            if not isinstance(done.get(domain), dict) or differences(done[domain], identity, defaults)
+            if not isinstance(done.get(domain), dict)
+            or differences(done[domain], identity, defaults)
+            or (folder is not None and read_evaluation(folder, domain) is None)
         ]
 
     def differences(self, cell: Cell, old: dict[str, Any]) -> list[str]:
         """Where the training that a cell's folder describes differs from the cell's."""
         return differences(old.get("identity", {}), self.training(cell), self.defaults(cell))
 
+    def changes(self, cell: Cell, folder: Path) -> list[str]:
+        """:meth:`differences` of what a folder holds; empty where it holds nothing.
+
+        Where the description is damaged or gone, the checkpoint says most of it; the trainer compares the rest.
+        """
+        described = read_description(folder)
+        if described is not None:
+            return self.differences(cell, described)
+        try:
+            recorded = checkpoint.load(folder / CHECKPOINT).get("identity", {})
+        except checkpoint.CheckpointError:
+            return []
+        # a trainer knows the model's weights and the target in words of its own, and no warm start
+        training = self.training(cell)
+        said = [key for key in training if key not in ("model", "target", "warm_start")]
+        return differences(_only(recorded, said), _only(training, said), self.defaults(cell))
+
     def is_done(self, cell: Cell, root: Path) -> bool:
         """Whether a cell of the benchmark in ``root`` needs no work at all."""
-        described, result = read_description(root / cell.name), read_result(root / cell.name)
+        folder = root / cell.name
+        described, result = read_description(folder), read_result(folder)
         if described is None or result is None or self.differences(cell, described):
             return False
         if self.config.target_val is None and cell.kind == "train" and "label_free" not in result:
             return False
-        return not self.missing_scores(cell, result)
+        return not self.missing_scores(cell, result, folder)
+
+    def checkpoint_damage(self, cell: Cell, root: Path) -> str:
+        """What is wrong with the checkpoint of a cell that trains: unreadable, or of another network; else empty."""
+        path = root / cell.name / CHECKPOINT
+        try:
+            state = checkpoint.load(path)
+        except checkpoint.CheckpointError as error:
+            return "is missing" if not path.exists() else str(error).removeprefix(f"{path}: ")
+        network = _without_numbers(
+            json.dumps(cell.training["model"]), build.build_space(cell.training["space"]).num_classes
+        )
+        if isinstance(state.get("model"), dict) and needs_target_norms(state["model"]):
+            network = copy.deepcopy(network)
+            add_target_norms(network)
+        return network_damage(state, {name: tuple(value.shape) for name, value in network.state_dict().items()})
 
     def _data(self, specs: list[DatasetSpec]) -> dict[str, Any] | None:
         if not specs:
@@ -122,6 +164,10 @@ class Identities:
             json.dumps([spec.model_dump(mode="json") for spec in specs]), json.dumps(self.config.space)
         )
         return None if told is None else json.loads(told)  # type: ignore[no-any-return]
+
+
+def _only(identity: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    return {key: value for key, value in identity.items() if key in keys}
 
 
 def _methods(cell: Cell) -> list[Method]:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from uda.bench.rows import PlannedRow, rows_of
 from uda.config import SOURCE_ONLY, BenchConfig, ConfigError
+from uda.config.names import WARM_START as WARM_START
 from uda.data.identity import digest
 from uda.engine.settings import Settings
 
-WARM_START = "warm_start"
-"""Folder and name of the shared source-only checkpoints."""
 RESULT = "result.json"
 """A cell's done marker: written last, whole or not at all."""
 CHECKPOINT = "checkpoint.pt"
 """Name of the trainer's checkpoint in a cell's folder."""
 DESCRIPTION = "cell.json"
 """What a cell's folder holds, written before the first step."""
+CONFIG = "config.yaml"
+"""The benchmark's config, as it was when the cell was last worked on."""
+PICTURES = 3
+"""Images of each domain whose predictions are kept for the report."""
 ERROR = "error.txt"
 """The traceback of a cell that failed."""
 WARM_SEED = 1_000_003
@@ -126,22 +127,6 @@ def _scoring(config: BenchConfig, row: PlannedRow) -> dict[str, dict[str, Any]]:
     }
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """A finished cell's result; ``None`` while there is none."""
-    path = folder / RESULT
-    if not path.is_file():
-        return None
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
-
-
-def read_description(folder: Path) -> dict[str, Any] | None:
-    """What a cell's folder says that it holds; ``None`` for a new one."""
-    path = folder / DESCRIPTION
-    content: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-    return content
-
-
-def has_training(folder: Path) -> bool:
-    """Whether a cell's folder holds anything that took training or scoring to make."""
-    return (folder / CHECKPOINT).is_file() or (folder / RESULT).is_file()
+def picture_indices(number: int) -> list[int]:
+    """Which images of a data set of this size are shown in the report."""
+    return sorted({int((at + 0.5) * number / PICTURES) for at in range(PICTURES)})

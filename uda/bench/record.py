@@ -9,22 +9,33 @@ from pathlib import Path
 from typing import Any
 
 from uda.bench import render, report
-from uda.bench.plan import make_plan, read_result
+from uda.bench.plan import make_plan
+from uda.bench.stored import read_result
 from uda.bench.table import Table
 from uda.config import BenchConfig
 from uda.files import atomic_write
 
 
 def write_tables(config: BenchConfig, folder: Path, table: Table) -> dict[str, Path]:
-    """Write ``results.md``, ``results.csv`` and ``report.html`` beside the runs; their paths by suffix."""
+    """Write ``results.md``, ``results.csv`` and ``report.html`` beside the runs; their paths by suffix.
+
+    Raises:
+        OSError: one cannot be written; the error's ``filename`` is its path, and the others are there.
+    """
     texts = {
         "results.md": render.markdown(table),
         "results.csv": render.to_csv(table),
         "report.html": report.html(config, folder, table),
     }
+    failures: list[OSError] = []
     for name, text in texts.items():
-        with atomic_write(folder / name) as file:
-            file.write(text)
+        try:
+            with atomic_write(folder / name) as file:
+                file.write(text)
+        except OSError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
     return {Path(name).suffix[1:]: folder / name for name in texts}
 
 

@@ -17,6 +17,7 @@ from uda.bench.intervals import Estimate, letter
 from uda.bench.results import Domain
 from uda.bench.table import Row, Score, Table
 from uda.config import ORACLE, SOURCE_ONLY
+from uda.files import spreadsheet_safe
 
 DASH = "–"
 """Stands for "no number"."""
@@ -110,13 +111,14 @@ def columns(table: Table, row: Row, *, wide: bool = True) -> list[tuple[str, lis
 
 def terminal(table: Table) -> RenderableType:
     """For a rich console: the table, the sentences, the notes."""
-    grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, title=table.name, pad_edge=False, collapse_padding=True)
+    grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, title=Text(table.name), pad_edge=False, collapse_padding=True)
     grid.add_column("method", no_wrap=True)
     for title, _ in columns(table, table.rows[0], wide=False) if table.rows else []:
-        grid.add_column(title.replace(" ", "\n"), justify="right", no_wrap=True)
+        grid.add_column(Text(title.replace(" ", "\n")), justify="right", no_wrap=True)
     for row in table.rows:
         style = "bold" if row.name in (SOURCE_ONLY, ORACLE) else _style(row)
-        grid.add_row(row.name, *("\n".join(cell) for _, cell in columns(table, row, wide=False)), style=style)
+        cells = [[row.name], *(cell for _, cell in columns(table, row, wide=False))]
+        grid.add_row(*(Text("\n".join(cell)) for cell in cells), style=style)
     words = [Text(line) for line in (*sentences(table), "", *(f"* {note}" for note in table.notes))]
     return Group(grid, *words)
 
@@ -156,7 +158,7 @@ def class_rows(table: Table, domain: Domain) -> Iterator[list[str]]:
 
 def _grid(titles: list[str], rows: list[list[str]]) -> list[str]:
     def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
     return [line(titles), "|" + "---|" + "---:|" * (len(titles) - 1), *(line(row) for row in rows)]
 
@@ -182,11 +184,11 @@ def to_csv(table: Table) -> str:
                     estimate.value, estimate.low, estimate.high, estimate.standard_error, estimate.degrees_of_freedom,
                     control.holm_p_value if control else None,
                 )  # fmt: skip
-                writer.writerow([
+                writer.writerow(map(spreadsheet_safe, [
                     row.name, domain.name, measure, other or "", *map(_plain, numbers), len(row.seeds), domain.images,
                     classes, row.steps, _plain(row.seconds_per_step), row.peak_memory or "",
                     score.verdict if control else "",
-                ])  # fmt: skip
+                ]))  # fmt: skip
     return text.getvalue()
 
 

@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from uda.bench import build, render
-from uda.bench.cell import picture_indices
+from uda.bench.plan import picture_indices
 from uda.bench.results import Domain
 from uda.bench.table import Row, Table
 from uda.config import BenchConfig

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from torch import nn
 
 from uda.bench.build import build_segmenter, build_space, open_source
-from uda.bench.plan import CHECKPOINT, read_description
+from uda.bench.plan import CHECKPOINT, CONFIG, DESCRIPTION
 from uda.bench.rows import rows_of
+from uda.bench.stored import description_damage, network_damage, read_description
 from uda.config import SOURCE_ONLY, BenchConfig, ConfigError, EvaluateSpec, Spec, build_method, load_recorded
+from uda.config.content import read_content
 from uda.data.label_spaces import LabelSpace
 from uda.engine import checkpoint
 from uda.methods import TestTimeMethod
@@ -57,6 +58,8 @@ def open_run(path: Path) -> RunFolder:
     """
     path = path.parent if path.name == CHECKPOINT else path
     cell = read_description(path)
+    if cell is None and (what := description_damage(path)):
+        raise ConfigError(f"{path / DESCRIPTION}: {what}; the benchmark writes it again when it is called")
     if cell is None:
         raise ConfigError(
             f"{path}: {'not a run folder (no cell.json)' if path.is_dir() else 'no such folder'}; those of a benchmark "
@@ -66,7 +69,7 @@ def open_run(path: Path) -> RunFolder:
     if not (base / CHECKPOINT).is_file():
         raise ConfigError(f"{base}: no {CHECKPOINT}; the run has not got that far")
     training = (read_description(base) or cell)["training"]
-    config = load_recorded(path / "config.yaml" if "identity" in cell else upgraded(path / "config.yaml"))
+    config = load_recorded(path / CONFIG if "identity" in cell else upgraded(path / CONFIG))
     return RunFolder(path, config, cell["method"], cell["seed"], training, base / CHECKPOINT, cell["test_time"])
 
 
@@ -75,7 +78,7 @@ def upgraded(path: Path) -> dict[str, Any]:
 
     Only what evaluation and prediction need is kept exactly; how such a run was drawn and regularised is in its file.
     """
-    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    _, content = read_content(path, None)
     rows = content.get("methods") or {}
     for section in (
         content.get("settings"),
@@ -113,7 +116,12 @@ def load_model(run: RunFolder | Path, network: str = "student") -> nn.Module:
     model = build_segmenter({**run.training["model"], "weights": None}, run.space.num_classes, run.seed)
     if needs_target_norms(state):
         add_target_norms(model)
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        what = network_damage({"model": state}, shapes) or type(error).__name__
+        raise checkpoint.CheckpointError(f"{run.checkpoint}: {what}") from error
     return model.eval()
 
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from uda.bench.identity import Identities
 from uda.bench.intervals import ImageScores
-from uda.bench.plan import WARM_START, make_plan, read_result
+from uda.bench.plan import WARM_START, make_plan
+from uda.bench.stored import evaluation_file, read_result
 from uda.config import BenchConfig, DatasetSpec
 from uda.engine import Evaluation
 
@@ -102,7 +103,7 @@ def read_results(config: BenchConfig, folder: Path, seeds: Collection[int] | Non
             continue
         cells.setdefault(cell.method, {})[cell.seed] = result
         evaluations.setdefault(cell.method, {})[cell.seed] = {
-            domain: Evaluation.load(folder / cell.name / "evaluations" / f"{domain}.npz") for domain in cell.scoring
+            domain: Evaluation.load(evaluation_file(folder / cell.name, domain)) for domain in cell.scoring
         }
     first = next((result for by_seed in cells.values() for result in by_seed.values()), {})
     order = ["target", "source", *config.unseen] if evaluations else []

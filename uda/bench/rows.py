@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from uda.config import ORACLE, SOURCE_ONLY, BenchConfig, MethodEntry, Spec, build_method
+from uda.config.names import free_name
 from uda.engine.identity import plain
 from uda.methods import Method, TestTimeMethod
 
@@ -139,9 +140,7 @@ class _Rows:
         """The name of the row that does this: one of the config's or of those added before, else a new one."""
         content = _content(entry)
         if content not in self._names:
-            name, number = label, 2
-            while name in self.config.methods or name in self.rows:
-                name, number = f"{label}-{number}", number + 1
+            name = free_name(label, [*self.config.methods, *self.rows])
             self._names[content] = name
             self.add(name, entry.model_copy(update={"control": None}), added=True)
         return self._names[content]

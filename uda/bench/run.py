@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,14 +18,20 @@ import torch
 from filelock import FileLock, Timeout
 
 from uda.bench import build
-from uda.bench.cell import Progress, run_cell
+from uda.bench.cell import Progress, run_cell, write_config
 from uda.bench.identity import Identities
-from uda.bench.plan import Cell, has_training, make_plan, read_description, read_result
+from uda.bench.plan import CHECKPOINT, CONFIG, Cell, make_plan
+from uda.bench.restore import load_model, open_run
+from uda.bench.stored import RETRAINED, REWRITTEN, Damage, damages, describe, evaluation_file, has_training, read_result
 from uda.bench.table import Table, make_table
-from uda.config import BenchConfig, ConfigError, load_config, streets_folder
+from uda.config import BenchConfig, ConfigError, StreetsSpec, load_config, streets_folder
 from uda.engine import Evaluation
 from uda.engine.identity import describe_differences
+from uda.files import make_folder, remove_parts
+from uda.models.pretrained import write_description
 
+LEFT_AFTER = 3600.0
+"""Seconds after which a file that is being written was left by a kill; tables are written outside the lock."""
 DIED = (
     "its process died: killed, out of memory, or started from a script without `if __name__ == '__main__':`; "
     "the next call continues it"
@@ -148,8 +155,7 @@ def train(
     result = read_result(folder)
     if result is None or work.failed:
         return TrainResult(folder, {}, failed=work.failed)
-    saved = {domain: folder / "evaluations" / f"{domain}.npz" for domain in config.domains}
-    evaluations = {domain: Evaluation.load(path) for domain, path in saved.items()}
+    evaluations = {domain: Evaluation.load(evaluation_file(folder, domain)) for domain in config.domains}
     return TrainResult(folder, evaluations, result.get("label_free"))
 
 
@@ -165,12 +171,21 @@ def _locked(
 ) -> tuple[Path, _Work]:
     """Do what is missing of some cells, alone in the benchmark's folder."""
     folder = out / config.name
-    folder.mkdir(parents=True, exist_ok=True)
+    lock, unwritable = FileLock(folder / ".lock", timeout=0), ""
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            return folder, _do(config, cells, folder, workers, fresh, extend, report, progress)
+        make_folder(folder)
+        lock.acquire()
     except Timeout:
         raise ConfigError(f"{folder}: another run is working there; wait for it, or use another --out") from None
+    except OSError as error:
+        # read-only media: what is finished can be shown, and nobody else writes there either
+        unwritable = error.strerror or type(error).__name__
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: cannot be written ({unwritable}); use another --out") from error
+    try:
+        return folder, _do(config, cells, folder, workers, fresh, extend, report, progress, unwritable)
+    finally:
+        lock.release()
 
 
 def _do(
@@ -182,13 +197,25 @@ def _do(
     extend: bool,
     report: Callable[[Event], None],
     progress: Progress | None,
+    unwritable: str,
 ) -> _Work:
     if config.streets is not None:
-        report(Event("note", message=f"street scenes in {streets_folder(config.streets)}"))
-        build.make_streets(config.streets, workers=workers)
+        _make_streets(config.streets, workers, report)
     identities = Identities(config, cells)
-    _clear_stale(identities, folder, fresh, extend)
-    todo = [cell for cell in cells if not identities.is_done(cell, folder)]
+    damaged = _find_damages(config, cells, folder)
+    if not unwritable:
+        remove_parts(folder, older_than=LEFT_AFTER)
+    _clear_stale(identities, folder, fresh and not unwritable, extend)
+    todo, lost = _with_lost_needs(identities, [cell for cell in cells if not identities.is_done(cell, folder)], folder)
+    again = {damage.path for damage in lost}
+    for line in describe([*(damage for damage in damaged if damage.path not in again), *lost]):
+        report(Event("note", message=line))
+    if unwritable:
+        _see_that_all_is_done(folder, unwritable, todo, cells)
+        report(Event("note", message=f"{folder}: cannot be written ({unwritable}); it is shown as it is"))
+    for damage in damaged:
+        if damage.remedy == REWRITTEN and damage.path.parent.is_dir():
+            _write_again(config, damage.path)
     report(Event("plan", message=f"{len(todo)} of {len(cells)} cells to do in {folder}", total=len(todo)))
     if todo:
         build.check(config)
@@ -200,15 +227,74 @@ def _do(
     return work
 
 
+def _write_again(config: BenchConfig, path: Path) -> None:
+    """Write a file of a cell on which no score depends; where that fails, the next call says so again."""
+    with contextlib.suppress(OSError, RuntimeError, ConfigError):
+        if path.name == CONFIG:
+            write_config(config, path.parent)
+        else:
+            run = open_run(path.parent)
+            write_description(load_model(run), path.parent, run.space)
+
+
+def _make_streets(section: StreetsSpec, workers: int, report: Callable[[Event], None]) -> None:
+    """Write the street scenes; a finished benchmark is shown without them, and others miss them when they open them."""
+    folder = streets_folder(section)
+    report(Event("note", message=f"street scenes in {folder}"))
+    try:
+        build.make_streets(section, workers=workers)
+    except OSError as error:
+        report(Event("note", message=f"{folder}: street scenes cannot be written ({error.strerror or error})"))
+
+
+def _see_that_all_is_done(folder: Path, unwritable: str, todo: list[Cell], cells: list[Cell]) -> None:
+    if todo:
+        raise ConfigError(
+            f"{folder}: cannot be written ({unwritable}), and {len(todo)} of {len(cells)} cells are not done "
+            f"({todo[0].name}); copy it to where it can be, and give that as --out"
+        )
+
+
+def _find_damages(config: BenchConfig, cells: list[Cell], folder: Path) -> list[Damage]:
+    """Damaged files of all cells, those that this call leaves alone included."""
+    planned = {cell.name for cell in cells}
+    others = [cell for cell in make_plan(config) if cell.name not in planned]
+    left = "left as it is, for its cell is not among the rows and seeds of this call"
+    return [
+        *(damage for cell in cells for damage in damages(cell, folder)),
+        *(replace(damage, remedy=left) for cell in others for damage in damages(cell, folder)),
+    ]
+
+
+def _with_lost_needs(identities: Identities, todo: list[Cell], folder: Path) -> tuple[list[Cell], list[Damage]]:
+    """The cells to do, with those whose checkpoint they start from or go on from and which is damaged, and these."""
+    lost: list[Damage] = []
+    work, seen = {cell.name: cell for cell in todo}, set[str]()
+    queue = list(todo)
+    while queue:
+        cell = queue.pop()
+        whole = cell.settings is not None and (folder / cell.name / CHECKPOINT).is_file()
+        for name in (cell.name, *(() if whole else cell.needs)):
+            other = identities.cells[name]
+            if name in seen or other.settings is None or not has_training(folder / name):
+                continue
+            seen.add(name)
+            if what := identities.checkpoint_damage(other, folder):
+                lost.append(Damage(folder / name / CHECKPOINT, what, RETRAINED))
+                work[name] = other
+                # from the start, so from what it needs itself
+                queue += [other, *(identities.cells[need] for need in other.needs)]
+    return [cell for cell in identities.cells.values() if cell.name in work], lost
+
+
 def _clear_stale(identities: Identities, root: Path, fresh: bool, extend: bool) -> None:
     """Refuse or delete cells that hold training of another config; one that failed before its first checkpoint holds
     none."""
     stale: dict[str, list[str]] = {}
     for cell in identities.cells.values():
-        described = read_description(root / cell.name)
-        if described is None or not has_training(root / cell.name):
+        if not has_training(root / cell.name):
             continue
-        differences = identities.differences(cell, described)
+        differences = identities.changes(cell, root / cell.name)
         if differences and not (extend and all(_is_length(text) for text in differences)):
             stale[cell.name] = differences
     if stale and not fresh:

@@ -82,8 +82,12 @@ def bench(
             extend=extend, report=view.report, progress=view.steps,
         )  # fmt: skip
     console().print(terminal(result.table))
-    paths = write_tables(loaded, result.folder, result.table)
-    say(f"written: {', '.join(str(path) for path in paths.values())}")
+    try:
+        paths = write_tables(loaded, result.folder, result.table)
+        say(f"written: {', '.join(str(path) for path in paths.values())}")
+    except OSError as error:
+        # the table stands above all the same
+        say(f"not written: {error.filename} ({error.strerror}); --out and --record can name other folders")
     say(f"curves: tensorboard --logdir {result.folder}")
     if record is not None:
         write_record(loaded, result.folder, result.table, record, command=" ".join(["uda", *sys.argv[1:]]))

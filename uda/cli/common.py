@@ -87,7 +87,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             else:
                 bug = "internal error: " if isinstance(error, BUGS) and not on_purpose else ""
                 hint = "" if wrong else f" ({bug}{type(error).__name__}; --debug shows the traceback)"
-                plain = str(error).strip().splitlines() or [type(error).__name__]
+                plain = (str(error).strip() or type(error).__name__).split("\n")
                 say("error: " + "\n".join(printable(line, LINE) for line in plain[:2]) + hint)
             raise typer.Exit(WRONG_INPUT if wrong else FAILED) from None
 

@@ -267,10 +267,11 @@ def _write_csv(content: dict[str, Any], path: Path) -> None:
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
-        for name, scores in content["results"].items():
+        for dataset, scores in content["results"].items():
+            name = spreadsheet_safe(dataset)
             for measure in ("miou", "loss", "images"):
-                writer.writerow([spreadsheet_safe(name), measure, scores[measure]])
+                writer.writerow([name, measure, scores[measure]])
             for kind, values in (("miou", scores["means"]), ("iou", scores["iou"])):
                 writer.writerows(
-                    [spreadsheet_safe(name), f"{kind}/{key}", "" if value is None else value] for key, value in values.items()
+                    [name, f"{kind}/{key}", "" if value is None else value] for key, value in values.items()
                 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from uda.config.content import VARIABLE, read_content
+from uda.config.names import check_row
+from uda.config.options import OptionError, check_options
 from uda.config.records import ORACLE, SOURCE_ONLY, BenchConfig, EvaluateSpec, MethodEntry, StreetsSpec
 from uda.config.runs import METHOD, RunError, as_benchmark, is_run
 from uda.config.spaces import build_space
@@ -25,9 +26,13 @@ from uda.engine.settings import Settings
 from uda.methods.base import Method, TestTimeMethod
 from uda.models import MODELS, model_options
 from uda.presets import PARTS, preset
-from uda.registry import nearest
+from uda.registry import nearest, printable, short
 
 T = TypeVar("T", bound=BaseModel)
+MESSAGE = 2000
+"""Letters of a message at most: a list of what is known is long, a value never is."""
+WORD = 200
+"""Letters of a word of it."""
 
 
 def load_config(
@@ -89,11 +94,11 @@ def load_run(
     reader = _Reader(file)
     if not is_run(content):
         if row is not None and recipe is not None:
-            raise reader.fail("", f"row {row!r} or preset {recipe!r}, not both")
+            raise reader.fail("", f"row {short(row)} or preset {short(recipe)}, not both")
         reader.add_presets(content, [recipe] if recipe else [])
         return reader.read(content, roots or {}), row or recipe or SOURCE_ONLY
     if row is not None:
-        raise reader.fail("", f"a single run has no rows, so no {row!r}; write {METHOD}:")
+        raise reader.fail("", f"a single run has no rows, so no {short(row)}; write {METHOD}:")
     if recipe is not None:
         content[METHOD] = {"preset": recipe}
     own = name or (recipe if isinstance(source, Mapping) else Path(source).stem) or "run"
@@ -133,7 +138,9 @@ class _Reader:
         """The error to raise about the key at ``path``."""
         for key, written in self.written.items():
             path = written + path.removeprefix(key) if path == key or path.startswith(f"{key}.") else path
-        return ConfigError(f"{self.file}: {path}: {message}" if path else f"{self.file}: {message}")
+        # what was written may come back from any depth
+        message = printable(" ".join(printable(word, WORD) for word in message.split()), MESSAGE)
+        return ConfigError(f"{self.file}: {printable(path)}: {message}" if path else f"{self.file}: {message}")
 
     def add_presets(self, content: dict[str, Any], names: Sequence[str]) -> None:
         """Add rows of presets."""
@@ -176,12 +183,12 @@ class _Reader:
             return value
         for name in VARIABLE.findall(value):
             if name not in values:
-                raise self.fail(path, f"{value!r} needs a folder for {name!r}; give --root {name}=PATH")
+                raise self.fail(path, f"{short(value)} needs a folder for {short(name)}; give --root {name}=PATH")
         return VARIABLE.sub(lambda match: values[match[1]], value)
 
     def known_keys(self, model: type[BaseModel], content: Any, path: str) -> None:
         if not isinstance(content, dict):
-            raise self.fail(path, f"a mapping of {', '.join(model.model_fields)} is needed, got {content!r}")
+            raise self.fail(path, f"a mapping of {', '.join(model.model_fields)} is needed, got {short(content)}")
         for key in content:
             if key not in model.model_fields:
                 raise self.fail(f"{path}.{key}".lstrip("."), f"unknown key; {nearest(str(key), model.model_fields)}")
@@ -202,8 +209,10 @@ class _Reader:
         rows: dict[str, Any] = {}
         for name, row in raw.items():
             path = f"methods.{name}"
-            if not re.fullmatch(r"[\w.+-]+", str(name)):
-                raise self.fail(path, "a row's name is also a folder's: letters, digits and . _ + - only")
+            try:
+                check_row(name)
+            except ValueError as error:
+                raise self.fail(path, str(error)) from error
             if isinstance(row, list):
                 row = {"methods": row}
             row = self.preset(row, path)
@@ -212,7 +221,7 @@ class _Reader:
             if row.get("methods") is not None:
                 listed = row["methods"]
                 if not isinstance(listed, list) or not listed:
-                    raise self.fail(f"{path}.methods", f"a list of at least one method is needed, got {listed!r}")
+                    raise self.fail(f"{path}.methods", f"a list of at least one method is needed, got {short(listed)}")
                 row["methods"] = [self.spec(raw_spec, f"{path}.{at}", Method) for at, raw_spec in enumerate(listed)]
             if row.get("test_time") is not None:
                 row["test_time"] = self.spec(row["test_time"], f"{path}.test_time", TestTimeMethod)
@@ -233,9 +242,9 @@ class _Reader:
             raise self.fail(f"{path}.methods", "are the preset's; write what differs under change")
         for part in parts if isinstance(parts, list) else [parts]:
             if part not in PARTS:
-                raise self.fail(f"{path}.parts", f"no part {part!r} of a preset; {nearest(str(part), PARTS)}")
+                raise self.fail(f"{path}.parts", f"no part {short(part)} of a preset; {nearest(str(part), PARTS)}")
         if not isinstance(changes, dict):
-            raise self.fail(f"{path}.change", f"a mapping of entries is needed, got {changes!r}")
+            raise self.fail(f"{path}.change", f"a mapping of entries is needed, got {short(changes)}")
         try:
             recipe = preset(str(name), changes)
         except ValueError as error:
@@ -286,7 +295,7 @@ class _Reader:
                 self.settings(row.settings, settings, path)
             if row.control is not None and (row.control == name or row.control not in config.methods):
                 known = nearest(row.control, [other for other in config.methods if other != name])
-                raise self.fail(f"methods.{name}.control", f"no other row {row.control!r}; {known}")
+                raise self.fail(f"methods.{name}.control", f"no other row {short(row.control)}; {known}")
 
     def check_evaluate(self, config: BenchConfig) -> None:
         """How the rows are scored: domains and classes that there are, a teacher, one pass for methods that adapt."""
@@ -304,7 +313,7 @@ class _Reader:
             own = self.validate(EvaluateSpec, {**config.evaluate.model_dump(), **row.evaluate}, path)
             for domain in own.domains:
                 if domain not in config.domains:
-                    raise self.fail(f"{path}.domains", f"no domain {domain!r}; {nearest(domain, config.domains)}")
+                    raise self.fail(f"{path}.domains", f"no domain {short(domain)}; {nearest(domain, config.domains)}")
             if any(_labels_at(own.on(domain)) != _labels_at(config.evaluate.on(domain)) for domain in config.domains):
                 raise self.fail(
                     path, "all rows of a table are scored against the same labels, those at the config's size"
@@ -335,7 +344,7 @@ class _Reader:
             takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(MODELS[name]).parameters.values())
             for key in model:
                 if key not in known and not takes_any:
-                    raise self.fail(f"{path}.{key}", f"model {name!r} has no such option; {nearest(key, known)}")
+                    raise self.fail(f"{path}.{key}", f"model {short(name)} has no such option; {nearest(key, known)}")
 
     def check_data(self, config: BenchConfig) -> None:
         """Kinds and options of all data sets, before any is opened."""
@@ -357,12 +366,19 @@ class _Reader:
             for key in spec.arguments:
                 if key not in names:
                     raise self.fail(f"{path}.{key}", f"unknown key; {nearest(key, names)}")
+            try:
+                check_options(spec.kind, spec.arguments)
+            except OptionError as error:
+                raise self.fail(f"{path}.{error.key}", error.message) from error
 
     def validate(self, model: type[T], content: Any, path: str) -> T:
         try:
             return model.model_validate(content)
         except ValidationError as error:
             raise self.explain(model, error, path) from None
+        except (TypeError, OverflowError) as error:
+            # what is chosen by name (a schedule, an optimiser) compares its arguments with numbers
+            raise self.fail(path, f"a value is of another type than is needed ({error})") from error
 
     def explain(self, model: type[BaseModel], error: ValidationError, path: str) -> ConfigError:
         """The first of pydantic's errors as one line, with the keys that are known at its place."""
@@ -374,7 +390,7 @@ class _Reader:
         elif first["type"] == "missing":
             message = "is missing"
         elif first["type"] != "value_error" and not isinstance(first["input"], dict):
-            message = f"{message}, got {first['input']!r}"
+            message = f"{message}, got {short(first['input'])}"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         return self.fail(where, message + more)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from uda.config.names import check_different, check_name, check_row
 from uda.config.specs import Spec, build_method
 from uda.engine.evaluate import class_indices
 from uda.engine.inference import Inference
@@ -20,6 +21,14 @@ ORACLE = "oracle"
 """The cell that trains on the target's labels; built in, so no method may have its name."""
 
 
+def named(key: str, check: Callable[[Any], Any], value: Any) -> Any:
+    """What ``check`` gives; the key stands in its message."""
+    try:
+        return check(value)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
 class DatasetSpec(BaseModel):
     """One data set: ``kind`` and the reader's own arguments (``root``, ``split``, ``limit``, ``cache``, ...)."""
 
@@ -28,7 +37,7 @@ class DatasetSpec(BaseModel):
     kind: str
     aliases: dict[str, str | None] = Field(default={})
     """Class of the data set -> class of the config's label space, where names alone do not say (``null``: ignored)."""
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, strict=True, allow_inf_nan=False)
     """Of the loss on its samples; only where ``source`` lists several data sets (see :class:`uda.data.Mixture`)."""
 
     @property
@@ -44,6 +53,14 @@ class StreetsDomain(Closed):
     """Images of each split."""
     size: tuple[int, int] | None = None
     """(height, width) in pixels; the domain's own by default."""
+
+    @field_validator("splits")
+    @classmethod
+    def _split_names(cls, value: dict[str, int]) -> dict[str, int]:
+        for name in value:
+            named(repr(name), check_name, name)
+        named("splits", check_different, value)
+        return value
 
 
 class StreetsSpec(Closed):
@@ -154,8 +171,8 @@ class MethodEntry(Closed):
 class BenchConfig(Closed):
     """A benchmark: one shift, some methods, some seeds. A single run is one of a single row, without comparisons."""
 
-    name: str = Field(pattern=r"^[\w.+-]+$")
-    """Names the folder of the runs."""
+    name: str
+    """Names the folder of the runs; see :mod:`uda.config.names`."""
     space: str | dict[str, Any]
     """Label space of the comparison: a name, or ``{name:, base:, merge:|select:}``, or ``{common: [..]}``."""
     source: list[DatasetSpec] = Field(min_length=1)
@@ -195,6 +212,14 @@ class BenchConfig(Closed):
         taken = {"source", "target"} & set(self.unseen)
         if taken:
             raise ValueError(f"unseen: {taken.pop()!r} is the name of a domain of the shift; choose another")
+        named("name", check_name, self.name)
+        for key, names, check, others in (
+            ("unseen", self.unseen, check_name, ("source", "target")),
+            ("methods", self.methods, check_row, (SOURCE_ONLY, *([ORACLE] if self.oracle is not None else []))),
+        ):
+            for name in names:
+                named(f"{key}.{name}", check, name)
+            named(key, check_different, [*others, *names])
         return self
 
     @property

@@ -13,14 +13,14 @@ A preset's settings, model and evaluation hold where the config says nothing, en
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from uda.config.names import as_name
 from uda.config.records import SOURCE_ONLY, BenchConfig
 from uda.data import DATASETS, dataset_options
 from uda.presets import preset
-from uda.registry import nearest
+from uda.registry import nearest, short
 
 METHOD = "method"
 """The key that a benchmark config does not have."""
@@ -73,7 +73,7 @@ def as_benchmark(content: Mapping[str, Any], name: str) -> tuple[dict[str, Any],
         benchmark["evaluate"] = {**recipe["evaluate"], **(benchmark.get("evaluate") or {})}
         row["methods"] = recipe["methods"]
     benchmark |= {"settings": settings, "target": _images_of(benchmark["target"])}
-    benchmark.setdefault("name", re.sub(r"[^\w.+-]+", "-", name))
+    benchmark.setdefault("name", as_name(name))
     if benchmark.get("space") is None:
         benchmark["space"] = _own_space(benchmark["source"])
     label = _label(row, content.get(METHOD))
@@ -89,7 +89,7 @@ def _row(value: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
         if value is None:
             message = "is missing: a list such as [Supervised, AdvEnt], or {preset: NAME}; or --preset NAME"
         else:
-            message = f"a list such as [Supervised, AdvEnt] or {{preset: NAME}} is needed, got {value!r}"
+            message = f"a list such as [Supervised, AdvEnt] or {{preset: NAME}} is needed, got {short(value)}"
         raise RunError(METHOD, message)
     row = dict(value)
     if "test_time" in row or "control" in row:
@@ -101,7 +101,7 @@ def _row(value: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
     if row:
         raise RunError(f"{METHOD}.{next(iter(row))}", "goes with methods; what differs from a preset is under change")
     if not isinstance(changes, Mapping):
-        raise RunError(f"{METHOD}.change", f"a mapping of entries is needed, got {changes!r}")
+        raise RunError(f"{METHOD}.change", f"a mapping of entries is needed, got {short(changes)}")
     try:
         return {}, preset(str(name), changes)
     except ValueError as error:
@@ -132,7 +132,7 @@ def _own_space(source: Any) -> Any:
     """The source's own classes as the space of the run."""
     first = source[0] if isinstance(source, list) and source else source
     if not isinstance(first, Mapping):
-        raise RunError("source", f"a mapping of kind, root and the reader's options is needed, got {first!r}")
+        raise RunError("source", f"a mapping of kind, root and the reader's options is needed, got {short(first)}")
     kind, classes = str(first.get("kind")), first.get("classes")
     if classes is not None:
         return classes if isinstance(classes, str) else {"classes": classes}
@@ -144,7 +144,7 @@ def _own_space(source: Any) -> Any:
         raise RunError("source.classes", "is missing: what the labels hold, names in the order of their ids")
     space = getattr(DATASETS[kind.lower()], "default_space", None) if kind.lower() in DATASETS else None
     if space is None:
-        raise RunError("space", f"is missing: the classes to train on, which the reader {kind!r} does not say")
+        raise RunError("space", f"is missing: the classes to train on, which the reader {short(kind)} does not say")
     return space.name
 
 
@@ -152,6 +152,6 @@ def _label(row: Mapping[str, Any], value: Any) -> str:
     """A name for the row: the preset's, or those of the methods that do more than source-only training does."""
     if isinstance(value, Mapping) and "preset" in value:
         return str(value["preset"])
-    names = [next(iter(spec)) if isinstance(spec, Mapping) and spec else str(spec) for spec in row["methods"]]
+    names = [str(next(iter(spec)) if isinstance(spec, Mapping) and spec else spec) for spec in row["methods"]]
     label = "+".join(name.rpartition(":")[2] for name in names if name != SUPERVISED)
-    return re.sub(r"[^\w.+-]+", "-", label) or SOURCE_ONLY
+    return as_name(label) if label else SOURCE_ONLY

@@ -6,6 +6,7 @@ from typing import Any
 
 import uda.methods
 from uda.methods.base import Method, TestTimeMethod
+from uda.registry import short
 
 Spec = dict[str, dict[str, Any]]
 """A method in a config: ``{name: arguments}``, one entry. In YAML a name alone stands for no arguments."""
@@ -40,4 +41,4 @@ def parse_spec(value: Any) -> Spec:
         ((name, arguments),) = value.items()
         if arguments is None or isinstance(arguments, dict):
             return {str(name): dict(arguments or {})}
-    raise ConfigError(f"a method is a name or {{Name: {{argument: value}}}}, got {value!r}")
+    raise ConfigError(f"a method is a name or {{Name: {{argument: value}}}}, got {short(value)}")

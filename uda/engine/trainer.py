@@ -24,6 +24,7 @@ from uda.engine.schedules import Schedule, build_schedule
 from uda.engine.settings import Settings
 from uda.engine.tensorboard import RunLog
 from uda.engine.update import OptimizerLike, Update, treatment_of
+from uda.files import PART
 from uda.methods.base import Method
 from uda.models.batch_norm import add_target_norms, domain_statistics
 from uda.models.pretrained import write_description
@@ -185,7 +186,7 @@ class Trainer:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep other trainers out of the run's folder."""
+        """Keep other trainers out of the run's folder, and remove what killed ones left half-written."""
         if self.out is None:
             yield
             return
@@ -196,6 +197,9 @@ class Trainer:
         except Timeout:
             raise checkpoint.CheckpointError(f"{self.out}: another trainer is working there") from None
         try:
+            # of this folder alone: one below it may be another run's, which is writing
+            for part in self.out.glob(f".*{PART}"):
+                part.unlink(missing_ok=True)
             yield
         finally:
             lock.release()

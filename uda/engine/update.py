@@ -7,6 +7,7 @@ processes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -286,20 +287,11 @@ class Update:
             RuntimeError: before :meth:`setup`.
             KeyError: a method asks for a view that is not there; the message names it.
             TypeError: a loss is no tensor. ValueError: a loss is no scalar, or trains nothing.
-            NonFiniteLoss: an image, a term or a gradient is not finite; no weight has been changed.
+            NonFiniteLoss: a term or a gradient is not finite, and no weight has been changed; or an image is not, and
+                nothing has: the batch may be passed over.
         """
-        try:
-            return self._call(views, log=log)
-        except NonFiniteLoss:
-            raise
-        except Exception as error:
-            # looked for only now: methods run into a pixel that is no number in ways of their own
-            if broken := self._broken_images(views):
-                raise NonFiniteLoss(f"step {self.index}: {broken}") from error
-            raise
-
-    def _call(self, views: Mapping[str, View], *, log: bool) -> dict[str, Tensor]:
         schedule, first = self.schedule, self._micro_batch == 0
+        self._require_finite_images(views)
         if first:
             if self.teacher is not None and self.teacher.when == "before":
                 self.teacher.update(self.model, self.index)
@@ -462,29 +454,34 @@ class Update:
         self._unchecked = {}
         if torch.stack([value.float().isfinite() for value in values.values()]).all():
             return
-        if broken := self._broken_images({name: step.original(name) for name in step.original_names}):
-            raise NonFiniteLoss(f"step {step.index}: {broken}")
         name, value = next((name, value.item()) for name, value in values.items() if not value.isfinite())
         files = ", ".join(file for view in step.view_names for file in step.view(view).names) or "unknown files"
         raise NonFiniteLoss(f"step {step.index}: {name} is {value}; the batch: {files}")
 
-    def _broken_images(self, views: Mapping[str, View]) -> str:
-        """The images with pixels that are no finite numbers, in words; empty where there are none."""
+    def _require_finite_images(self, views: Mapping[str, View]) -> None:
+        """Stop before anything has moved; a sum is cheap, and only where it shows something each image is looked at."""
+        if all(math.isfinite(view.images.sum()) for view in views.values()):
+            return
         broken = [
             view.names[at] if at < len(view.names) else f"image {at} of {name}"
             for name, view in views.items()
             for at, image in enumerate(view.images)
             if not image.isfinite().all()
         ]
-        return f"pixels that are not finite in {', '.join(broken)}" if broken else ""
+        if broken:
+            raise NonFiniteLoss(f"step {self.index}: pixels that are not finite in {', '.join(broken)}")
 
     def check_finite(self) -> None:
         """See that what a checkpoint would hold can be gone on from.
 
         Raises:
-            NonFiniteLoss: a number of the network, its teacher or an optimiser is not finite; the message names it.
+            NonFiniteLoss: a number of the network, its teacher, a method's own network or an optimiser is not finite;
+                the message names it.
         """
         state: list[tuple[str, Tensor]] = [*self.model.state_dict().items()]
+        for label, method in zip(self.labels, self.methods, strict=True):
+            # not their buffers: a threshold that nothing has set yet is infinite
+            state += [(f"{label} {name}", value.detach()) for name, value in method.named_parameters()]
         if self.teacher is not None:
             state += [(f"teacher {name}", value) for name, value in self.teacher.state_dict().items()]
         optimizers = {
