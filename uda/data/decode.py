@@ -122,8 +122,8 @@ def _label_mode(path: Path, data: npt.NDArray[np.uint8]) -> str:
         except Exception:  # what Pillow cannot read OpenCV may
             mode = ""
     if lossy or mode in ("CMYK", "YCbCr", "LAB"):
-        found = "TIFF compressed as JPEG" if lossy and name == "TIFF" else name if lossy else f"{mode} {name}"
-        raise DataError(f"{path}: labels are lossless ids or RGB colours ({LOSSLESS}), found {found}")
+        kind = "TIFF compressed as JPEG" if lossy and name == "TIFF" else name if lossy else f"{mode} {name}"
+        raise DataError(f"{path}: labels are lossless ids or RGB colours ({LOSSLESS}), found {kind}")
     return mode
 
 
