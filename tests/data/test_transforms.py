@@ -163,3 +163,9 @@ def test_is_fast_enough_to_feed_training() -> None:
     for seed in range(20):
         transform(sample, seed)
     assert (time.process_time() - started) / 20 < 0.02
+
+
+def test_a_smaller_image_is_smoothed_and_not_sampled() -> None:
+    stripes = (torch.arange(96) % 2 * 255).to(torch.uint8).expand(3, 48, 96).contiguous()
+    image, _, _ = TrainTransform(crop=(16, 32), scale=(1.0, 1.0), flip=0.0)(Sample(stripes, None, "stripes"), 0)
+    assert (image[..., 2:-2] - 0.5).abs().max() < 0.1
