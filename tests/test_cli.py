@@ -120,6 +120,14 @@ def test_eval_scores_a_run(runs: Path, tmp_path: Path, capfd: pytest.CaptureFixt
     assert ["target", "images", "3"] in lines
 
 
+def test_eval_never_scores_other_classes_than_the_networks(
+    runs: Path, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kitti = ["--kind", "kitti", "--root", data / "kitti", "--split", "val", "--option", "space=street8"]
+    assert call("eval", runs / "tiny/source_only/seed0", *kitti) == 2
+    assert "kitti/val: the model was trained without 'construction', 'pole or sign'" in capfd.readouterr().err
+
+
 def test_eval_with_a_test_time_method_and_another_data_set(runs: Path, data: Path, tmp_path: Path) -> None:
     folder = runs / "tiny/source_only/seed0"
     base = ["eval", folder, "--kind", "kitti", "--root", data / "kitti", "--split", "val", "--json"]

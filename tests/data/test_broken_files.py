@@ -66,8 +66,10 @@ def test_an_image_is_read_as_it_is_stored(tmp_path: Path) -> None:
 
 def test_floating_point_images_are_refused(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).convert("F").save(tmp_path / "f.tif")
-    with pytest.raises(DataError, match=rf"{tmp_path}/f.tif: an image of floating-point numbers"):
-        read_image(tmp_path / "f.tif")
+    cv2.imwrite(str(tmp_path / "rgb.tif"), PIXELS.astype(np.float32))
+    for name in ("f.tif", "rgb.tif"):
+        with pytest.raises(DataError, match=rf"{tmp_path}/{name}: an image of floating-point numbers"):
+            read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])

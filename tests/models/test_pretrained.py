@@ -118,6 +118,11 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"{folder / WEIGHTS}: weights of another network: .*aux_head"):
         load(folder)
     (folder / WEIGHTS).unlink()
+    for content in ([1], {"step": 3}):
+        torch.save(content, folder / "checkpoint.pt")
+        with pytest.raises(ModelError, match=f"{folder / 'checkpoint.pt'}: holds no network"):
+            load(folder)
+    (folder / "checkpoint.pt").unlink()
     with pytest.raises(ModelError, match=r"neither model.safetensors nor checkpoint.pt"):
         load(folder)
     for content, message in (("{", "damaged"), ("[]", "damaged"), ('{"format": 99, "num_classes": 5}', "newer")):

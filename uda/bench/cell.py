@@ -23,7 +23,7 @@ from torch import nn
 import uda
 from uda.bench import build, label_free
 from uda.bench.identity import Identities
-from uda.bench.plan import CHECKPOINT, CONFIG, DESCRIPTION, ERROR, RESULT, Cell, picture_indices
+from uda.bench.plan import CONFIG, DESCRIPTION, ERROR, RESULT, Cell, picture_indices
 from uda.bench.restore import adaptation_images, attach, load_model
 from uda.bench.stored import evaluation_file, has_training, read_description, read_result
 from uda.config import BenchConfig, Scoring, build_method
@@ -36,6 +36,7 @@ from uda.engine.predict import label_map
 from uda.files import atomic_write, make_folder, remove_parts
 from uda.methods import TestTimeMethod
 from uda.models.batch_norm import domain_statistics, normalising
+from uda.models.pretrained import CHECKPOINT
 from uda.types import LabelledDataset
 
 PACKAGES = ("torch", "torchvision", "numpy", "timm", "segmentation-models-pytorch", "opencv-python")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from uda.bench import build
-from uda.bench.plan import CHECKPOINT, Cell
+from uda.bench.plan import Cell
 from uda.bench.stored import network_damage, read_description, read_evaluation, read_result
 from uda.config import BenchConfig, DatasetSpec, Scoring, Spec, build_method
 from uda.data import DataError, dataset_identity
@@ -31,6 +31,7 @@ from uda.engine.identity import (
 from uda.methods import Method
 from uda.models import model_options
 from uda.models.batch_norm import add_target_norms, needs_target_norms
+from uda.models.pretrained import CHECKPOINT
 
 
 class Identities:

@@ -14,8 +14,6 @@ from uda.engine.settings import Settings
 
 RESULT = "result.json"
 """A cell's done marker: written last, whole or not at all."""
-CHECKPOINT = "checkpoint.pt"
-"""Name of the trainer's checkpoint in a cell's folder."""
 DESCRIPTION = "cell.json"
 """What a cell's folder holds, written before the first step."""
 CONFIG = "config.yaml"

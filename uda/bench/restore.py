@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from uda.bench.build import build_segmenter, build_space, open_source
-from uda.bench.plan import CHECKPOINT, CONFIG, DESCRIPTION
+from uda.bench.plan import CONFIG, DESCRIPTION
 from uda.bench.rows import rows_of
 from uda.bench.stored import description_damage, network_damage, read_description
 from uda.config import SOURCE_ONLY, BenchConfig, ConfigError, EvaluateSpec, Spec, build_method, load_recorded
@@ -20,7 +20,9 @@ from uda.engine import checkpoint
 from uda.methods import TestTimeMethod
 from uda.models import load
 from uda.models.batch_norm import add_target_norms, needs_target_norms
+from uda.models.pretrained import CHECKPOINT
 from uda.models.pretrained import DESCRIPTION as MODEL
+from uda.models.teacher import inner_state
 from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset, as_segmenter
 
 
@@ -122,6 +124,7 @@ def load_model(run: RunFolder | Path, network: str = "student") -> nn.Module:
         shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
         what = network_damage({"model": state}, shapes) or type(error).__name__
         raise checkpoint.CheckpointError(f"{run.checkpoint}: {what}") from error
+    model.space = run.space  # type: ignore[assignment]  # evaluation compares classes by name
     return model.eval()
 
 
@@ -137,7 +140,7 @@ def _teacher_state(state: dict[str, Any] | None, run: RunFolder) -> dict[str, An
     """The weights of the network inside a :class:`~uda.models.Teacher`."""
     if state is None:
         raise ConfigError(f"{run.path}: trained without a teacher; only its student can be scored")
-    return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+    return inner_state(state)
 
 
 def open_model(

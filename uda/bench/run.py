@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from uda.bench import build
 from uda.bench.cell import Progress, run_cell, write_config
 from uda.bench.identity import Identities
-from uda.bench.plan import CHECKPOINT, CONFIG, Cell, make_plan
+from uda.bench.plan import CONFIG, Cell, make_plan
 from uda.bench.restore import load_model, open_run
 from uda.bench.stored import RETRAINED, REWRITTEN, Damage, damages, describe, evaluation_file, has_training, read_result
 from uda.bench.table import Table, make_table
@@ -28,7 +28,7 @@ from uda.config import BenchConfig, ConfigError, StreetsSpec, load_config, stree
 from uda.engine import Evaluation
 from uda.engine.identity import describe_differences
 from uda.files import make_folder, remove_parts
-from uda.models.pretrained import write_description
+from uda.models.pretrained import CHECKPOINT, write_description
 
 LEFT_AFTER = 3600.0
 """Seconds after which a file that is being written was left by a kill; tables are written outside the lock."""

@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from uda.bench.plan import CHECKPOINT, CONFIG, DESCRIPTION, RESULT, Cell, picture_indices
+from uda.bench.plan import CONFIG, DESCRIPTION, RESULT, Cell, picture_indices
 from uda.config import BenchConfig
 from uda.config.content import parse
 from uda.engine import Evaluation
 from uda.engine.tensorboard import read_scalars
+from uda.models.pretrained import CHECKPOINT, ModelError
 from uda.models.pretrained import DESCRIPTION as MODEL
-from uda.models.pretrained import ModelError
 from uda.models.pretrained import read_description as read_model_description
 
 CURVES = "scalars.jsonl"

@@ -37,7 +37,7 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
         DataError: the file is missing, truncated, no image, too large to be decoded, or of floating-point numbers.
     """
     data = _whole_file(path)
-    if _format(data) == "TIFF" and _decoded(path, data, cv2.IMREAD_UNCHANGED, "an image").dtype.kind == "f":
+    if _format(data) == "TIFF" and _is_float_tiff(path, data):
         raise DataError(f"{path}: an image of floating-point numbers, whose range nothing says; save it with 8 bits")
     # labels have no orientation, so neither have images
     image = _decoded(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, "an image")
@@ -110,17 +110,29 @@ def _format(data: npt.NDArray[np.uint8]) -> str:
     return next((name for magic, name in _MAGIC if start.startswith(magic)), "")
 
 
+def _is_float_tiff(path: Path, data: npt.NDArray[np.uint8]) -> bool:
+    mode, _ = _header(data)
+    # Pillow knows floats of one channel alone; what it cannot read is decoded to see
+    return mode == "F" or (not mode and _decoded(path, data, cv2.IMREAD_UNCHANGED, "an image").dtype.kind == "f")
+
+
+def _header(data: npt.NDArray[np.uint8]) -> tuple[str, str]:
+    """Pillow's mode of a file and its compression, without decoding; empty for what Pillow cannot read."""
+    try:
+        with Image.open(io.BytesIO(data.tobytes())) as image:
+            return image.mode, str(image.info.get("compression", "")).lower()
+    except Exception:  # Pillow's decoders raise what they like
+        return "", ""
+
+
 def _label_mode(path: Path, data: npt.NDArray[np.uint8]) -> str:
     """Pillow's mode of a label file, ``P`` for palettes; a lossy compression, which changes numbers, is refused."""
     name = _format(data)
     lossy = name in ("JPEG", "GIF") or (name == "WebP" and b"VP8 " in data[:64].tobytes())
     mode = "P" if _is_palette(data) else ""
     if name in ("TIFF", "BMP"):
-        try:
-            with Image.open(io.BytesIO(data.tobytes())) as header:
-                mode, lossy = header.mode, "jpeg" in str(header.info.get("compression", "")).lower()
-        except Exception:  # what Pillow cannot read OpenCV may
-            mode = ""
+        mode, compression = _header(data)
+        lossy = "jpeg" in compression
     if lossy or mode in ("CMYK", "YCbCr", "LAB"):
         kind = "TIFF compressed as JPEG" if lossy and name == "TIFF" else name if lossy else f"{mode} {name}"
         raise DataError(f"{path}: labels are lossless ids or RGB colours ({LOSSLESS}), found {kind}")

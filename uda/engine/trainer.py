@@ -27,10 +27,9 @@ from uda.engine.update import OptimizerLike, Update, treatment_of
 from uda.files import PART
 from uda.methods.base import Method
 from uda.models.batch_norm import add_target_norms, domain_statistics
-from uda.models.pretrained import write_description
+from uda.models.pretrained import CHECKPOINT, write_description
 from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset
 
-CHECKPOINT = "checkpoint.pt"
 LOCK = ".lock"
 """File of a run's folder that the trainer at work there holds."""
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from uda.files import atomic_write
-from uda.models.batch_norm import add_target_norms, has_target_norm, needs_target_norms, normalising, place_norms
+from uda.models.batch_norm import add_target_norms, needs_target_norms, normalising, place_norms
+from uda.models.teacher import inner_state
 from uda.registry import Configurable
 
 if TYPE_CHECKING:
@@ -61,7 +62,6 @@ def describe(model: nn.Module, space: LabelSpace | None = None) -> dict[str, Any
         "num_classes": model.num_classes,
         "classes": own.describe() if hasattr(own, "describe") else None,
         "normalise": statistics,
-        "target_norms": has_target_norm(model),
     }
 
 
@@ -215,10 +215,11 @@ def _read(path: Path, network: str) -> dict[str, Tensor]:
     except Exception as error:
         # torch's own message would advise to load what is not trusted
         raise ModelError(f"{path}: damaged, or no file of weights ({type(error).__name__})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise ModelError(f"{path}: holds no network")
     if network == "student":
         state: dict[str, Tensor] = content["model"]
         return state
-    teacher = content.get("teacher")
-    if teacher is None:
+    if content.get("teacher") is None:
         raise ModelError(f"{path}: has no teacher; only the student can be loaded")
-    return {name.removeprefix("model."): value for name, value in teacher.items() if name.startswith("model.")}
+    return inner_state(content["teacher"])

@@ -9,8 +9,8 @@ its own. SAC averages before every hundredth step, running statistics too, witho
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -38,6 +38,11 @@ def ema_update_(teacher: Iterable[Tensor], student: Iterable[Tensor], alpha: flo
     if teacher_tensors:
         torch._foreach_mul_(teacher_tensors, alpha)
         torch._foreach_add_(teacher_tensors, student_tensors, alpha=1 - alpha)
+
+
+def inner_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of the network inside a :class:`Teacher`, of the teacher's own."""
+    return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
 
 
 class Teacher(nn.Module):
