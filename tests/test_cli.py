@@ -283,6 +283,25 @@ def test_data_commands(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[
     assert codes == {0, 1}
 
 
+def test_streets_with_changes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    small = ["--split", "val=1", "--size", "32x64"]
+    dim = ["--change", "sensor.contrast=0.7", "--change", "camera.shift=[0.1, 0, 0]"]
+    only = ["--domain", "ika", "--name", "dim"]
+    assert call("data", "streets", "--out", tmp_path, *small, *only, *dim) == 0
+    written = json.loads((tmp_path / "dim/streets.json").read_text())
+    changes = {"sensor.contrast": 0.7, "camera.shift": [0.1, 0.0, 0.0]}
+    assert (written["domain"], written["base"], written["changes"]) == ("dim", "ika", changes)
+    assert call("data", "check", "ika", tmp_path / "dim", "--split", "val") == 0
+    assert call("data", "streets", "--out", tmp_path, *small, *only, *dim[:2]) == 2
+    assert "in the look of 'ika' with camera.shift=[0.1, 0.0, 0.0], sensor.contrast=0.7" in capfd.readouterr().err
+    assert call("data", "streets", "--out", tmp_path, *small, "--change", "sensor.contrast=1", "--name", "x") == 2
+    assert "--name x is of one domain" in capfd.readouterr().err
+    assert call("data", "streets", "--out", tmp_path, *small, *only, "--change", "sensor.contrst=1") == 2
+    assert "the nearest are 'sensor.contrast'" in capfd.readouterr().err
+    assert call("data", "streets", "--out", tmp_path, *small, "--domain", "ika", "--name", "a/b") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["dim"]
+
+
 def test_data_check_of_a_config(config: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert call("data", "check", config, "--root", f"data={data}") == 0
     out = capfd.readouterr().out

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from tests.bench import tiny
+from uda.bench.build import make_streets
 from uda.config import ConfigError, Scoring, build_method, load_config, parse_spec, streets_folder
+from uda.data import Cityscapes
+from uda.data.streets import render, vary
 
 BENCHMARKS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.yaml"))
 ROOTS = {"cityscapes": "a", "kitti": "b", "ika": "c", "camvid": "d"}
@@ -135,6 +140,54 @@ def test_streets_folder_depends_on_content_alone() -> None:
     raw = content(streets=section)
     raw["target"]["root"] = "${streets}/kitti"
     assert load_config(raw).target.arguments["root"] == f"{streets_folder(first)}/kitti"
+
+
+def test_streets_with_changes(tmp_path: Path) -> None:
+    domains = {
+        "dim": {"base": "cityscapes", "changes": {"sensor.contrast": 0.7}, "splits": {"val": 2}, "size": [32, 64]},
+        "kitti": {"splits": {"val": 1}, "size": [32, 64], "changes": {"camera.blur": 1}},
+    }
+    section = load_config(content(streets={"out": str(tmp_path), "domains": domains})).streets
+    assert section is not None
+    assert make_streets(section)
+    assert not make_streets(section)
+    written = Cityscapes(streets_folder(section) / "dim", "val")[1].image.numpy().transpose(1, 2, 0)
+    domain = vary("cityscapes", {"sensor.contrast": 0.7})
+    np.testing.assert_array_equal(written, render(domain, 0, (32, 64), index=1_000_001)[0])
+    assert json.loads((streets_folder(section) / "kitti/streets.json").read_text())["changes"] == {"camera.blur": 1.0}
+
+
+def test_streets_folders_keep_their_names() -> None:
+    """Changes give another folder; without any, it is the one that recorded results name."""
+    quickstart = load_config(BENCHMARKS[0].with_name("quickstart.yaml"))
+    assert quickstart.streets is not None
+    assert streets_folder(quickstart.streets).name == "c18a36cd15"
+    section = {"domains": {"kitti": {}}}
+    names = {
+        streets_folder(load_config(content(streets=other)).streets).name  # type: ignore[arg-type]
+        for other in (
+            section, {"domains": {"kitti": {"changes": {"camera.blur": 1}}}},
+            {"domains": {"kitti": {"changes": {"camera.blur": 2}}}}, {"domains": {"kitti": {"base": "ika"}}},
+        )
+    }  # fmt: skip
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize(
+    ("domains", "message"),
+    [
+        ({"dim": {}}, "'dim': domain is 'dim'; known: cityscapes, ika, kitti"),
+        ({"kiti": {}}, "'kiti': domain is 'kiti'; the nearest is 'kitti'"),
+        ({"dim": {"base": "itti"}}, "'dim': domain is 'itti'; the nearest is 'kitti'"),
+        ({"kitti": {"changes": {"camera.blr": 1}}}, "'kitti': unknown entry 'camera.blr'.*'camera.blur'"),
+        ({"kitti": {"changes": {"camera.blur": -1}}}, "'kitti': camera.blur is -1: .*0"),
+        ({"a": {"base": "ika"}, "A": {"base": "ika"}}, "'a' and 'A' differ by case only"),
+    ],
+)
+def test_wrong_streets_are_named(domains: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^config: streets.domains: .*{message}") as caught:
+        load_config(content(streets={"domains": domains}))
+    assert "\n" not in str(caught.value)
 
 
 def test_warm_start_inherits_the_settings() -> None:

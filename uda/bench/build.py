@@ -71,7 +71,7 @@ def make_streets(section: StreetsSpec, workers: int = 1) -> bool:
         return False
     for name, domain in section.domains.items():
         streets.generate(
-            folder / name, domain=name, splits=domain.splits, size=domain.size, seed=section.seed, workers=workers
+            folder / name, domain.made(name), splits=domain.splits, size=domain.size, seed=section.seed, workers=workers
         )
     with atomic_write(marker) as file:
         file.write(section.model_dump_json(indent=2) + "\n")

@@ -19,6 +19,7 @@ from uda.cli.common import (
     roots,
     say,
     size,
+    yaml_value,
 )
 
 if TYPE_CHECKING:
@@ -46,24 +47,36 @@ def streets(
     ),
     domain: list[str] = typer.Option([], "--domain", help="cityscapes, kitti or ika; repeatable; all if left out."),
     split: list[str] = typer.Option([], "--split", help="NAME=NUMBER of images, such as train=100; repeatable."),
+    change: list[str] = typer.Option(
+        [], "--change", help="KEY=VALUE of a domain, such as sensor.contrast=0.7; repeatable (docs/streets.md)."
+    ),
+    name: str = typer.Option(
+        None, "--name", help="Of the domain's folder, with one --domain; its own if left out.", show_default=False
+    ),
     image_size: str = typer.Option(None, "--size", help="HEIGHTxWIDTH in pixels; the domain's own if left out."),
     seed: int = typer.Option(0, "--seed", min=0, help="The same seed gives the same bytes."),
     workers: int = typer.Option(1, "--workers", "-j", min=1, help="Processes."),
 ) -> None:
     """Write procedural street scenes in the layouts of the real data sets."""
-    from uda.data.streets import DOMAINS, check_empty, generate
+    from uda.config.names import check_name
+    from uda.data.streets import DOMAINS, check_empty, generate, vary
 
     counts = {}
-    for name, value in key_values(split, "--split").items():
+    for part, value in key_values(split, "--split").items():
         if not value.isdecimal():
-            raise ValueError(f"--split {name}={value}: a number of images is needed")
-        counts[name] = int(value)
-    for name in domain or list(DOMAINS):
-        check_empty(out / name, name)  # all of them before the first is written
-    for name in domain or list(DOMAINS):
-        say(f"{name}: writing ...")
+            raise ValueError(f"--split {part}={value}: a number of images is needed")
+        counts[part] = int(value)
+    if name is not None and len(domain) != 1:
+        raise ValueError(f"--name {name} is of one domain; give one --domain")
+    label = None if name is None else check_name(name)
+    changes = {key: yaml_value(value, f"--change {key}") for key, value in key_values(change, "--change").items()}
+    made = [vary(base, changes, label) for base in domain or list(DOMAINS)]
+    for item in made:
+        check_empty(out / item.name, item)  # all of them before the first is written
+    for item in made:
+        say(f"{item.name}: writing ...")
         where = generate(
-            out / name, domain=name, splits=counts or None, size=size(image_size, "--size"), seed=seed, workers=workers
+            out / item.name, item, splits=counts or None, size=size(image_size, "--size"), seed=seed, workers=workers
         )
         print(where)
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from uda.config.names import check_different, check_name, check_row
 from uda.config.specs import Spec, build_method
+from uda.data.streets import Domain, vary
 from uda.engine.evaluate import class_indices
 from uda.engine.inference import Inference
 from uda.engine.settings import Closed, Settings
@@ -47,7 +57,12 @@ class DatasetSpec(BaseModel):
 
 
 class StreetsDomain(Closed):
-    """How much of one procedural domain is written."""
+    """What is written of one procedural domain, and what it differs in from a known one."""
+
+    base: str | None = None
+    """``cityscapes``, ``kitti`` or ``ika``: whose scenes and files' layout it has; the one of its name by default."""
+    changes: dict[str, Any] = Field(default={})
+    """Single entries, see :func:`uda.data.streets.vary`: ``{camera.blur: 1.5}``."""
 
     splits: dict[str, int] = Field(default={"train": 100, "val": 30}, min_length=1)
     """Images of each split."""
@@ -62,14 +77,38 @@ class StreetsDomain(Closed):
         named("splits", check_different, value)
         return value
 
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is not there, so that the folder of a known domain keeps its name (``streets_folder``)."""
+        unused = {key for key in ("base", "changes") if not getattr(self, key)}
+        return {key: value for key, value in write(self).items() if key not in unused}
+
+    def made(self, name: str) -> Domain:
+        """The domain of this name.
+
+        Raises:
+            ValueError: an unknown base, or an unknown or wrong change.
+        """
+        return vary(self.base or name, self.changes, name)
+
 
 class StreetsSpec(Closed):
     """Procedural data, written before the first run; ``${streets}`` is the folder that holds the domains."""
 
     out: str = "data/streets"
     """Folder; the content's hash is appended, so another section never reads this one's images."""
-    domains: dict[Literal["cityscapes", "kitti", "ika"], StreetsDomain] = Field(min_length=1)
+    domains: dict[str, StreetsDomain] = Field(min_length=1)
+    """Name, which is also a folder's -> domain: ``cityscapes``, ``kitti``, ``ika``, or any with a ``base``."""
     seed: int = Field(default=0, ge=0)
+
+    @field_validator("domains")
+    @classmethod
+    def _known(cls, value: dict[str, StreetsDomain]) -> dict[str, StreetsDomain]:
+        for name, domain in value.items():
+            named(repr(name), check_name, name)
+            named(repr(name), domain.made, name)
+        named("names", check_different, value)
+        return value
 
 
 class Scoring(Inference):

@@ -3,32 +3,73 @@
 The three domains stand for real data: ``cityscapes`` (flat, dark, greenish colours under an even sky, town streets),
 ``kitti`` (wide format, deep shadows, blown-out sky, green suburbs) and ``ika`` (warm haze, high camera, garden walls).
 They were set so that images resemble the published channel statistics; they copy no image.
+
+Every field states the range of its values in its type; :func:`uda.data.streets.vary` checks what it is given by it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
-from uda.data.streets.camera import Colour
+from pydantic import AfterValidator, BeforeValidator, Field
 
-Range = tuple[float, float]
+from uda.data.streets.camera import Colour as RGB
+
+
+def _ordered(value: Any) -> Any:
+    if value[0] > value[1]:
+        raise ValueError(f"the smaller number comes first, got {value[0]} to {value[1]}")
+    return value
+
+
+def _some(weights: Any) -> Any:
+    if not sum(weights.values() if isinstance(weights, dict) else weights):
+        raise ValueError("one of the weights at least is more than 0")
+    return weights
+
+
+def _repeat(count: int) -> BeforeValidator:
+    """A number where ``count`` are wanted stands for all of them."""
+    return BeforeValidator(lambda value: value if isinstance(value, tuple) else (value,) * count)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Offset = Annotated[float, Field(ge=-1, le=1)]
+Level = Annotated[float, Field(ge=0, le=255)]
+Slope = Annotated[float, Field(ge=0, le=4)]
+Factor = Annotated[float, Field(ge=0, le=20)]
+Exponent = Annotated[float, Field(ge=0.2, le=5)]
+Density = Annotated[float, Field(ge=0, le=100)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Deviation = Annotated[float, Field(ge=0, le=0.5)]
+Signed = Annotated[float, Field(ge=-0.5, le=0.5)]
+Sigma = Annotated[float, Field(ge=0, le=0.1)]
+Metres = Annotated[float, Field(ge=0.3, le=20)]
+Depth = Annotated[float, Field(ge=1, le=1e6)]
+Storeys = Annotated[int, Field(ge=1, le=40)]
+Colour = tuple[Level, Level, Level]
+Colours = Annotated[tuple[Colour, ...], Field(min_length=1)]
+Frontage = Literal["terrace", "houses", "park", "field", "wall", "fence"]
+
+_range = (_repeat(2), AfterValidator(_ordered))
 
 
 @dataclass(frozen=True)
 class View:
     """The camera."""
 
-    size: tuple[int, int]
+    size: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]]
     """Default image size: height, width."""
-    fov: float
+    fov: Annotated[float, Field(ge=10, le=150)]
     """Horizontal field of view, degrees."""
-    height: Range
+    height: Annotated[tuple[Metres, Metres], *_range]
     """Metres above the road."""
-    horizon: Range
+    horizon: Annotated[tuple[Share, Share], *_range]
     """Row of the horizon as a share of the image's height."""
-    yaw: float
+    yaw: Annotated[float, Field(ge=0, le=30)]
     """Standard deviation, degrees."""
-    bonnet: float = 0.0
+    bonnet: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Share of the image's height that the own car's bonnet (label 0) takes at the bottom."""
 
 
@@ -36,54 +77,54 @@ class View:
 class Layout:
     """How often what stands where."""
 
-    lane: Range
+    lane: Annotated[tuple[Metres, Metres], *_range]
     """Width of a lane, metres."""
-    lanes: tuple[float, float]
+    lanes: Annotated[tuple[Weight, Weight], AfterValidator(_some)]
     """Chances of one and of two lanes in each direction (unnormalised)."""
-    frontage: dict[str, float]
+    frontage: Annotated[dict[Frontage, Weight], AfterValidator(_some)]
     """Weights of what lines the road: terrace, houses, park, field, wall, fence."""
-    storeys: tuple[int, int]
+    storeys: Annotated[tuple[Storeys, Storeys], *_range]
     """Of terraced buildings, inclusive."""
-    sidewalk: Range
+    sidewalk: Annotated[tuple[Metres, Metres], *_range]
     """Width, metres."""
-    verge: float
+    verge: Share
     """Chance of a strip of grass between road and sidewalk."""
-    crossing: float
+    crossing: Share
     """Chance of a side road."""
-    parked: float
+    parked: Share
     """Share of the kerb's parking places that are taken."""
-    traffic: float
+    traffic: Density
     """Moving vehicles for each 100 m."""
-    people: float
+    people: Density
     """For each 100 m."""
-    riders: float
+    riders: Density
     """Riders, and parked two-wheelers, for each 100 m."""
-    trees: float
+    trees: Density
     """Street trees for each 100 m and side."""
-    poles: float
+    poles: Density
     """Lamps, posts, signs and lights for each 100 m and side."""
-    bend: float
+    bend: Annotated[float, Field(ge=0, le=0.01)]
     """Standard deviation of the curvature, 1/m."""
 
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours of things under white light."""
+    """Colours of things under white light, RGB from 0 to 255."""
 
-    road: tuple[Colour, ...]
-    sidewalk: tuple[Colour, ...]
-    terrain: tuple[Colour, ...]
-    leaf: tuple[Colour, ...]
+    road: Colours
+    sidewalk: Colours
+    terrain: Colours
+    leaf: Colours
     bark: Colour
-    plaster: tuple[Colour, ...]
-    roof: tuple[Colour, ...]
+    plaster: Colours
+    roof: Colours
     glass: Colour
-    wall: tuple[Colour, ...]
-    fence: tuple[Colour, ...]
+    wall: Colours
+    fence: Colours
     pole: Colour
-    paint: tuple[Colour, ...]
+    paint: Colours
     """Of vehicles."""
-    cloth: tuple[Colour, ...]
+    cloth: Colours
     marking: Colour
 
 
@@ -91,17 +132,17 @@ class Palette:
 class Light:
     """Sun, sky and air."""
 
-    shade: Range
+    shade: Annotated[tuple[Share, Share], *_range]
     """Brightness of faces turned from the sun, and of cast shadows, relative to the sunlit ones."""
-    elevation: Range
+    elevation: Annotated[tuple[Slope, Slope], *_range]
     """Length of a shadow relative to the height of what casts it."""
     zenith: Colour
     low: Colour
     """Sky just above the horizon."""
-    clouds: float
+    clouds: Share
     """Contrast of clouds."""
     haze: Colour
-    visibility: Range
+    visibility: Annotated[tuple[Depth, Depth], *_range]
     """Depth in metres at which 63 % of the light is the haze's."""
 
 
@@ -109,13 +150,13 @@ class Light:
 class Texture:
     """Relative brightness noise of surfaces."""
 
-    asphalt: float
-    grass: float
-    leaves: float
-    masonry: float
-    leaf_size: float
+    asphalt: Share
+    grass: Share
+    leaves: Share
+    masonry: Share
+    leaf_size: Annotated[float, Field(ge=0.05, le=5)]
     """Radius of a foliage clump, metres."""
-    slabs: float
+    slabs: Annotated[float, Field(ge=0, le=5)]
     """Side of a paving slab, metres; 0 for a plain sidewalk."""
 
 
@@ -123,28 +164,59 @@ class Texture:
 class Sensor:
     """From light to pixel values."""
 
-    gain: Colour
+    gain: Annotated[tuple[Slope, Slope, Slope], _repeat(3)]
     """Of red, green and blue (1 leaves them)."""
-    exposure: Range
-    contrast: float
+    exposure: Annotated[tuple[Slope, Slope], *_range]
+    contrast: Slope
     """Slope about ``pivot``."""
-    pivot: float
+    pivot: Share
     """In [0, 1]."""
-    gamma: float
-    saturation: float
-    lift: Colour
-    """Added last, in [0, 1]."""
-    blur: Range
+    gamma: Exponent
+    saturation: Slope
+    lift: Annotated[tuple[Offset, Offset, Offset], _repeat(3)]
+    """Added last, in [0, 1] (down to -1: taken away)."""
+    blur: Annotated[tuple[Sigma, Sigma], *_range]
     """Standard deviation, as a share of the image's height."""
-    noise: Range
+    noise: Annotated[tuple[Deviation, Deviation], *_range]
     """Standard deviation at mid grey, in [0, 1]."""
-    vignette: float
+    vignette: Share
     """Darkening of the corners."""
 
 
 @dataclass(frozen=True)
+class Edits:
+    """What is done to the sensor's values, for studies of one factor; by default nothing.
+
+    In the order of the fields. All but ``noise`` act on values in [0, 1] that have no noise yet; the sensor's noise is
+    added afterwards, the very same as without them, so that none of them changes it. The result is cut to [0, 1]:
+    pixels that reach black or white move less than is said here.
+    """
+
+    resolution: Annotated[float, Field(ge=0.05, le=1)] = 1.0
+    """Height and width relative to the size that is rendered: pixels are averaged, labels are those of the nearest
+    pixel. The sensor has that many pixels: its noise is of each of them."""
+    aspect: Annotated[float, Field(ge=0.25, le=4)] = 1.0
+    """Stretches the width, of image and labels: 2 makes everything twice as wide."""
+    blur: Annotated[float, Field(ge=0, le=50)] = 0.0
+    """Standard deviation of a Gaussian, pixels."""
+    gamma: Exponent = 1.0
+    """Exponent of the tone curve ``gain * value ** gamma``: above 1 darkens the middle."""
+    gain: Annotated[tuple[Factor, Factor, Factor], _repeat(3)] = (1.0, 1.0, 1.0)
+    """Of red, green and blue; see ``gamma``."""
+    ramp: tuple[Signed, Signed] = (0.0, 0.0)
+    """Added illumination, linear in the row and in the column: its standard deviation from top to bottom and from left
+    to right, in [0, 1]. Its mean is 0; positive is brighter at the bottom and at the right."""
+    scale: Annotated[tuple[Slope, Slope, Slope], _repeat(3)] = (1.0, 1.0, 1.0)
+    """Of the standard deviation of red, green and blue, about the mean of each image."""
+    shift: Annotated[tuple[Offset, Offset, Offset], _repeat(3)] = (0.0, 0.0, 0.0)
+    """Added to red, green and blue, in [0, 1] (down to -1: taken away)."""
+    noise: Deviation = 0.0
+    """Standard deviation of Gaussian noise, in [0, 1], equal at all brightnesses, independent in each channel."""
+
+
+@dataclass(frozen=True)
 class Domain:
-    """A kind of street images."""
+    """A kind of street images; :func:`uda.data.streets.vary` makes one from another."""
 
     name: str
     code: int
@@ -155,9 +227,12 @@ class Domain:
     light: Light
     texture: Texture
     sensor: Sensor
+    camera: Edits = field(default_factory=Edits)
+    base: str = ""
+    """Name of the domain in :data:`DOMAINS` that it was made from, whose files' layout it has; its own if empty."""
 
 
-_CLOTH: tuple[Colour, ...] = (
+_CLOTH: tuple[RGB, ...] = (
     (40, 42, 60), (150, 40, 45), (60, 80, 130), (190, 185, 175), (35, 35, 35), (120, 110, 90), (60, 110, 70),
     (200, 150, 60),
 )  # fmt: skip

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from uda.data.streets.buildings import BUILDING, WALL
 from uda.data.streets.camera import Camera, Canvas, Floats
-from uda.data.streets.domains import DOMAINS, Domain, Sensor
-from uda.data.streets.ground import noise, paint_ground, paint_sky
+from uda.data.streets.changes import resolve
+from uda.data.streets.domains import Domain, Edits, Sensor
+from uda.data.streets.ground import Singles, noise, paint_ground, paint_sky
 from uda.data.streets.layout import make_scene
 from uda.data.streets.roadside import VEGETATION, paint_skyline
 from uda.data.streets.scene import Scene
@@ -19,15 +20,6 @@ from uda.data.streets.scene import Scene
 Image = NDArray[np.uint8]
 _SCALE = 2  # supersampling
 _SMALLEST = 16
-
-
-def resolve(domain: str | Domain) -> Domain:
-    """A domain by name. Raises ``ValueError`` for an unknown name."""
-    if isinstance(domain, Domain):
-        return domain
-    if domain not in DOMAINS:
-        raise ValueError(f"domain is {domain!r}; allowed: {', '.join(sorted(DOMAINS))}")
-    return DOMAINS[domain]
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -45,7 +37,8 @@ def render(
     Args:
         domain: a name in ``DOMAINS``, or a domain of one's own.
         seed: any integer from 0.
-        size: height and width in pixels; the domain's default if None. The horizontal field of view stays.
+        size: height and width in pixels; the domain's default if None. The horizontal field of view stays. It is the
+            size that is rendered; ``camera.resolution`` and ``camera.aspect`` of the domain change it afterwards.
         index: which scene of the seed; the stream of random numbers is ``SeedSequence([seed, index, domain.code])``.
 
     Returns:
@@ -53,10 +46,12 @@ def render(
         bytes. Each label is that of one of the four colour samples of its pixel.
 
     Raises:
-        ValueError: for an unknown domain, a negative seed or index, or a size below 16.
+        ValueError: for an unknown domain, a negative seed or index, or a size below 16, also
+            after the domain's own changes of it.
     """
     domain = resolve(domain)
     height, width = check_size(domain.view.size if size is None else size)
+    final = final_size(domain, (height, width))
     for name, value in (("seed", seed), ("index", index)):
         if value < 0:
             raise ValueError(f"{name} is {value}; allowed: integers from 0")
@@ -73,7 +68,38 @@ def render(
     _grain(canvas, domain, rng)
     colour = cv2.resize(canvas.buffer[..., :3], (width, height), interpolation=cv2.INTER_AREA)
     label = np.ascontiguousarray(canvas.buffer[1::_SCALE, 1::_SCALE, 3])
-    return expose(np.asarray(colour, np.uint8), domain.sensor, rng), label
+    if final != (height, width):
+        colour, label = resample(np.asarray(colour, np.float32), final), _nearest(label, final)
+    return expose(np.asarray(colour, np.float32), domain.sensor, rng, domain.camera), label
+
+
+def final_size(domain: Domain, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a domain's files that are rendered at a size.
+
+    Raises:
+        ValueError: a side is below 16 pixels.
+    """
+    share, aspect = domain.camera.resolution, domain.camera.aspect
+    height, width = round(size[0] * share), round(size[1] * share * aspect)
+    if min(height, width) < _SMALLEST:
+        raise ValueError(
+            f"size {size[0]}x{size[1]} with camera.resolution {share:g} and camera.aspect {aspect:g} is "
+            f"{height}x{width}; allowed: sides from {_SMALLEST}"
+        )
+    return height, width
+
+
+def resample(image: Singles, size: tuple[int, int]) -> Singles:
+    """Float image ``(H, W, 3)`` at another height and width: averages where it shrinks, linear where it grows."""
+    for height, width in ((size[0], image.shape[1]), size):  # OpenCV averages only what shrinks on both axes
+        shrinks = height <= image.shape[0] and width <= image.shape[1]
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=how), np.float32)
+    return image
+
+
+def _nearest(label: Image, size: tuple[int, int]) -> Image:
+    return np.asarray(cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
 
 def _canvas(scene: Scene, height: int, width: int) -> Canvas:
@@ -125,10 +151,10 @@ def _grain(canvas: Canvas, domain: Domain, rng: np.random.Generator) -> None:
     np.clip(canvas.buffer[..., :3] * gain[..., None], 0, 255, out=canvas.buffer[..., :3], casting="unsafe")
 
 
-def expose(colour: Image, sensor: Sensor, rng: np.random.Generator) -> Image:
-    """What a sensor makes of light ``(H, W, 3)`` uint8: lens, exposure, contrast curve, noise; uint8 again."""
+def expose(colour: Singles, sensor: Sensor, rng: np.random.Generator, edits: Edits | None = None) -> Image:
+    """What a sensor makes of light ``(H, W, 3)`` from 0 to 255: lens, exposure, contrast curve, edits, noise; uint8."""
     height, width = colour.shape[:2]
-    image: Floats = colour.astype(np.float32) / 255
+    image: Floats = np.asarray(colour / np.float32(255))
     if (sigma := rng.uniform(*sensor.blur) * height) > 0.15:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma))
     image = image**sensor.gamma * np.array(sensor.gain, np.float32) * rng.uniform(*sensor.exposure)
@@ -139,5 +165,27 @@ def expose(colour: Image, sensor: Sensor, rng: np.random.Generator) -> Image:
     image = grey + (image - grey) * sensor.saturation
     image = sensor.pivot + (image - sensor.pivot) * sensor.contrast + np.array(sensor.lift)
     strength = rng.uniform(*sensor.noise) * (0.4 + np.sqrt(np.clip(image, 0, 1)))
-    image = image + rng.standard_normal((height, width, 3), np.float32) * strength
-    return np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
+    noisy = image + rng.standard_normal((height, width, 3), np.float32) * strength
+    if edits not in (None, Edits()):
+        clean = np.clip(image, 0, 1)
+        # the noise that is visible without edits: where the sensor is at its limit there is less
+        noisy = edit(clean, edits) + (np.clip(noisy, 0, 1) - clean)
+        noisy += edits.noise * rng.standard_normal((height, width, 3), np.float32)
+    return np.clip(noisy * 255 + 0.5, 0, 255).astype(np.uint8)
+
+
+def edit(image: Floats, edits: Edits) -> Floats:
+    """A float image ``(H, W, 3)`` in [0, 1] without noise, after the edits that keep its size; not cut to [0, 1]."""
+    if edits.blur:
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), edits.blur))
+    image = np.array(edits.gain) * image**edits.gamma
+    (down, right), (height, width) = edits.ramp, image.shape[:2]
+    image = image + down * _ramp(height)[:, None, None] + right * _ramp(width)[None, :, None]
+    mean = image.mean((0, 1))
+    return np.asarray(mean + (image - mean) * np.array(edits.scale) + np.array(edits.shift))
+
+
+def _ramp(length: int) -> Floats:
+    """A straight line of mean 0 and standard deviation 1."""
+    line = np.arange(length) - (length - 1) / 2
+    return np.asarray(line / line.std())

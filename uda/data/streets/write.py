@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ from uda.data.encode import write_image
 from uda.data.errors import DataError
 from uda.data.kitti import VAL_NUMBERS
 from uda.data.label_spaces import CITYSCAPES34, IKA
-from uda.data.streets.render import check_size, render, resolve
+from uda.data.streets.changes import differences, layout_of, resolve
+from uda.data.streets.domains import Domain
+from uda.data.streets.render import check_size, final_size, render
 from uda.files import atomic_write
 
 SPLITS: dict[str, int] = {"train": 32, "val": 8}
@@ -33,7 +36,7 @@ _KITTI_SHAPES = ((1.0, 1.0), (376 / 375, 1241 / 1242), (370 / 375, 1226 / 1242),
 class _Job:
     """One scene and the files it becomes, each with what is written in it: image, ids or colours."""
 
-    domain: str
+    domain: Domain
     seed: int
     index: int
     size: tuple[int, int]
@@ -42,7 +45,7 @@ class _Job:
 
 def generate(
     out: str | Path,
-    domain: str = "cityscapes",
+    domain: str | Domain = "cityscapes",
     splits: Mapping[str, int] | None = None,
     size: tuple[int, int] | None = None,
     seed: int = 0,
@@ -51,12 +54,14 @@ def generate(
     """Writes a data set of street scenes.
 
     Args:
-        out: folder to write in, new, empty or written by an earlier call for the same domain, whose files are
-            replaced. Each file is there whole or not at all.
+        out: folder to write in, new, empty or written by an earlier call for the same domain (the same base with the
+            same changes), whose files are replaced. Each file is there whole or not at all. ``streets.json`` says
+            which domain, seed and changes it holds.
         domain: ``"cityscapes"`` (``leftImg8bit``, ``gtFine``), ``"kitti"`` (``training/image_2``, ``semantic`` and
             ``semantic_rgb``; ``val`` takes the first of the 30 fixed numbers, ``train`` the first of the other 170;
             sizes vary slightly, as the real ones do) or ``"ika"`` (``input``, ``label``, ``rgb_to_class_id.py``; in a
-            folder for each split, or in ``out`` itself for ``{"all": n}``).
+            folder for each split, or in ``out`` itself for ``{"all": n}``). Or a domain that
+            :func:`uda.data.streets.vary` made, in the layout of its base.
         splits: number of images for each split; ``SPLITS`` if None. A split's images do not depend on the other
             splits, nor on how many there are.
         size: height and width in pixels; the domain's default if None.
@@ -71,18 +76,22 @@ def generate(
             negative seed, or less than one worker.
         DataError: the folder holds anything else: nothing is written.
     """
-    shape = check_size(resolve(domain).view.size if size is None else size)
+    domain = resolve(domain)
+    layout = layout_of(domain)
+    shape = check_size(domain.view.size if size is None else size)
     for name, value, least in (("seed", seed, 0), ("workers", workers, 1)):
         if value < least:
             raise ValueError(f"{name} is {value}; allowed: integers from {least}")
-    root, counts = Path(out), _check_splits(domain, SPLITS if splits is None else splits)
-    jobs = [job for split, count in counts.items() for job in _LAYOUTS[domain](root, split, count, shape, seed)]
+    root, counts = Path(out), _check_splits(layout, SPLITS if splits is None else splits)
+    jobs = [job for split, count in counts.items() for job in _LAYOUTS[layout](domain, root, split, count, shape, seed)]
+    for job in jobs:
+        final_size(domain, job.size)  # sizes of a layout can vary
     check_empty(root, domain)
     with atomic_write(root / STREETS) as file:  # before anything else, so that a killed call can be repeated
-        file.write(json.dumps({"domain": domain, "seed": seed, "images": "procedural, each independent of the others"}))
+        file.write(json.dumps(_description(domain, seed)))
     for folder in {path.parent for job in jobs for path, _ in job.files}:
         folder.mkdir(parents=True, exist_ok=True)
-    if domain == "ika":
+    if layout == "ika":
         with atomic_write(root / "rgb_to_class_id.py") as file:
             file.write(ika_table())
     if workers == 1 or len(jobs) < 2:
@@ -95,24 +104,43 @@ def generate(
     return root
 
 
-def check_empty(folder: str | Path, domain: str) -> None:
+def check_empty(folder: str | Path, domain: str | Domain) -> None:
     """See that procedural images replace nothing but procedural images; the names are those of real data sets.
+
+    Args:
+        folder: to write in.
+        domain: what would be written; an earlier call's name of it and its seed do not matter, its changes do.
 
     Raises:
         DataError: a file, or a folder with content that no earlier call wrote for this domain.
     """
-    folder = Path(folder)
+    folder, domain = Path(folder), resolve(domain)
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: is no folder")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
+    wanted = _look(_description(domain, 0))
     try:
-        written = json.loads((folder / STREETS).read_text(encoding="utf-8"))["domain"]
-    except (OSError, ValueError, KeyError, TypeError):
+        written = _look(json.loads((folder / STREETS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         written = None
-    if written != domain:
-        content = "other files" if written is None else f"street scenes in the look of {written!r}"
-        raise DataError(f"{folder}: holds {content}, which {domain} scenes might replace; choose an empty folder")
+    if written != wanted:
+        content = "other files" if written is None else f"street scenes in the look of {written[0]!r}{written[1]}"
+        names = f"{wanted[0]} scenes{wanted[1]}"
+        raise DataError(f"{folder}: holds {content}, which {names} might replace; choose an empty folder")
+
+
+def _description(domain: Domain, seed: int) -> dict[str, Any]:
+    """Content of ``streets.json``; that of an unchanged domain has neither base nor changes."""
+    changed = {"base": layout_of(domain), "changes": differences(domain)} if differences(domain) else {}
+    name = domain.name if changed else layout_of(domain)
+    return {"domain": name, **changed, "seed": seed, "images": "procedural, each independent of the others"}
+
+
+def _look(description: dict[str, Any]) -> tuple[str, str]:
+    """Base and changes of a ``streets.json`` as messages name them; equal where both are equal."""
+    changes = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(description.get("changes", {}).items()))
+    return description.get("base", description["domain"]), f" with {changes}" if changes else ""
 
 
 def ika_table() -> str:
@@ -141,16 +169,16 @@ def _check_splits(domain: str, splits: Mapping[str, int]) -> dict[str, int]:
     return dict(splits)
 
 
-def _cityscapes(root: Path, split: str, count: int, size: tuple[int, int], seed: int) -> Iterator[_Job]:
+def _cityscapes(domain: Domain, root: Path, split: str, count: int, size: tuple[int, int], seed: int) -> Iterator[_Job]:
     city = _CITY[split]
     for i in range(count):
         stem = f"{city}_000000_{i:06d}"
         image = root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png"
         label = root / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png"
-        yield _Job("cityscapes", seed, _SPLIT_OFFSET[split] + i, size, ((image, "image"), (label, "ids")))
+        yield _Job(domain, seed, _SPLIT_OFFSET[split] + i, size, ((image, "image"), (label, "ids")))
 
 
-def _kitti(root: Path, split: str, count: int, size: tuple[int, int], seed: int) -> Iterator[_Job]:
+def _kitti(domain: Domain, root: Path, split: str, count: int, size: tuple[int, int], seed: int) -> Iterator[_Job]:
     base = root / "training"
     for number in (VAL_NUMBERS if split == "val" else _KITTI_TRAIN)[:count]:
         high, wide = _KITTI_SHAPES[
@@ -162,10 +190,10 @@ def _kitti(root: Path, split: str, count: int, size: tuple[int, int], seed: int)
             (base / "semantic" / name, "ids"),
             (base / "semantic_rgb" / name, "colours"),
         )
-        yield _Job("kitti", seed, number, (round(size[0] * high), round(size[1] * wide)), files)
+        yield _Job(domain, seed, number, (round(size[0] * high), round(size[1] * wide)), files)
 
 
-def _ika(root: Path, split: str, count: int, size: tuple[int, int], seed: int) -> Iterator[_Job]:
+def _ika(domain: Domain, root: Path, split: str, count: int, size: tuple[int, int], seed: int) -> Iterator[_Job]:
     base = root if split == "all" else root / split
     for i in range(count):
         stem = f"{split}_{i:06d}"
@@ -173,10 +201,10 @@ def _ika(root: Path, split: str, count: int, size: tuple[int, int], seed: int) -
             (base / "input" / f"{stem}.png", "image"),
             (base / "label" / f"{stem}_gtFine_labelColor.png", "colours"),
         )
-        yield _Job("ika", seed, _SPLIT_OFFSET[split] + i, size, files)
+        yield _Job(domain, seed, _SPLIT_OFFSET[split] + i, size, files)
 
 
-_LAYOUTS: dict[str, Callable[[Path, str, int, tuple[int, int], int], Iterator[_Job]]] = {
+_LAYOUTS: dict[str, Callable[[Domain, Path, str, int, tuple[int, int], int], Iterator[_Job]]] = {
     "cityscapes": _cityscapes,
     "kitti": _kitti,
     "ika": _ika,
