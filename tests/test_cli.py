@@ -295,11 +295,18 @@ def test_streets_with_changes(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     assert call("data", "streets", "--out", tmp_path, *small, *only, *dim[:2]) == 2
     assert "in the look of 'ika' with camera.shift=[0.1, 0.0, 0.0], sensor.contrast=0.7" in capfd.readouterr().err
     assert call("data", "streets", "--out", tmp_path, *small, "--change", "sensor.contrast=1", "--name", "x") == 2
-    assert "--name x is of one domain" in capfd.readouterr().err
+    assert "--name x is of one domain, not of cityscapes, kitti, ika" in capfd.readouterr().err
     assert call("data", "streets", "--out", tmp_path, *small, *only, "--change", "sensor.contrst=1") == 2
     assert "the nearest are 'sensor.contrast'" in capfd.readouterr().err
     assert call("data", "streets", "--out", tmp_path, *small, "--domain", "ika", "--name", "a/b") == 2
+    assert call("data", "streets", "--out", tmp_path, *small, "--domain", "ika", "--factor", "noise=big") == 2
+    assert "--factor noise=big: the strength is a number" in capfd.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["dim"]
+    factors = ["--factor", "mean", "--factor", "noise=0.5"]
+    assert call("data", "streets", "--out", tmp_path, *small, "--domain", "ika", *factors, *dim[:2]) == 0
+    noise = json.loads((tmp_path / "ika_noise/streets.json").read_text())
+    assert noise["changes"] == {"sensor.contrast": 0.7, "camera.noise": 0.02}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dim", "ika_mean", "ika_noise"]
 
 
 def test_data_check_of_a_config(config: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:

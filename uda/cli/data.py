@@ -50,8 +50,14 @@ def streets(
     change: list[str] = typer.Option(
         [], "--change", help="KEY=VALUE of a domain, such as sensor.contrast=0.7; repeatable (docs/streets.md)."
     ),
+    factor: list[str] = typer.Option(
+        [],
+        "--factor",
+        help="NAME or NAME=STRENGTH of a one-factor domain, written as DOMAIN_NAME in place of the domain: mean, "
+        "deviation, histogram, low_frequency, sharpness, noise, resolution or aspect; repeatable.",
+    ),
     name: str = typer.Option(
-        None, "--name", help="Of the domain's folder, with one --domain; its own if left out.", show_default=False
+        None, "--name", help="Of the folder, where a single domain is written; its own if left out.", show_default=False
     ),
     image_size: str = typer.Option(None, "--size", help="HEIGHTxWIDTH in pixels; the domain's own if left out."),
     seed: int = typer.Option(0, "--seed", min=0, help="The same seed gives the same bytes."),
@@ -59,18 +65,26 @@ def streets(
 ) -> None:
     """Write procedural street scenes in the layouts of the real data sets."""
     from uda.config.names import check_name
-    from uda.data.streets import DOMAINS, check_empty, generate, vary
+    from uda.data.streets import DOMAINS, check_empty, generate, one_factor, vary
 
     counts = {}
     for part, value in key_values(split, "--split").items():
         if not value.isdecimal():
             raise ValueError(f"--split {part}={value}: a number of images is needed")
         counts[part] = int(value)
-    if name is not None and len(domain) != 1:
-        raise ValueError(f"--name {name} is of one domain; give one --domain")
-    label = None if name is None else check_name(name)
     changes = {key: yaml_value(value, f"--change {key}") for key, value in key_values(change, "--change").items()}
-    made = [vary(base, changes, label) for base in domain or list(DOMAINS)]
+    made = [vary(base, changes) for base in domain or list(DOMAINS)]
+    if factor:
+        strengths = key_values([text if "=" in text else f"{text}=1" for text in factor], "--factor")
+        made = [
+            vary(base, one_factor(label, _strength(label, text), base), f"{base.name}_{label}")
+            for base in made
+            for label, text in strengths.items()
+        ]
+    if name is not None:
+        if len(made) != 1:
+            raise ValueError(f"--name {name} is of one domain, not of {', '.join(item.name for item in made)}")
+        made = [vary(made[0], {}, check_name(name))]
     for item in made:
         check_empty(out / item.name, item)  # all of them before the first is written
     for item in made:
@@ -79,6 +93,13 @@ def streets(
             out / item.name, item, splits=counts or None, size=size(image_size, "--size"), seed=seed, workers=workers
         )
         print(where)
+
+
+def _strength(factor: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--factor {factor}={text}: the strength is a number") from None
 
 
 @app.command("check")

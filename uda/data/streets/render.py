@@ -180,12 +180,12 @@ def edit(image: Floats, edits: Edits) -> Floats:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), edits.blur))
     image = np.array(edits.gain) * image**edits.gamma
     (down, right), (height, width) = edits.ramp, image.shape[:2]
-    image = image + down * _ramp(height)[:, None, None] + right * _ramp(width)[None, :, None]
+    image = image + down * ramp(height)[:, None, None] + right * ramp(width)[None, :, None]
     mean = image.mean((0, 1))
     return np.asarray(mean + (image - mean) * np.array(edits.scale) + np.array(edits.shift))
 
 
-def _ramp(length: int) -> Floats:
+def ramp(length: int) -> Floats:
     """A straight line of mean 0 and standard deviation 1."""
     line = np.arange(length) - (length - 1) / 2
     return np.asarray(line / line.std())
