@@ -1,0 +1,130 @@
+"""Does ``uda gap`` name the right factor where the truth is known? Street domains that differ in exactly one.
+
+    python experiments/gap_truth.py --out OUT [--trials 5] [--images 24]
+
+Trains a source-only network on streets in Cityscapes' look (``--steps``), then analyses targets of other scenes in the
+same look, each changed in one factor (``uda.data.streets.ONE_FACTOR``), ``--trials`` of each, and as many targets that
+were not changed. Prints how often the true factor has the largest share of the gap, and how often a gap
+is seen where there is none. A trial that is finished is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uda.data import Cityscapes
+from uda.data.label_spaces import label_space
+from uda.data.streets import ONE_FACTOR, generate, vary
+from uda.engine import Settings, Trainer
+from uda.files import atomic_write
+from uda.gap import Options, analyse, sentences, summarise
+from uda.gap.store import remove_work
+from uda.methods import Supervised
+from uda.models import Segmenter, load
+
+SIZE = (96, 192)
+SPACE = "street8"
+NONE = "none"
+
+
+def network(out: Path, steps: int) -> Segmenter:
+    """Source-only, trained once."""
+    root = generate(out / "source", "cityscapes", {"train": 80, "val": 48}, size=SIZE, seed=0, workers=2)
+    if not (out / "network/model.json").is_file():
+        torch.manual_seed(0)
+        model = Segmenter(num_classes=label_space(SPACE).num_classes)
+        settings = Settings(steps=steps, batch_size=4, crop=SIZE, lr=1e-3)
+        trainer = Trainer(model, [Supervised()], settings, out=out / "network")
+        trainer.fit(Cityscapes(root, "train", space=SPACE, cache="memory"))
+    model = load(out / "network")
+    return model
+
+
+def trial(model: Any, out: Path, factor: str, number: int, images: int) -> dict[str, Any]:
+    """Analyse one target."""
+    record = out / f"trials/{factor}_{number}.json"
+    if record.is_file():
+        content: dict[str, Any] = json.loads(record.read_text())
+        return content
+    domain = "cityscapes" if factor == NONE else vary("cityscapes", ONE_FACTOR[factor], name=factor)
+    root = generate(
+        out / f"targets/{factor}_{number}", domain, {"val": images}, size=SIZE, seed=1000 + number, workers=2
+    )
+    space = label_space(SPACE)
+    work = out / f"work/{factor}_{number}"
+    result = analyse(
+        model,
+        Cityscapes(out / "source", "val", space=SPACE),
+        Cityscapes(root, "val", space=SPACE),
+        work=work,
+        class_names=space.names,
+        palette=[label.colour for label in space.classes],
+        fixes=(),
+        options=Options(budget=images * 32, seed=number),
+    )
+    summary = summarise(result)
+    content = {
+        "factor": factor,
+        "gap": [summary.gap.value, summary.gap.low, summary.gap.high] if summary.gap else None,
+        "is_gap": summary.is_gap,
+        "shares": {s.name: None if math.isnan(s.share.value) else s.share.value for s in summary.shares},
+        "unexplained": summary.groups[-1].share.value if summary.is_gap and summary.groups else None,
+        "verdict": sentences(result, summary)[0],
+        "differences": result.differences,
+    }
+    with atomic_write(record) as file:
+        file.write(json.dumps(content, indent=1))
+    remove_work(work)
+    return content
+
+
+def table(trials: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Of all factors, as Markdown."""
+    heads = ("true factor", "a gap is seen", "largest share", "its share, median", "unexplained, median", "when wrong")
+    lines = [f"| {' | '.join(heads)} |", "|---|---:|---:|---:|---:|---|"]
+    right = counted = 0
+    for factor, rows in trials.items():
+        seen = [row for row in rows if row["is_gap"]]
+        if factor == NONE:
+            lines.append(f"| none | {len(seen)} of {len(rows)} | – | – | – | – |")
+            continue
+        shares = [{name: value or 0.0 for name, value in row["shares"].items()} for row in seen]
+        largest = [max(own, key=lambda name: own[name]) for own in shares]
+        hits = largest.count(factor)
+        right, counted = right + hits, counted + len(rows)
+        own = sorted(share.get(factor, 0.0) for share in shares)
+        rest = sorted(row["unexplained"] for row in seen)
+        middle = [f"{100 * values[len(values) // 2]:.0f} %" if values else "–" for values in (own, rest)]
+        wrong = ", ".join(sorted({name for name in largest if name != factor})) or "–"
+        lines.append(
+            f"| {factor} | {len(seen)} of {len(rows)} | {hits} of {len(rows)} | {middle[0]} | {middle[1]} | {wrong} |"
+        )
+    lines.append(f"\nThe true factor has the largest share in {right} of {counted} trials.")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--trials", type=int, default=5)
+    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=400)
+    arguments = parser.parse_args()
+    model = network(arguments.out, arguments.steps)
+    trials: dict[str, list[dict[str, Any]]] = {factor: [] for factor in (*ONE_FACTOR, NONE)}
+    for number in range(arguments.trials):
+        for factor, rows in trials.items():
+            rows.append(trial(model, arguments.out, factor, number, arguments.images))
+            print(factor, number, rows[-1]["verdict"], flush=True)
+    print(table(trials))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""What the loss is when the target's images are edited, and when batch norm knows them: the game that is shared out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from uda.functional.normalisation import (
+    Statistics,
+    batch_norms,
+    blend_statistics,
+    load_statistics,
+    pooled_statistics,
+    running_statistics,
+)
+from uda.gap.columns import as_float
+from uda.gap.factors import BATCH_NORM, Editor
+from uda.gap.measure import mean_losses
+from uda.gap.sampling import (
+    Coalition,
+    all_coalitions,
+    coalitions_of,
+    exact_shapley,
+    orders_for,
+    shapley_of_orders,
+)
+from uda.gap.style import as_images, as_pixels
+from uda.metrics import confusion
+from uda.types import Sample
+
+Floats = npt.NDArray[np.float64]
+Predict = Callable[[Tensor, tuple[int, int]], Tensor]
+"""Images ``(N, 3, h, w)`` and a size -> logits ``(N, C, H, W)``."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which coalitions of factors are tried on which image."""
+
+    factors: tuple[str, ...]
+    exact: bool
+    """All subsets on every image; else two antithetic orders drawn for each image."""
+    seed: int
+
+    @classmethod
+    def of(cls, factors: Sequence[str], images: int, budget: int, seed: int) -> Plan:
+        """Exact where all subsets on all images take no more passes than ``budget``."""
+        return cls(tuple(factors), images * 2 ** len(factors) <= budget, seed)
+
+    def orders(self, image: int) -> tuple[tuple[str, ...], ...]:
+        """Of one image, where the plan is not exact."""
+        return orders_for(self.factors, image, self.seed)
+
+    def coalitions(self, image: int) -> list[Coalition]:
+        """That are tried on an image, besides the empty one."""
+        if self.exact:
+            tried = all_coalitions(self.factors)
+        else:
+            tried = coalitions_of(self.orders(image))
+        return [coalition for coalition in tried if coalition]
+
+    def shares(self, values: dict[Coalition, float], image: int) -> dict[str, float]:
+        """What each factor takes off the loss of an image."""
+        if not self.factors:
+            return {}
+        if self.exact:
+            return exact_shapley(values, self.factors)
+        return shapley_of_orders(values, self.orders(image))
+
+
+class Interventions:
+    """Tries coalitions of factors on a network.
+
+    Args:
+        model: in evaluation mode; its batch-norm statistics are the same again after every call.
+        predict: how it is asked.
+        editor: of the images.
+        calibration: target images that batch norm is calibrated on, edited like those that are predicted.
+        prior: share of the model's own statistics in those, in [0, 1].
+        batch_size: images of one size that go through the model together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        predict: Predict,
+        editor: Editor,
+        calibration: Iterable[Sample],
+        *,
+        prior: float,
+        batch_size: int,
+    ) -> None:
+        self.model, self.editor, self.prior = model, editor, prior
+        self._batch_size = batch_size
+        self._predict = predict
+        self._calibration = [as_float(as_pixels(sample.image)) for sample in calibration]
+        self._own = {name: Statistics(s.mean.clone(), s.var.clone()) for name, s in running_statistics(model).items()}
+        self._adapted: dict[Coalition, dict[str, Statistics]] = {}
+        self._device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def factors(self) -> tuple[str, ...]:
+        """The image factors in which the domains differ, and batch norm where the model has it."""
+        own = (BATCH_NORM,) if batch_norms(self.model) and self._calibration else ()
+        return (*self.editor.active(), *own)
+
+    def try_on(
+        self, samples: Sequence[Sample], indices: Sequence[int], coalitions: Sequence[Sequence[Coalition]]
+    ) -> tuple[list[dict[Coalition, float]], list[dict[Coalition, npt.NDArray[np.int64]]]]:
+        """Loss of each image under each of its coalitions, and confusion matrices for those tried on all images.
+
+        Args:
+            samples: labelled.
+            indices: of the images, which seed the noise that is added.
+            coalitions: of each image.
+        """
+        losses: list[dict[Coalition, float]] = [{} for _ in samples]
+        matrices: list[dict[Coalition, npt.NDArray[np.int64]]] = [{} for _ in samples]
+        everywhere = frozenset(coalitions[0]).intersection(*coalitions[1:])
+        pixels = [as_float(as_pixels(sample.image)) for sample in samples]
+        images: Coalition | None = None
+        edited: dict[int, npt.NDArray[np.float32]] = {}
+        # the same edits one after the other, with and without batch norm, so that one set of edited images is held
+        tried = dict.fromkeys(c for own in coalitions for c in own)
+        for coalition in sorted(tried, key=lambda c: (sorted(c - {BATCH_NORM}), BATCH_NORM in c)):
+            members = [k for k, own in enumerate(coalitions) if coalition in own]
+            if images != coalition - {BATCH_NORM}:
+                images, edited = coalition - {BATCH_NORM}, {}
+            for k in members:
+                if k not in edited:
+                    edited[k] = self.editor.apply(pixels[k], images, seed=indices[k])
+            with torch.no_grad():
+                load_statistics(self.model, self._statistics(coalition))
+                for batch in _same_size(members, [edited[k] for k in members], self._batch_size):
+                    stacked = as_images([edited[k] for k in batch]).to(self._device)
+                    for k, logits in zip(batch, self._logits(stacked, [samples[k] for k in batch]), strict=True):
+                        label = samples[k].label
+                        assert label is not None
+                        label = label.to(logits.device)
+                        losses[k][coalition] = float(mean_losses(logits[None], label[None])[0])
+                        if coalition in everywhere:
+                            matrix = confusion(logits.argmax(0), label, logits.shape[0])
+                            matrices[k][coalition] = matrix.cpu().numpy()
+        load_statistics(self.model, self._own)
+        return losses, matrices
+
+    def _logits(self, images: Tensor, samples: Sequence[Sample]) -> list[Tensor]:
+        sizes = [(int(s.image.shape[-2]), int(s.image.shape[-1])) for s in samples]
+        if len(set(sizes)) == 1:
+            return list(self._predict(images, sizes[0]))
+        return [self._predict(image[None], size)[0] for image, size in zip(images, sizes, strict=True)]
+
+    def _statistics(self, coalition: Coalition) -> dict[str, Statistics]:
+        if BATCH_NORM not in coalition:
+            return self._own
+        images = coalition - {BATCH_NORM}
+        if images not in self._adapted:
+            load_statistics(self.model, self._own)
+            edited = (
+                as_images([self.editor.apply(pixels, images, seed=k)]).to(self._device)
+                for k, pixels in enumerate(self._calibration)
+            )
+            pooled = pooled_statistics(self.model, edited)
+            self._adapted[images] = {**self._own, **blend_statistics(self._own, pooled, self.prior)}
+        return self._adapted[images]
+
+
+def _same_size(members: Sequence[int], images: Sequence[npt.NDArray[np.float32]], at_most: int) -> list[Sequence[int]]:
+    """Members whose images have one size, at most so many together."""
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for member, image in zip(members, images, strict=True):
+        by_size.setdefault(image.shape, []).append(member)
+    return [group[at : at + at_most] for group in by_size.values() for at in range(0, len(group), at_most)]

@@ -1,0 +1,132 @@
+"""How a data set's images look as a whole: the statistics that the edits of :mod:`uda.gap.factors` carry over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from uda.data.statistics import ChannelStats
+from uda.gap.columns import as_float, channel_noise, luma_of, noise_level
+
+Floats = npt.NDArray[np.float64]
+CYCLES = 4
+"""Low frequencies are of at most so many cycles an image, in each direction."""
+BANDS = np.array([1 / 16, 1 / 8, 3 / 16, 1 / 4, 5 / 16, 3 / 8, 7 / 16, 1 / 2])
+"""Edges of the bands of high frequencies, cycles a pixel; the first band is what the others are related to."""
+LEVELS = 256
+
+
+@dataclass(frozen=True)
+class Style:
+    """Statistics of a data set's images; what is ``None`` is not known (published statistics have mean and std)."""
+
+    mean: Floats
+    """``(3,)`` of all pixels, RGB in [0, 1]."""
+    std: Floats
+    """``(3,)`` population deviation of all pixels."""
+    histogram: Floats | None = None
+    """``(3, 256)`` share of the pixels at each grey level."""
+    low: Floats | None = None
+    """``(3, 9, 9)`` mean amplitude of each low frequency (-4 to 4 cycles, rows then columns), of images that were
+    given mean 0 and deviation 1; a constant image counts as 0."""
+    high: Floats | None = None
+    """``(7,)`` mean power of the luma in each band of high frequencies, on the scale of an image with deviation 1,
+    without the noise's."""
+    noise: float | None = None
+    """Mean standard deviation of the channels' noise, [0, 1]."""
+    size: tuple[float, float] | None = None
+    """Median height and width, pixels."""
+
+    @classmethod
+    def published(cls, stats: ChannelStats) -> Style:
+        """A style of which mean and deviation are known."""
+        return cls(stats.mean.double().numpy(), stats.std.double().numpy())
+
+
+@dataclass
+class StyleSums:
+    """Running sums of a data set's style; memory does not grow with the number of images but for their sizes."""
+
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, LEVELS), np.int64))
+    low: Floats = field(default_factory=lambda: np.zeros((3, 2 * CYCLES + 1, 2 * CYCLES + 1)))
+    high: Floats = field(default_factory=lambda: np.zeros(len(BANDS) - 1))
+    noise: float = 0.0
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, image: npt.NDArray[np.uint8]) -> None:
+        """Count an image ``(H, W, 3)`` uint8 RGB."""
+        for channel in range(3):
+            self.counts[channel] += np.bincount(image[..., channel].reshape(-1), minlength=LEVELS)
+        pixels = as_float(image)
+        luma = luma_of(pixels)
+        self.low += low_amplitude(pixels)
+        self.high += high_power(luma, noise_level(luma))
+        self.noise += channel_noise(pixels)
+        self.sizes.append(image.shape[:2])  # type: ignore[arg-type]
+
+    def style(self) -> Style:
+        """The style of what was counted; ``ValueError`` before the first image."""
+        count = len(self.sizes)
+        if not count:
+            raise ValueError("no images to take the style of")
+        shares = self.counts / self.counts.sum(1, keepdims=True)
+        levels = np.arange(LEVELS) / 255
+        mean = shares @ levels
+        std = np.sqrt(((levels - mean[:, None]) ** 2 * shares).sum(1))
+        height, width = np.median(np.array(self.sizes), axis=0)
+        size = (float(height), float(width))
+        return Style(mean, std, shares, self.low / count, self.high / count, self.noise / count, size)
+
+
+def low_amplitude(pixels: npt.NDArray[np.float32]) -> Floats:
+    """``(3, 9, 9)`` amplitudes of low frequencies of ``(H, W, 3)``, channels first brought to mean 0, deviation 1."""
+    flat = pixels - pixels.mean((0, 1))
+    deviation = flat.std((0, 1))
+    flat = flat / np.where(deviation > 1e-6, deviation, np.inf)
+    height, width = flat.shape[:2]
+    rows, columns = waves(height), waves(width)
+    spectrum = np.einsum("uh,hwc,vw->cuv", rows, flat, columns, optimize=True)
+    return np.asarray(np.abs(spectrum) / (height * width), dtype=np.float64)
+
+
+def waves(length: int) -> npt.NDArray[np.complex64]:
+    """``(9, length)`` the waves of -4 to 4 cycles."""
+    cycles = np.arange(-CYCLES, CYCLES + 1)[:, None]
+    return np.asarray(np.exp(-2j * np.pi * cycles * np.arange(length) / length), np.complex64)
+
+
+def high_power(luma: npt.NDArray[np.float32], noise: float) -> Floats:
+    """``(7,)`` power of ``(H, W)`` in each band of high frequencies, less the noise's, for an image of deviation 1."""
+    variance = float(luma.var())
+    if variance < 1e-8:
+        return np.zeros(len(BANDS) - 1)
+    height, width = luma.shape
+    # a window, since the jump from one border to the other has all frequencies
+    window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1]).astype(np.float32)
+    spectrum = np.abs(np.fft.rfft2((luma - luma.mean()) * window)) ** 2 / float((window**2).sum())
+    frequency = radius(height, width)
+    band = np.digitize(frequency, BANDS) - 1
+    inside = (band >= 0) & (band < len(BANDS) - 1)
+    sums = np.bincount(band[inside], spectrum[inside], minlength=len(BANDS) - 1)
+    counts = np.bincount(band[inside], minlength=len(BANDS) - 1)
+    return np.asarray(np.maximum(sums / np.maximum(counts, 1) - noise**2, 0) / variance)
+
+
+def radius(height: int, width: int) -> Floats:
+    """``(H, W // 2 + 1)`` frequency of each coefficient of a real Fourier transform, cycles a pixel."""
+    return np.asarray(np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]), np.float64)
+
+
+def as_pixels(image: Tensor) -> npt.NDArray[np.uint8]:
+    """``(3, H, W)`` uint8 as ``(H, W, 3)``."""
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+def as_images(pixels: Sequence[npt.NDArray[np.float32]]) -> Tensor:
+    """``(H, W, 3)`` arrays of one size as images ``(N, 3, H, W)``."""
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
