@@ -45,12 +45,23 @@ def camvid_network(folder: Path, train: LabelledDataset) -> nn.Module:
 
 
 def _adapted(folder: Path, weights: str, classes: int, mean: Any, std: Any) -> nn.Module:
-    network = runpy.run_path(str(folder / "Model.py"))["ESPNet"](classes=classes, p=2, q=8)
+    definition = runpy.run_path(str(folder / "Model.py"))
+    network = definition["ESPNet"](classes=classes, p=2, q=8)
+    if weights.endswith("camvid.pth"):
+        _concatenate_the_image(network, definition["CBR"](classes + 19, classes, 3, 1), classes)
     network.load_state_dict(torch.load(folder / weights, weights_only=True, map_location="cpu"))
     return adapt(
         network, num_classes=classes, mean=[float(value) / 255 for value in mean], std=[float(value) for value in std],
         bgr=True, feature_layer="encoder.b3", divisor=8,
     )  # fmt: skip
+
+
+def _concatenate_the_image(network: nn.Module, conv: nn.Module, classes: int) -> None:
+    """The CamVid weights are of an earlier definition, whose last layer sees the reduced image beside level 1."""
+    level_1: list[torch.Tensor] = []
+    network.conv = conv
+    network.encoder.b1.register_forward_hook(lambda module, inputs, output: level_1.append(output))
+    conv.register_forward_pre_hook(lambda module, inputs: (torch.cat([inputs[0][:, :classes], level_1.pop()], 1),))
 
 
 def analysis(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from uda.data.identity import dataset_identity
 from uda.data.statistics import ChannelStats
 from uda.engine.identity import model_identity
-from uda.engine.inference import PLAIN, Inference, predict_logits, resize_images
+from uda.engine.inference import PLAIN, Inference, ResizedImages, predict_logits, resize_images
 from uda.gap.columns import IMAGE_COLUMNS
 from uda.gap.factors import Editor
 from uda.gap.fixes import Fix, default_fixes
@@ -214,6 +214,7 @@ def analyse(
         )  # fmt: skip
         shelf = Shelf(target.name, store, "target", len(target))
         seen = shelf if adapt_on is None else adapt_on
+        resized = ResizedImages(seen, inference)
         causes = _causes(result, ask, store, shelf, watch) if options.causes and second.labelled else {}
         if not second.labelled:
             missing["loss"] = "the target has no labels: no loss, no shares of it, no fixes to compare"
@@ -221,7 +222,7 @@ def analyse(
         if second.labelled:
             wanted = default_fixes(model, style, second.style, images) if fixes is None else fixes
             tried = [_fix(fix, ask, store, shelf, seen, images, watch) for fix in wanted]
-        rows = _after(after, after_attach, result, inference, precision, pass_, images, seen)
+        rows = _after(after, after_attach, result, inference, precision, pass_, images, resized)
     return Gap(
         **{
             **vars(result),
@@ -251,7 +252,7 @@ class _Asker:
         images = images.to(self.device)
         if not self._plain():
             logits = self.logits(images, size)
-            features = self._forward(resize_images(images, self.inference))
+            features = self._forward(self.resize(images))
             return features._replace(logits=logits) if isinstance(features, SegOutput) else logits
         output = self._forward(images)
         if isinstance(output, SegOutput):
@@ -265,6 +266,10 @@ class _Asker:
             return predict_logits(self.model, images, self.inference, precision=self.precision, size=size)
         output = self._forward(images)
         return at_size(output.logits if isinstance(output, SegOutput) else output, size)
+
+    def resize(self, images: Tensor) -> Tensor:
+        """As the network sees them."""
+        return resize_images(images, self.inference)
 
     def _plain(self) -> bool:
         return self.inference.model_dump() == PLAIN.model_dump()
@@ -402,7 +407,15 @@ def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progres
     editor = Editor(result.source_style, target.style)
     step = max(1, math.ceil(len(shelf) / CALIBRATION))
     calibration = [shelf[index] for index in range(0, len(shelf), step)]
-    work = Interventions(ask.model, ask.logits, editor, calibration, prior=options.prior, batch_size=options.batch_size)
+    work = Interventions(
+        ask.model,
+        ask.logits,
+        editor,
+        calibration,
+        resize=ask.resize,
+        prior=options.prior,
+        batch_size=options.batch_size,
+    )
     factors = work.factors()
     trials = _Trials(work, store, shelf, target, watch)
     trials.run("alone", [[frozenset({factor}) for factor in factors]] * len(shelf))

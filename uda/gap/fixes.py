@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from uda.engine.inference import Inference
+from uda.engine.inference import Inference, ResizedImages
 from uda.functional.normalisation import batch_norms
 from uda.gap.style import Style
 from uda.methods import AdaBN, ColourAtTest
@@ -62,7 +62,7 @@ class Fix:
                 feature_channels=segmenter.feature_channels,
                 model=segmenter,
                 source=source,
-                target=target,
+                target=ResizedImages(target, inference),
                 device=next(model.parameters()).device,
             ),
         )

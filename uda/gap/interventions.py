@@ -81,6 +81,7 @@ class Interventions:
         predict: how it is asked.
         editor: of the images.
         calibration: target images that batch norm is calibrated on, edited like those that are predicted.
+        resize: images as they are edited -> as the network is to see them.
         prior: share of the model's own statistics in those, in [0, 1].
         batch_size: images of one size that go through the model together.
     """
@@ -92,11 +93,12 @@ class Interventions:
         editor: Editor,
         calibration: Iterable[Sample],
         *,
+        resize: Callable[[Tensor], Tensor],
         prior: float,
         batch_size: int,
     ) -> None:
         self.model, self.editor, self.prior = model, editor, prior
-        self._batch_size = batch_size
+        self._batch_size, self._resize = batch_size, resize
         self._predict = predict
         self._calibration = [as_float(as_pixels(sample.image)) for sample in calibration]
         self._own = {name: Statistics(s.mean.clone(), s.var.clone()) for name, s in running_statistics(model).items()}
@@ -161,7 +163,7 @@ class Interventions:
         if images not in self._adapted:
             load_statistics(self.model, self._own)
             edited = (
-                as_images([self.editor.apply(pixels, images, seed=k)]).to(self._device)
+                self._resize(as_images([self.editor.apply(pixels, images, seed=k)]).to(self._device))
                 for k, pixels in enumerate(self._calibration)
             )
             pooled = pooled_statistics(self.model, edited)
