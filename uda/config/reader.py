@@ -23,7 +23,7 @@ from uda.config.specs import ConfigError, Spec, build_method, parse_spec
 from uda.data import dataset_options
 from uda.engine.inference import Inference, check_passes
 from uda.engine.settings import Settings
-from uda.methods.base import Method, TestTimeMethod
+from uda.methods.base import Method, TestTimeMethod, check_learning
 from uda.models import MODELS, model_options
 from uda.presets import PARTS, preset
 from uda.registry import nearest, printable, short
@@ -62,7 +62,7 @@ def load_config(
         if content.get(key) is None:
             raise reader.fail(key, "is missing: labelled images that rows are scored on; uda train goes without")
     reader.add_presets(content, presets)
-    return reader.read(content, roots or {})
+    return reader.check_learning(reader.read(content, roots or {}))
 
 
 def load_run(
@@ -96,7 +96,7 @@ def load_run(
         if row is not None and recipe is not None:
             raise reader.fail("", f"row {short(row)} or preset {short(recipe)}, not both")
         reader.add_presets(content, [recipe] if recipe else [])
-        return reader.read(content, roots or {}), row or recipe or SOURCE_ONLY
+        return reader.check_learning(reader.read(content, roots or {})), row or recipe or SOURCE_ONLY
     if row is not None:
         raise reader.fail("", f"a single run has no rows, so no {short(row)}; write {METHOD}:")
     if recipe is not None:
@@ -107,7 +107,7 @@ def load_run(
     except RunError as error:
         raise reader.fail(error.key, error.message) from error
     reader.written = {f"methods.{label}": METHOD}
-    return reader.read(benchmark, roots or {}), label
+    return reader.check_learning(reader.read(benchmark, roots or {})), label
 
 
 def load_recorded(path: Path | Mapping[str, Any]) -> BenchConfig:
@@ -296,6 +296,17 @@ class _Reader:
             if row.control is not None and (row.control == name or row.control not in config.methods):
                 known = nearest(row.control, [other for other in config.methods if other != name])
                 raise self.fail(f"methods.{name}.control", f"no other row {short(row.control)}; {known}")
+
+    def check_learning(self, config: BenchConfig) -> BenchConfig:
+        """The config, if the methods of each row learn from images; not asked of what is recorded already."""
+        for name, row in config.methods.items():
+            built = [build_method(spec) for spec in row.methods or []]
+            try:
+                if row.trains:
+                    check_learning([method for method in built if isinstance(method, Method)])
+            except ValueError as error:
+                raise self.fail(f"methods.{name}", str(error)) from error
+        return config
 
     def check_evaluate(self, config: BenchConfig) -> None:
         """How the rows are scored: domains and classes that there are, a teacher, one pass for methods that adapt."""

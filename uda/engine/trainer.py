@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from uda.engine.settings import Settings
 from uda.engine.tensorboard import RunLog
 from uda.engine.update import OptimizerLike, Update, treatment_of
 from uda.files import PART
-from uda.methods.base import Method
+from uda.methods.base import Method, check_learning
 from uda.models.batch_norm import add_target_norms, domain_statistics
 from uda.models.pretrained import CHECKPOINT, write_description
 from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset
@@ -161,7 +162,7 @@ class Trainer:
         """Train to ``settings.steps`` and score the last iterate.
 
         Called again with the same data it goes on from where it was (after an interruption), or scores a finished run
-        once more.
+        once more. Warns where no method learns from images.
 
         Args:
             source: labelled images.
@@ -180,6 +181,10 @@ class Trainer:
             NonFiniteLoss: a loss or gradient is not finite. The last good checkpoint stays.
             CheckpointError: ``out`` holds the checkpoint of a different run, or another trainer works there.
         """
+        try:
+            check_learning(self.methods)
+        except ValueError as error:
+            warnings.warn(str(error), stacklevel=2)
         with self._alone():
             return self._fit(source, target, extend)
 

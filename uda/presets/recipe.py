@@ -12,6 +12,7 @@ import yaml
 
 from uda.engine import Inference, Settings, Trainer
 from uda.methods import find_method, method, parameters
+from uda.methods.base import check_learning
 from uda.models import build_model
 from uda.presets.sources import WRITTEN
 from uda.registry import nearest
@@ -130,13 +131,17 @@ def preset_trainer(
         options: further arguments of :class:`~uda.engine.Trainer` (``out``, ``evaluate_on``, ...).
 
     Raises:
-        ValueError: an unknown preset or entry.
+        ValueError: an unknown preset or entry, or methods that train nothing.
     """
     recipe = preset(name, changes)
     length = steps or recipe["settings"].pop("steps", None) or recipe["steps"]
+    methods: Any = [method(key, **arguments) for spec in recipe["methods"] for key, arguments in spec.items()]
+    try:
+        check_learning(methods)
+    except ValueError as error:
+        raise ValueError(f"preset {name!r} with these changes: {error}") from error
     torch.manual_seed(seed)
     model = build_model(recipe["model"].pop("name"), num_classes, **recipe["model"])
-    methods: Any = [method(key, **arguments) for spec in recipe["methods"] for key, arguments in spec.items()]
     settings = Settings(**{**recipe["settings"], "steps": length, "seed": seed})
     scoring = {"score": recipe["evaluate"].pop("model", "student"), "inference": Inference(**recipe["evaluate"])}
     return Trainer(model, methods, settings, **{**scoring, **options})
