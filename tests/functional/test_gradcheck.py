@@ -269,6 +269,7 @@ NOT_DIFFERENTIABLE = {
     "block_mask": "sampling",
     "blur_kernel_size": "integers",
     "cell_labels": "labels",
+    "check_prob": "check",
     "choose_classes": "sampling",
     "class_balanced_labels": "labels",
     "class_balanced_thresholds": "threshold",

@@ -1,6 +1,12 @@
 """Tensors in, tensors out: the maths of the methods, each usable on its own.
 
 Everything is importable from here. What needs POT or SciPy is imported when it is first asked for.
+
+An argument's name says what it holds: ``logits`` (and ``other_logits``, ``teacher_logits``) are raw outputs, of which a
+function takes the softmax over the classes itself; so are the three outputs of :func:`hrda_losses`. ``prob``,
+``soft_labels``, ``confidence`` and ``prior`` are probabilities in [0, 1]. Logits in place of probabilities are a
+``ValueError`` (:func:`check_prob` says when it is looked for and what that costs); probabilities
+in place of logits are logits too, and nobody can tell.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ from uda.functional.augment import (
     strong_augment,
     strong_augment_each,
 )
+from uda.functional.checks import check_prob
 from uda.functional.class_balance import (
     class_balanced_labels,
     class_balanced_thresholds,
@@ -234,6 +241,7 @@ __all__ = [
     "block_mask",
     "blur_kernel_size",
     "cell_labels",
+    "check_prob",
     "choose_classes",
     "clan_weight_map",
     "class_balanced_labels",

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uda.functional.checks import check_prob
 from uda.types import IGNORE
 
 
@@ -29,6 +30,9 @@ def sorted_confidences(
     Returns:
         all confidences, class after class and ascending in each, and ``(C,)`` int64 counts.
 
+    Raises:
+        ValueError: values of ``confidences`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import sorted_confidences
@@ -39,6 +43,7 @@ def sorted_confidences(
     """
     kept_labels, kept_confidences = [], []
     for label, confidence in zip(labels, confidences, strict=True):
+        check_prob("confidences", confidence, "sorted_confidences")
         flat, values = label.flatten(), confidence.flatten()
         if stride > 1:
             flat, order = flat.sort(stable=True)
@@ -75,6 +80,9 @@ def class_balanced_thresholds(
 
     Returns:
         ``(C,)`` thresholds, 1 where k is 0 (a class that is never predicted), and ``(C,)`` int64 k.
+
+    Raises:
+        ValueError: values of ``confidences`` outside of [0, 1].
 
     Example:
         >>> import torch
@@ -115,6 +123,9 @@ def portion_thresholds(
     Returns:
         ``(C,)``; 0 for a class that is never predicted.
 
+    Raises:
+        ValueError: values of ``confidences`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import portion_thresholds
@@ -139,6 +150,9 @@ def threshold_labels(labels: Tensor, confidence: Tensor, thresholds: Tensor, *, 
         thresholds: ``(C,)``.
         ignore_index: label of rejected pixels.
 
+    Raises:
+        ValueError: values of ``confidence`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import threshold_labels
@@ -146,6 +160,7 @@ def threshold_labels(labels: Tensor, confidence: Tensor, thresholds: Tensor, *, 
         >>> threshold_labels(labels, confidence, torch.tensor([0.5, 0.7])).tolist()
         [[[0, 255]]]
     """
+    check_prob("confidence", confidence, "threshold_labels")
     return labels.masked_fill(confidence < thresholds[labels], ignore_index)
 
 
@@ -188,6 +203,9 @@ def class_balanced_labels(prob: Tensor, thresholds: Tensor, *, ignore_index: int
     Returns:
         ``(N, H, W)`` int64.
 
+    Raises:
+        ValueError: values of ``prob`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import class_balanced_labels
@@ -195,6 +213,7 @@ def class_balanced_labels(prob: Tensor, thresholds: Tensor, *, ignore_index: int
         >>> class_balanced_labels(prob, torch.tensor([0.9, 0.3])).tolist()  # ratios 2/3 and 4/3
         [[[1]]]
     """
+    check_prob("prob", prob, "class_balanced_labels")
     ratio, labels = (prob / thresholds.to(prob)[:, None, None]).max(1)
     return labels.masked_fill(ratio < 1, ignore_index)
 
@@ -217,6 +236,9 @@ def regularised_labels(
         ``(N, C, H, W)`` soft labels of ALL pixels, and ``(N, H, W)`` int64 hard labels with rejected pixels ignored
         (where the soft labels must be set to 0 before training).
 
+    Raises:
+        ValueError: values of ``prob`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import regularised_labels
@@ -225,6 +247,7 @@ def regularised_labels(
         >>> labels.tolist(), round(soft[0, 1].item(), 4)  # 2^4 / (1 + 2^4)
         ([[[1]]], 0.9412)
     """
+    check_prob("prob", prob, "regularised_labels")
     if weight <= 0:
         raise ValueError(f"weight must be positive, got {weight}; class_balanced_labels is the limit at 0")
     tiny = 1e-32

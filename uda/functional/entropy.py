@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uda.functional.checks import check_prob
+
 FDA_ENTROPY_SCALE = 2.9444
 """The constant by which FDA's published code divides the entropy, whatever the number of classes (about ln 19)."""
 
@@ -29,12 +31,16 @@ def self_information(prob: Tensor, *, eps: float = 1e-30) -> Tensor:
     Returns:
         ``(N, C, H, W)``.
 
+    Raises:
+        ValueError: values of ``prob`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import self_information
         >>> self_information(torch.full((1, 2, 1, 1), 0.5)).flatten().tolist()
         [0.5, 0.5]
     """
+    check_prob("prob", prob, "self_information")
     return -prob * torch.log2(prob + eps) / math.log2(max(prob.shape[1], 2))
 
 
@@ -43,6 +49,9 @@ def entropy_loss(prob: Tensor) -> Tensor:
 
     Args:
         prob: ``(N, C, H, W)`` probabilities.
+
+    Raises:
+        ValueError: values of ``prob`` outside of [0, 1].
 
     Example:
         >>> import torch
@@ -69,20 +78,23 @@ def softmax_entropy(logits: Tensor) -> Tensor:
         >>> entropy.shape, round(entropy.mean().item(), 4)  # ln 4
         (torch.Size([2, 3, 3]), 1.3863)
     """
-    return soft_cross_entropy_map(logits, logits.softmax(1))
+    return -(logits.softmax(1) * logits.log_softmax(1)).sum(1)
 
 
-def soft_cross_entropy_map(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross entropy with soft targets at every position: -sum_c target log softmax(logits).
+def soft_cross_entropy_map(logits: Tensor, soft_labels: Tensor) -> Tensor:
+    """Cross entropy with soft targets at every position: -sum_c soft_label log softmax(logits).
 
     With the teacher's softmax as the target this is CoTTA's consistency.
 
     Args:
         logits: ``(N, C, ...)``.
-        target: ``(N, C, ...)`` weights of the classes, usually probabilities.
+        soft_labels: ``(N, C, ...)`` probabilities of the classes.
 
     Returns:
         ``(N, ...)``.
+
+    Raises:
+        ValueError: values of ``soft_labels`` outside of [0, 1].
 
     Example:
         >>> import torch
@@ -91,7 +103,8 @@ def soft_cross_entropy_map(logits: Tensor, target: Tensor) -> Tensor:
         >>> loss.shape, round(loss.mean().item(), 4)  # ln 4
         (torch.Size([2, 3, 3]), 1.3863)
     """
-    return -(target * logits.log_softmax(1)).sum(1)
+    check_prob("soft_labels", soft_labels, "soft_cross_entropy_map")
+    return -(soft_labels * logits.log_softmax(1)).sum(1)
 
 
 def robust_entropy_loss(logits: Tensor, *, eta: float = 2.0, scale: float | None = None) -> Tensor:
@@ -125,12 +138,16 @@ def max_squares_loss(prob: Tensor, *, ignored_value: float = -1.0) -> Tensor:
     Returns:
         Scalar in [-1/2, 0]; 0 when nothing counts.
 
+    Raises:
+        ValueError: values of ``prob`` outside of [0, 1], but for ``ignored_value``.
+
     Example:
         >>> import torch
         >>> from uda.functional import max_squares_loss
         >>> max_squares_loss(torch.full((1, 2, 2, 2), 0.5)).item()
         -0.125
     """
+    check_prob("prob", prob, "max_squares_loss", ignored=ignored_value)
     counted = prob != ignored_value
     return -0.5 * prob.square().mul(counted).sum() / counted.sum().clamp(min=1)
 
@@ -177,6 +194,9 @@ def iw_max_squares_loss(prob: Tensor, *, ratio: float = 0.2) -> Tensor:
         prob: ``(N, C, H, W)`` probabilities.
         ratio: see :func:`image_class_weights`.
 
+    Raises:
+        ValueError: values of ``prob`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import iw_max_squares_loss
@@ -184,16 +204,20 @@ def iw_max_squares_loss(prob: Tensor, *, ratio: float = 0.2) -> Tensor:
         >>> round(loss.item(), 4)  # 4 pixels of -1/4 (1/4 + 1/4) / 2
         -0.25
     """
+    check_prob("prob", prob, "iw_max_squares_loss")
     weighted = prob.square() * _pixel_weights(prob, ratio)
     return -weighted.sum() / (prob.shape[0] * prob.shape[1])
 
 
-def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean of -target log softmax(logits) over ALL elements, the class axis included (the max squares baseline).
+def soft_cross_entropy(logits: Tensor, soft_labels: Tensor) -> Tensor:
+    """Mean of -soft_label log softmax(logits) over ALL elements, the class axis included (the max squares baseline).
 
     Args:
         logits: ``(N, C, H, W)``.
-        target: ``(N, C, H, W)`` soft labels.
+        soft_labels: ``(N, C, H, W)`` probabilities of the classes.
+
+    Raises:
+        ValueError: values of ``soft_labels`` outside of [0, 1].
 
     Example:
         >>> import torch
@@ -202,16 +226,19 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         >>> round(loss.item(), 4)  # ln 2 / 2
         0.3466
     """
-    return soft_cross_entropy_map(logits, target).mean() / logits.shape[1]
+    return soft_cross_entropy_map(logits, soft_labels).mean() / logits.shape[1]
 
 
-def iw_soft_cross_entropy(logits: Tensor, target: Tensor, *, ratio: float = 0.2) -> Tensor:
+def iw_soft_cross_entropy(logits: Tensor, soft_labels: Tensor, *, ratio: float = 0.2) -> Tensor:
     """:func:`soft_cross_entropy` with the weights of :func:`iw_max_squares_loss`: mean over images of the sum / C.
 
     Args:
         logits: ``(N, C, H, W)``; their argmax gives the weights.
-        target: ``(N, C, H, W)`` soft labels.
+        soft_labels: ``(N, C, H, W)`` probabilities of the classes.
         ratio: see :func:`image_class_weights`.
+
+    Raises:
+        ValueError: values of ``soft_labels`` outside of [0, 1].
 
     Example:
         >>> import torch
@@ -220,7 +247,7 @@ def iw_soft_cross_entropy(logits: Tensor, target: Tensor, *, ratio: float = 0.2)
         >>> round(loss.item(), 4)  # 4 pixels of 1/4 ln 2 / 2
         0.3466
     """
-    weighted = soft_cross_entropy_map(logits, target) * _pixel_weights(logits, ratio).squeeze(1)
+    weighted = soft_cross_entropy_map(logits, soft_labels) * _pixel_weights(logits, ratio).squeeze(1)
     return weighted.sum() / (logits.shape[0] * logits.shape[1])
 
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uda.functional.checks import check_prob
+
 Pool = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """``(B*T, C, H, W)`` probabilities and T -> pooled probabilities and mask."""
 
@@ -23,6 +25,9 @@ def average_pool(prob: Tensor, views: int) -> tuple[Tensor, Tensor]:
         ``(B*T, C, H, W)`` the same fused prediction for each of the T crops, and ``(B*T, 1, H, W)`` float mask of the
         positions that are covered at all (total probability above 0.1).
 
+    Raises:
+        ValueError: values of ``prob`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import average_pool
@@ -31,6 +36,7 @@ def average_pool(prob: Tensor, views: int) -> tuple[Tensor, Tensor]:
         >>> fused.flatten(1).tolist(), mask.flatten().tolist()
         ([[0.75, 0.25], [0.75, 0.25]], [1.0, 1.0])
     """
+    check_prob("prob", prob, "average_pool")
     total = prob.unflatten(0, (-1, views)).sum(1)
     mass = total.sum(1, keepdim=True)
     fused = total / mass.clamp(min=1e-3)
@@ -48,6 +54,9 @@ def minimum_entropy_pool(prob: Tensor, views: int, *, eps: float = 1e-5) -> tupl
     Returns:
         as :func:`average_pool`.
 
+    Raises:
+        ValueError: values of ``prob`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import minimum_entropy_pool
@@ -56,6 +65,7 @@ def minimum_entropy_pool(prob: Tensor, views: int, *, eps: float = 1e-5) -> tupl
         >>> fused.flatten(1).tolist(), mask.flatten().tolist()
         ([[1.0, 0.0], [1.0, 0.0]], [1.0, 1.0])
     """
+    check_prob("prob", prob, "minimum_entropy_pool")
     stacked = prob.unflatten(0, (-1, views))
     mass = stacked.sum(2, keepdim=True)
     entropy = -(stacked * ((stacked + eps) / (1 + eps)).log()).sum(2, keepdim=True)

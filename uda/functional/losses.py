@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uda.functional.checks import check_prob
 from uda.functional.entropy import kl_divergence_map
 from uda.types import IGNORE
 
@@ -224,6 +225,9 @@ def mrkld_soft_loss(logits: Tensor, soft_labels: Tensor, image_weight: Tensor, *
         image_weight: ``(N,)`` weight of each image's regulariser.
         weight: strength of the regulariser.
 
+    Raises:
+        ValueError: values of ``soft_labels`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import mrkld_soft_loss
@@ -231,6 +235,7 @@ def mrkld_soft_loss(logits: Tensor, soft_labels: Tensor, image_weight: Tensor, *
         >>> round(loss.item(), 4)  # ln 2 + ln 2
         1.3863
     """
+    check_prob("soft_labels", soft_labels, "mrkld_soft_loss")
     valid = soft_labels.sum(1) != 0
     loss = -(soft_labels * logits.log_softmax(1)).sum(1)
     return _regularised(loss * valid, logits, valid, image_weight, weight)
@@ -382,6 +387,9 @@ def focal_loss_map(
     Returns:
         ``(N, H, W)``.
 
+    Raises:
+        ValueError: values of ``prior`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import focal_loss_map
@@ -389,6 +397,7 @@ def focal_loss_map(
         >>> [round(value, 4) for value in loss.flatten().tolist()]  # ln 2 and 0.5^3 ln 2
         [0.6931, 0.0866]
     """
+    check_prob("prior", prior, "focal_loss_map")
     weight = (1 - prior).pow(power).to(logits.dtype)
     return F.cross_entropy(logits, labels, weight=weight, ignore_index=ignore_index, reduction="none")
 
@@ -402,12 +411,16 @@ def confidence_weighted_mean(loss: Tensor, confidence: Tensor, *, mix_batch: boo
         mix_batch: multiply each image's loss by the confidences of ALL images of the batch, which the published code
             does by a broadcast of ``(N, H, W)`` with ``(N, 1, H, W)``.
 
+    Raises:
+        ValueError: values of ``confidence`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import confidence_weighted_mean
         >>> confidence_weighted_mean(torch.tensor([[[1.0, 3.0]]]), torch.tensor([[[1.0, 0.5]]])).item()
         1.25
     """
+    check_prob("confidence", confidence, "confidence_weighted_mean")
     confidence = confidence.reshape(loss.shape)
     if mix_batch:
         return (loss.unsqueeze(0) * confidence.unsqueeze(1)).mean()

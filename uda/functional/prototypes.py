@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uda.functional.checks import check_prob
 from uda.functional.windows import window_positions
 from uda.types import IGNORE, Window
 
@@ -167,6 +168,9 @@ def rectify(
     Returns:
         ``(N, h, w)`` int64 labels and the ``(N, C, h, w)`` rectified probabilities, normalised to sum 1.
 
+    Raises:
+        ValueError: values of ``soft_labels`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import rectify
@@ -175,6 +179,7 @@ def rectify(
         >>> labels.tolist(), [round(value, 4) for value in prob.flatten().tolist()]
         ([[[1]]], [0.3333, 0.6667])
     """
+    check_prob("soft_labels", soft_labels, "rectify")
     rectified = weight * soft_labels
     if known is not None:
         tiny = torch.finfo(rectified.dtype).tiny
@@ -200,12 +205,16 @@ def pack_soft_labels(soft_labels: Tensor) -> Tensor:
     Returns:
         uint8 of the same shape; 0 is probability 1.
 
+    Raises:
+        ValueError: values of ``soft_labels`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import pack_soft_labels
         >>> pack_soft_labels(torch.tensor([1.0, 0.5, 1e-3, 0.0])).tolist()
         [0, 11, 111, 255]
     """
+    check_prob("soft_labels", soft_labels, "pack_soft_labels")
     tiny = torch.finfo(soft_labels.dtype).tiny
     return (soft_labels.clamp(min=tiny).log() * -_LOG_STEPS).round().clamp(0, 255).to(torch.uint8)
 
@@ -240,15 +249,15 @@ def crop_soft_labels(packed: Tensor, window: Window, crop: Sequence[int]) -> Ten
 
 
 def prototype_consistency(
-    student: Tensor, teacher: Tensor, *, temperature: float = 1.0, padding: float | None = 250.0
+    distance: Tensor, teacher_distance: Tensor, *, temperature: float = 1.0, padding: float | None = 250.0
 ) -> Tensor:
     """KL of the teacher's and the student's soft assignment to the prototypes, averaged over all ELEMENTS.
 
     The class axis counts in the average, so that this is 1/C of the mean per-pixel divergence.
 
     Args:
-        student: ``(N, C, h, w)`` distances of the strongly augmented view, with gradient.
-        teacher: ``(N, C, h, w)`` distances of the EMA features.
+        distance: ``(N, C, h, w)`` of the strongly augmented view, with gradient.
+        teacher_distance: ``(N, C, h, w)`` of the EMA features.
         temperature: factor of the distances.
         padding: a teacher distance of exactly this value marks padded elements, which are left out.
 
@@ -262,18 +271,18 @@ def prototype_consistency(
         >>> round(prototype_consistency(student, teacher).item(), 4)  # ln 2 / 2
         0.3466
     """
-    target = prototype_weight(teacher.detach(), temperature=temperature)
-    divergence = F.kl_div((-student * temperature).log_softmax(1), target, reduction="none")
-    valid = torch.ones_like(teacher, dtype=torch.bool) if padding is None else teacher != padding
+    target = prototype_weight(teacher_distance.detach(), temperature=temperature)
+    divergence = F.kl_div((-distance * temperature).log_softmax(1), target, reduction="none")
+    valid = torch.ones_like(teacher_distance, dtype=torch.bool) if padding is None else teacher_distance != padding
     return (divergence * valid).sum() / valid.sum().clamp(min=1)
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, *, as_published: bool = False) -> Tensor:
+def distillation_loss(logits: Tensor, teacher_logits: Tensor, *, as_published: bool = False) -> Tensor:
     """KL of the teacher's and the student's predictions, averaged over all ELEMENTS, the class axis included.
 
     Args:
-        student: ``(N, C, h, w)`` logits, with gradient.
-        teacher: ``(N, C, h, w)`` logits.
+        logits: ``(N, C, h, w)`` of the student, with gradient.
+        teacher_logits: ``(N, C, h, w)`` of the teacher, without gradient.
         as_published: mean of t (log t - s) with the student's PROBABILITIES s, which ProDA's code gives to a function
             that expects their logarithms; not a divergence.
 
@@ -284,6 +293,6 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, as_published: bool = 
         >>> round(distillation_loss(student, teacher).item(), 4)  # ln 2 / 2
         0.3466
     """
-    target = teacher.detach().softmax(1)
-    prediction = student.softmax(1) if as_published else student.log_softmax(1)
+    target = teacher_logits.detach().softmax(1)
+    prediction = logits.softmax(1) if as_published else logits.log_softmax(1)
     return F.kl_div(prediction, target, reduction="none").mean()

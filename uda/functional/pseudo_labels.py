@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from uda.functional.checks import check_prob
 from uda.functional.windows import inside_margins
 from uda.types import IGNORE, Window
 
@@ -34,12 +35,16 @@ def confident_labels(logits: Tensor) -> tuple[Tensor, Tensor]:
 def confident_share(confidence: Tensor, threshold: float = 0.968) -> Tensor:
     """Share of the pixels of the WHOLE BATCH whose confidence is at least the threshold; scalar in [0, 1].
 
+    Raises:
+        ValueError: values of ``confidence`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import confident_share
         >>> confident_share(torch.tensor([[[0.99, 0.98, 0.97, 0.5]]])).item()
         0.75
     """
+    check_prob("confidence", confidence, "confident_share")
     return (confidence >= threshold).double().mean().to(confidence.dtype)
 
 
@@ -55,7 +60,7 @@ def confidence_weight(confidence: Tensor, *, threshold: float = 0.968, mode: str
         ``(N, H, W)`` in [0, 1].
 
     Raises:
-        ValueError: unknown ``mode``.
+        ValueError: values of ``confidence`` outside of [0, 1]; unknown ``mode``.
 
     Example:
         >>> import torch
@@ -64,6 +69,7 @@ def confidence_weight(confidence: Tensor, *, threshold: float = 0.968, mode: str
         >>> confidence_weight(confidence).tolist(), confidence_weight(confidence, mode="pixel").tolist()
         ([[[0.5, 0.5]]], [[[1.0, 0.0]]])
     """
+    check_prob("confidence", confidence, "confidence_weight")
     if mode == "uniform":
         return torch.ones_like(confidence) * confident_share(confidence, threshold)
     if mode == "pixel":
@@ -161,6 +167,9 @@ def running_confidence(running: Tensor, prob: Tensor, *, beta: float = 1e-3, mom
     Returns:
         ``(C,)``, a new tensor.
 
+    Raises:
+        ValueError: values of ``running`` or ``prob`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import running_confidence
@@ -168,6 +177,8 @@ def running_confidence(running: Tensor, prob: Tensor, *, beta: float = 1e-3, mom
         >>> running_confidence(torch.tensor([0.5, 0.5]), prob, momentum=0.5).tolist()
         [0.625, 0.375]
     """
+    check_prob("running", running, "running_confidence")
+    check_prob("prob", prob, "running_confidence")
     mean = prob.mean((0, 2, 3))
     fresh = (running == beta) & (mean > 1e-8)
     return momentum * torch.where(fresh, mean, running) + (1 - momentum) * mean
@@ -200,6 +211,9 @@ def sac_pseudo_labels(
     Returns:
         ``(N, H, W)`` int64 labels, ``(N, H, W)`` confidences (max probability).
 
+    Raises:
+        ValueError: values of ``prob`` or ``prior`` outside of [0, 1].
+
     Example:
         >>> import torch
         >>> from uda.functional import sac_pseudo_labels
@@ -208,6 +222,8 @@ def sac_pseudo_labels(
         >>> labels.tolist()
         [[[0, 255]]]
     """
+    check_prob("prob", prob, "sac_pseudo_labels")
+    check_prob("prior", prior, "sac_pseudo_labels")
     confidence, labels = prob.max(1)
     flat_labels, flat_confidence = labels.flatten(1), confidence.flatten(1)
     peak = torch.zeros(prob.shape[:2], dtype=prob.dtype, device=prob.device)
