@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from tests.bench import tiny
 from uda.config import ConfigError, load_config, load_recorded, load_run
 from uda.engine import Settings, Trainer
 from uda.methods import FDA, L1, Method, Supervised
 from uda.presets import preset_trainer
+from uda.step import Step
 from uda.testing import TinyDataset, TinySegmenter, tiny_target
 
 RUN: dict[str, Any] = {
@@ -26,7 +28,14 @@ HERE = "tests.test_learning"
 class OwnPass(Method):
     """A method of somebody else's, whose loss passes images by a way of its own."""
 
-    learns = True
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+class OwnPenalty(OwnPass):
+    """One whose losses look at no image."""
+
+    learns = False
 
 
 class OwnRestyler(Method):
@@ -42,6 +51,7 @@ NOTHING = [
     ["StrongSource"],
     ["PassOnly"],
     [f"{HERE}:OwnRestyler"],
+    [f"{HERE}:OwnPenalty", "MeanStd"],
 ]
 SOMETHING = [
     ["Supervised", "FDA"],

@@ -33,8 +33,8 @@ class Method(Configurable, nn.Module):
     reads: frozenset[str] = frozenset()
     """Views that ``losses`` predicts with gradient; methods whose reads overlap share one backward pass."""
     learns: bool | None = None
-    """Whether ``losses`` learn from images; ``None``: if ``reads`` names a view. A method whose losses pass images by a
-    way of their own says ``True``. Restyling, sampling or a penalty on the weights alone teach a network nothing."""
+    """Whether ``losses`` learn from images; ``None``: if there are any. A penalty on the weights alone says ``False``,
+    as it teaches a network nothing, and so does a method whose losses are switched off."""
     looks: frozenset[str] = frozenset()
     """Views whose student output is looked at without gradient (``step.detached``); made before the update, and kept
     but for its ``extra`` tensors."""
@@ -92,10 +92,14 @@ def check_learning(methods: Sequence[Method]) -> None:
     Raises:
         ValueError: none does (:attr:`Method.learns`); what to add is said.
     """
-    if any(bool(method.reads) if method.learns is None else method.learns for method in methods):
+    if any(_has_losses(method) if method.learns is None else method.learns for method in methods):
         return
     names = ", ".join(type(method).__name__ for method in methods)
     raise ValueError(f"nothing is trained, as no loss of {names} looks at an image; write [Supervised, {names}]")
+
+
+def _has_losses(method: Method) -> bool:
+    return bool(method.reads) or type(method).losses is not Method.losses
 
 
 def log_pseudo_labels(step: Step, labels: Tensor, class_names: Sequence[str], coverage: Tensor | None = None) -> None:

@@ -56,7 +56,7 @@ class FDA(Method):
         self.clip = clip
         self.entropy_weight = not_negative("entropy_weight", entropy_weight)
         self.eta = positive("eta", eta)
-        self.reads = frozenset({"target"}) if entropy_weight else frozenset()
+        self.reads, self.learns = frozenset({"target"} if entropy_weight else ()), bool(entropy_weight)
 
     def prepare(self, step: Step) -> None:
         restyle_source(step, self.restyle)

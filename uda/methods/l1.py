@@ -32,6 +32,7 @@ class L1(Method):
     """
 
     needs_target = False
+    learns = False
 
     def __init__(self, *, weight: float = 1e-5) -> None:
         super().__init__()

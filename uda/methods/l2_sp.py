@@ -36,6 +36,7 @@ class L2SP(Method):
     """
 
     needs_target = False
+    learns = False
 
     def __init__(self, *, weight: float = 0.1, new_weight: float = 0.01, part: str = "encoder") -> None:
         super().__init__()
