@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +31,7 @@ from uda.config import BenchConfig, Scoring, build_method
 from uda.data import FileDataset
 from uda.data.encode import write_image
 from uda.data.statistics import image_sizes
+from uda.data.transforms import CropWarning
 from uda.engine import Evaluation, Inference, Settings, Trainer, checkpoint, evaluate
 from uda.engine.inference import ResizedImages
 from uda.engine.predict import label_map
@@ -192,7 +194,9 @@ def _train(
         model, methods, cell.settings, out=folder, evaluate_on=watched, progress=progress, inference=scoring,
         score=next((options.model for options in scoring.values()), "student"),
     )  # fmt: skip
-    trainer.fit(source, target.unlabelled(), extend=extend)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CropWarning)  # it is said once for all cells
+        trainer.fit(source, target.unlabelled(), extend=extend)
     return trainer
 
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import threading
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -25,11 +26,14 @@ from uda.bench.restore import load_model, open_run
 from uda.bench.stored import RETRAINED, REWRITTEN, Damage, damages, describe, evaluation_file, has_training, read_result
 from uda.bench.table import Table, make_table
 from uda.config import BenchConfig, ConfigError, StreetsSpec, load_config, streets_folder
+from uda.data.statistics import image_sizes
 from uda.engine import Evaluation
 from uda.engine.identity import describe_differences
 from uda.files import make_folder, remove_parts
 from uda.models.pretrained import CHECKPOINT, write_description
 
+LOOKED_AT = 8
+"""Images of a data set whose sizes are compared with the crop."""
 LEFT_AFTER = 3600.0
 """Seconds after which a file that is being written was left by a kill; tables are written outside the lock."""
 DIED = (
@@ -42,12 +46,18 @@ DIED = (
 class Event:
     """What happened to a cell, for whoever shows the progress."""
 
-    kind: Literal["note", "plan", "start", "done", "failed"]
+    kind: Literal["note", "warning", "plan", "start", "done", "failed"]
     cell: str = ""
     message: str = ""
     finished: int = 0
     """Cells that need nothing more, failed ones included."""
     total: int = 0
+
+
+def only_warn(event: Event) -> None:
+    """Tell nothing but what somebody who looks at no progress has to know."""
+    if event.kind == "warning":
+        warnings.warn(event.message, stacklevel=2)
 
 
 @dataclass
@@ -88,7 +98,7 @@ def run(
     seeds: Collection[int] | None = None,
     fresh: bool = False,
     extend: bool = False,
-    report: Callable[[Event], None] = lambda event: None,
+    report: Callable[[Event], None] = only_warn,
     progress: Progress | None = None,
 ) -> BenchResult:
     """Run what is missing of a benchmark and tabulate it.
@@ -105,7 +115,7 @@ def run(
         seeds: only these.
         fresh: delete the cells whose training was configured differently, instead of refusing.
         extend: train cells on that differ in having fewer steps, where their schedule and methods allow it.
-        report: told what happens.
+        report: told what happens; by default only what is a warning is said, as one of Python's.
         progress: wraps the training steps; used with one worker.
 
     Raises:
@@ -129,7 +139,7 @@ def train(
     out: Path | str = "runs",
     fresh: bool = False,
     extend: bool = False,
-    report: Callable[[Event], None] = lambda event: None,
+    report: Callable[[Event], None] = only_warn,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train one row with one seed, after the warm start if there is one, and score it; go on with what is there.
@@ -141,7 +151,7 @@ def train(
         out: the run goes to ``out/<config name>/<row>/seed<seed>``, as a benchmark's does.
         fresh: see :func:`run`.
         extend: see :func:`run`.
-        report: told what happens.
+        report: told what happens; by default only what is a warning is said, as one of Python's.
         progress: wraps the training steps.
 
     Raises:
@@ -219,12 +229,30 @@ def _do(
     report(Event("plan", message=f"{len(todo)} of {len(cells)} cells to do in {folder}", total=len(todo)))
     if todo:
         build.check(config)
+        for line in _misfits(config, todo):
+            report(Event("warning", message=line))
     work = _Work(config, cells, folder, todo, extend, report)
     if workers == 1:
         work.here(progress)
     else:
         work.side_by_side(workers)
     return work
+
+
+def _misfits(config: BenchConfig, cells: list[Cell]) -> list[str]:
+    """Crops that are far larger than the first images of source and target: a line each, once for all cells."""
+    settings = [cell.settings for cell in cells if cell.settings is not None]
+    if not settings:
+        return []
+    domains = {
+        "source": build.open_source(config.source, config.space),
+        "target": build.open_dataset(config.target, config.space),
+    }
+    sizes: dict[str, list[tuple[int, int]]] = {}
+    for name, dataset in domains.items():
+        with contextlib.suppress(OSError, ValueError):  # a file that cannot be read is the trainer's to name
+            sizes[name] = image_sizes(dataset.unlabelled(), limit=LOOKED_AT)
+    return list(dict.fromkeys(line for cell_settings in settings for line in cell_settings.misfits(sizes)))
 
 
 def _write_again(config: BenchConfig, path: Path) -> None:

@@ -229,6 +229,8 @@ class _View:
 
     def line(self, event: Event) -> str:
         """An event as plain text."""
+        if event.kind == "warning":
+            return f"warning: {event.message}"
         if event.kind in ("note", "plan"):
             return event.message
         place = f"[{event.finished}/{event.total}]"

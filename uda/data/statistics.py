@@ -89,15 +89,14 @@ def channel_stats(dataset: UnlabelledDataset, limit: int | None = None) -> Chann
     return sums.stats()
 
 
-def image_sizes(dataset: UnlabelledDataset) -> list[tuple[int, int]]:
-    """(height, width) of every image; a reader's files are not decoded for it."""
+def image_sizes(dataset: UnlabelledDataset, limit: int | None = None) -> list[tuple[int, int]]:
+    """(height, width) of every image, or of the first so many; a reader's files are not decoded for it."""
     files = getattr(dataset, "image_files", None)
     if files is None:
-        return [
-            (int(image.shape[-2]), int(image.shape[-1])) for image in (dataset[i].image for i in range(len(dataset)))
-        ]
+        count = len(dataset) if limit is None else min(limit, len(dataset))
+        return [(int(image.shape[-2]), int(image.shape[-1])) for image in (dataset[i].image for i in range(count))]
     sizes = []
-    for path in files:
+    for path in files[:limit]:
         with Image.open(path) as image:
             sizes.append((image.height, image.width))
     return sizes

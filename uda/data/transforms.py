@@ -19,6 +19,16 @@ CROP_TRIES = 10
 """Places that are tried for a crop in which no class has more than ``cat_max_ratio`` (mmsegmentation's number)."""
 
 
+LEAST_FILLED = 0.5
+"""Share of a crop that an image fills at the best of scales, below which something is wrong with the crop's size."""
+MOST_ENLARGED = 2.0
+"""How far every crop of an image may be enlarged before the same is said."""
+
+
+class CropWarning(UserWarning):
+    """Crops are much larger than the images that they are cut out of."""
+
+
 class Augmented(NamedTuple):
     """An augmented sample."""
 
@@ -111,6 +121,32 @@ class TrainTransform:
                 image = F.gaussian_blur(image, [2 * math.ceil(3 * sigma) + 1] * 2, [sigma] * 2)
         return Augmented(image.as_subclass(Tensor).contiguous(), None if label is None else label.contiguous(), window)
 
+    def misfit(self, size: tuple[int, int]) -> str | None:
+        """What is wrong with the crop for images of a size, in plain words; ``None`` where it fits well enough.
+
+        That is, where at some scale the image fills half of the crop, and (with ``fit="window"``, where the zoom
+        follows from the sizes) at some scale is enlarged to no more than twice its height and width.
+
+        Args:
+            size: height and width of an image in pixels.
+        """
+        crop, image = (f"{height}x{width}" for height, width in (self.crop, size))
+        smallest = self._scaled(*size, self.scale[0 if self.fit == "window" else 1], 1.0)
+        filled = math.prod(min(1.0, whole / part) for whole, part in zip(size, smallest, strict=True))
+        if filled < LEAST_FILLED:
+            return (
+                f"an image of {image} pixels fills at most {100 * filled:.2g} % of a crop of {crop}; the rest is "
+                "black, and ignored where there are labels"
+            )
+        enlarged = 1 / (self.scale[1] * self._window_factor(*(self.resize or size)))
+        if self.fit == "window" and enlarged > MOST_ENLARGED:
+            tall, wide = (max(1, round(side)) for side in self._scaled(*size, self.scale[1], 1.0))
+            return (
+                f"a crop of {crop} is at most {tall}x{wide} pixels of an image of {image}, enlarged {enlarged:.3g} "
+                "times; it shows no more than a crop of that size, at many times the cost"
+            )
+        return None
+
     def _place(self, sample: Sample) -> tuple[Window, Tensor | None]:
         """Draw a window, and what it shows of the label."""
         height, width = sample.image.shape[-2:]
@@ -127,16 +163,24 @@ class TrainTransform:
     def _size(self, height: int, width: int) -> tuple[int, int]:
         """Draw a window's size in pixels of an image."""
         factor, stretch = _log_between(*self.scale), math.sqrt(_log_between(*self.ratio))
-        to_height, to_width = self.resize or (height, width)
-        if self.fit == "window":
-            factor *= min(to_height / self.crop[0], to_width / self.crop[1])
-        else:
-            factor = 1 / factor
-        tall = max(1, round(self.crop[0] * factor / stretch * (height / to_height)))
-        wide = max(1, round(self.crop[1] * factor * stretch * (width / to_width)))
+        tall, wide = (max(1, round(side)) for side in self._scaled(height, width, factor, stretch))
         if self.fit == "window" and self.scale[1] <= 1:
             tall, wide = min(tall, height), min(wide, width)  # rounding or stretching must not reach outside
         return tall, wide
+
+    def _scaled(self, height: int, width: int, factor: float, stretch: float) -> tuple[float, float]:
+        """A window's height and width in pixels of an image, at one scale and stretch."""
+        to_height, to_width = self.resize or (height, width)
+        if self.fit == "window":
+            factor *= self._window_factor(to_height, to_width)
+        else:
+            factor = 1 / factor
+        tall = self.crop[0] * factor / stretch * (height / to_height)
+        return tall, self.crop[1] * factor * stretch * (width / to_width)
+
+    def _window_factor(self, height: int, width: int) -> float:
+        """The largest window of the crop's shape that fits into an image, in crops."""
+        return min(height / self.crop[0], width / self.crop[1])
 
     def _varied(self, label: Tensor) -> bool:
         counts = torch.bincount(label[label != self.ignore].flatten())

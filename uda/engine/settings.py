@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from uda.data.transforms import TrainTransform
 from uda.engine.optimisation import DEFAULTS, Decayed, check_arguments
 from uda.engine.schedules import build_schedule
 from uda.types import TeacherSpec
@@ -139,6 +142,29 @@ class Settings(Closed):
     def teacher_spec(self) -> TeacherSpec | None:
         """The teacher that holds for all methods, if the settings say one."""
         return None if self.teacher is None else TeacherSpec(**self.teacher)
+
+    @property
+    def transforms(self) -> tuple[TrainTransform, TrainTransform]:
+        """The augmentation of source and of target images."""
+        target = self.target_augment or self.augment
+        return (
+            TrainTransform(crop=self.crop, **self.augment.model_dump()),
+            TrainTransform(crop=self.target_crop or self.crop, **target.model_dump()),
+        )
+
+    def misfits(self, sizes: Mapping[str, Sequence[tuple[int, int]]]) -> list[str]:
+        """What is wrong with the crops for images of these sizes, a line for each domain; none where they fit.
+
+        Args:
+            sizes: heights and widths in pixels of some images of ``"source"`` and ``"target"``; the largest counts.
+        """
+        keys = ("crop", "crop" if self.target_crop is None else "target_crop")
+        lines = []
+        for domain, key, transform in zip(("source", "target"), keys, self.transforms, strict=True):
+            largest = max(sizes.get(domain, ()), key=math.prod, default=None)
+            if largest is not None and (problem := transform.misfit(largest)) is not None:
+                lines.append(f"settings.{key} is far too large for the {domain}: {problem}")
+        return lines
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

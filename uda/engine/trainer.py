@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from uda.data.pairs import Pairs, RareClasses
-from uda.data.transforms import TrainTransform
+from uda.data.transforms import CropWarning
 from uda.engine import checkpoint
 from uda.engine.evaluate import Evaluation, evaluate
 from uda.engine.grouping import unique_labels
@@ -29,7 +29,7 @@ from uda.files import PART
 from uda.methods.base import Method, check_learning
 from uda.models.batch_norm import add_target_norms, domain_statistics
 from uda.models.pretrained import CHECKPOINT, write_description
-from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset
+from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset, View
 
 LOCK = ".lock"
 """File of a run's folder that the trainer at work there holds."""
@@ -162,7 +162,8 @@ class Trainer:
         """Train to ``settings.steps`` and score the last iterate.
 
         Called again with the same data it goes on from where it was (after an interruption), or scores a finished run
-        once more. Warns where no method learns from images.
+        once more. Warns where no method learns from images, and where crops are much larger than the images of the
+        first batch (:meth:`uda.data.transforms.TrainTransform.misfit`).
 
         Args:
             source: labelled images.
@@ -247,7 +248,7 @@ class Trainer:
         if start >= s.steps:
             return False
         log.text("settings", s.model_dump_json(indent=2))
-        batches = iter(
+        batches = self._looked_at(
             self.pairs(source, target).loader(start * s.accumulate, s.steps * s.accumulate, workers=s.workers)
         )
         for index in self._progress(range(start, s.steps)):
@@ -261,6 +262,15 @@ class Trainer:
             self._on_step(self.update, logs)
         return True
 
+    def _looked_at(self, batches: Iterable[dict[str, View]]) -> Iterator[dict[str, View]]:
+        """The batches; of the first, the sizes of the images are compared with the crops."""
+        for number, batch in enumerate(batches):
+            if number == 0:
+                sizes = {name: [window.size for window in view.windows] for name, view in batch.items()}
+                for line in self.settings.misfits(sizes):
+                    warnings.warn(line, CropWarning, stacklevel=5)
+            yield batch
+
     def pairs(self, source: LabelledDataset, target: UnlabelledDataset | None = None) -> Pairs:
         """The batches that :meth:`fit` trains on, by the index of the micro-batch.
 
@@ -271,10 +281,7 @@ class Trainer:
         return Pairs(
             source,
             target,
-            TrainTransform(crop=s.crop, **s.augment.model_dump()),
-            target_transform=TrainTransform(
-                crop=s.target_crop or s.crop, **(s.target_augment or s.augment).model_dump()
-            ),
+            *s.transforms,
             batch_size=s.batch_size,
             accumulate=s.accumulate,
             seed=s.seed,
