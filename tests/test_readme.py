@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from uda.config import load_config
@@ -38,6 +40,25 @@ def test_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
     assert "loss/AdvEnt/adversarial_main" in done.stdout
     assert "torch.Size([96, 192])" in done.stdout
     assert (tmp_path / "runs/mine/checkpoint.pt").is_file()
+
+
+@pytest.mark.slow
+def test_the_first_python_example_gives_the_same_weights_in_another_process(tmp_path: Path) -> None:
+    images = ["--split", "train=8", "--split", "val=3"]
+    made = run(["-m", "uda.cli", "data", "streets", "--out", "data", *images], tmp_path)
+    assert made.returncode == 0, made.stderr
+    (example,) = [text for text in PYTHON if "trainer.fit(source, target)" in text]
+    hashes = []
+    for number, changed in enumerate((example, example, example.replace("manual_seed(0)", "manual_seed(1)"))):
+        folder = f"runs/mine{number}"
+        (tmp_path / "example.py").write_text(changed.replace("runs/mine", folder))
+        done = run(["example.py"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        weights = torch.load(tmp_path / folder / "checkpoint.pt", weights_only=True)["model"]
+        joined = b"".join(name.encode() + value.numpy().tobytes() for name, value in sorted(weights.items()))
+        hashes.append(hashlib.sha256(joined).hexdigest())
+    assert hashes[0] == hashes[1]
+    assert hashes[0] != hashes[2]  # the seed before the model is what does it
 
 
 @pytest.mark.slow

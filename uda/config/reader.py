@@ -16,11 +16,11 @@ from pydantic import BaseModel, ValidationError
 from uda.config.content import VARIABLE, read_content
 from uda.config.names import check_row
 from uda.config.options import OptionError, check_options
-from uda.config.records import ORACLE, SOURCE_ONLY, BenchConfig, EvaluateSpec, MethodEntry, StreetsSpec
+from uda.config.records import ORACLE, SOURCE_ONLY, BenchConfig, DatasetSpec, EvaluateSpec, MethodEntry, StreetsSpec
 from uda.config.runs import METHOD, RunError, as_benchmark, is_run
 from uda.config.spaces import build_space
 from uda.config.specs import ConfigError, Spec, build_method, parse_spec
-from uda.data import dataset_options
+from uda.data import DATASETS, Folder, dataset_options
 from uda.engine.inference import Inference, check_passes
 from uda.engine.settings import Settings
 from uda.methods.base import Method, TestTimeMethod, check_learning
@@ -381,6 +381,24 @@ class _Reader:
                 check_options(spec.kind, spec.arguments)
             except OptionError as error:
                 raise self.fail(f"{path}.{error.key}", error.message) from error
+            self.check_labels(config, path, spec)
+
+    def check_labels(self, config: BenchConfig, path: str, spec: DatasetSpec) -> None:
+        """Labels where they are trained on or scored, and what those of a folder hold."""
+        labelled = spec.arguments.get("labelled", True)
+        if DATASETS.get(spec.kind.lower()) is Folder and labelled and spec.arguments.get("classes") is None:
+            raise self.fail(
+                f"{path}.classes",
+                "is missing: what the labels hold, names in the order of their ids; images without labels have "
+                "labelled: false",
+            )
+        if labelled is not False:
+            return
+        if path == "target" and config.oracle is not None:
+            raise self.fail(f"{path}.labelled", "the oracle trains on the target's labels; set oracle: false")
+        if path != "target":
+            what = "trains on" if path.startswith("source") and path != "source_val" else "is scored against"
+            raise self.fail(f"{path}.labelled", f"is false, but the run {what} these labels; leave it out")
 
     def validate(self, model: type[T], content: Any, path: str) -> T:
         try:

@@ -73,7 +73,8 @@ class Folder(FileDataset):
         if classes is None and labelled:
             raise ValueError(
                 "folder: classes is missing: what the labels hold, a list of names in the order of their ids or one of "
-                f"{', '.join(LABEL_SPACES)}; images without labels have labelled: false"
+                f"{', '.join(LABEL_SPACES)}; images without labels have labelled: false "
+                "(on the command line: --option 'classes=[road, car]', --option labelled=false)"
             )
         # nothing reads the labels of images without labels, in whatever classes they might be
         classes = CITYSCAPES19 if classes is None else classes

@@ -136,10 +136,21 @@ def evaluate(
     return Evaluation(np.stack(confusions), np.array(losses), tuple(names), class_names)
 
 
+def check_labelled(dataset: LabelledDataset) -> None:
+    """See that a data set's labels are looked for.
+
+    Raises:
+        ValueError: it was opened with ``labelled=False``, which gives labels without a labelled pixel.
+    """
+    if not getattr(dataset, "labelled", True):
+        raise ValueError(f"{dataset.name}: opened without labels (labelled=False), and they are needed here")
+
+
 def _by_name(model: nn.Module, dataset: LabelledDataset) -> tuple[tuple[str, ...], Tensor | None]:
     """The model's classes, and a table from the data set's train ids to the model's where these differ."""
     if not hasattr(dataset, "space"):
         raise ValueError(f"{dataset.name}: an unlabelled data set cannot be evaluated on")
+    check_labelled(dataset)
     own = tuple(dataset.space.names)
     trained = getattr(model.model if isinstance(model, TestTimeMethod) else model, "space", None)
     if trained is None or tuple(trained.names) == own:

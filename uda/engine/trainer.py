@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from uda.data.pairs import Pairs, RareClasses
 from uda.data.transforms import CropWarning
 from uda.engine import checkpoint
-from uda.engine.evaluate import Evaluation, evaluate
+from uda.engine.evaluate import Evaluation, check_labelled, evaluate
 from uda.engine.grouping import unique_labels
 from uda.engine.identity import defaults_of, describe_differences, differences, plain, run_identity
 from uda.engine.inference import PLAIN, Inference
@@ -177,8 +177,8 @@ class Trainer:
             The evaluations of the last iterate by name (also in ``evaluations``).
 
         Raises:
-            ValueError: methods need target images and there are none; model and source differ in their classes; or
-                this trainer has trained on other data before.
+            ValueError: the source was opened without labels; methods need target images and there are none; model and
+                source differ in their classes; or this trainer has trained on other data before.
             NonFiniteLoss: a loss or gradient is not finite. The last good checkpoint stays.
             CheckpointError: ``out`` holds the checkpoint of a different run, or another trainer works there.
         """
@@ -210,6 +210,7 @@ class Trainer:
             lock.release()
 
     def _fit(self, source: LabelledDataset, target: UnlabelledDataset | None, extend: bool) -> dict[str, Evaluation]:
+        check_labelled(source)
         if isinstance(target, LabelledDataset):
             target = target.unlabelled()
         if not any(method.needs_target for method in self.methods):
