@@ -79,6 +79,8 @@ TURNED_BACK = double([[1.1, 0.41, -0.07], [-0.41, 1.1, 0.15]], [[1.06, -0.24, 0.
 CORNER = torch.zeros(2, 3, 3, dtype=torch.bool)
 CORNER[0, 0, 0] = True
 
+OTHER_LOGITS, OTHER_FEATURES, DIRECTIONS = constant(2, 3, 2, 3), constant(2, 2, 2, 3), constant(3, 4)
+
 logits, features = normal(2, 3, 2, 3), normal(2, 2, 2, 3)
 images = uniform(2, 3, 2, 3)
 
@@ -93,11 +95,9 @@ CASES = {
     "blend_statistics": case(blended, uniform(3), uniform(3), uniform(3), uniform(3)),
     "clan_weight_map": case(functional.clan_weight_map, logits, logits),
     "class_confusion_loss": case(functional.class_confusion_loss, normal(5, 3), holds_detached=True),
-    "class_mean": case(
-        lambda features: functional.class_mean(features, constant(2, 3, 2, 3), min_pixels=1)[0], features
-    ),
+    "class_mean": case(lambda features: functional.class_mean(features, OTHER_LOGITS, min_pixels=1)[0], features),
     "class_mean, threshold": case(
-        lambda features: functional.class_mean(features, constant(2, 3, 2, 3), threshold=0.5, min_pixels=1)[0], features
+        lambda features: functional.class_mean(features, OTHER_LOGITS, threshold=0.5, min_pixels=1)[0], features
     ),
     "colour_jitter": case(
         lambda images: functional.colour_jitter(images, 1.05, 0.95, 1.1, 0.1), uniform(2, 3, 2, 2, low=0.3, high=0.7)
@@ -114,14 +114,14 @@ CASES = {
     "cross_entropy_2d, class weights": case(
         lambda logits: functional.cross_entropy_2d(logits, LABELS, class_weight=double(1, 2, 3)), logits
     ),
-    "distillation_loss": case(lambda student: functional.distillation_loss(student, constant(2, 3, 2, 3)), logits),
+    "distillation_loss": case(lambda student: functional.distillation_loss(student, OTHER_LOGITS), logits),
     "distillation_loss, as published": case(
-        lambda student: functional.distillation_loss(student, constant(2, 3, 2, 3), as_published=True), logits
+        lambda student: functional.distillation_loss(student, OTHER_LOGITS, as_published=True), logits
     ),
     "entropy_loss": case(functional.entropy_loss, prob(2, 3, 2, 2)),
-    "feature_distance": case(lambda features: functional.feature_distance(features, constant(2, 2, 2, 3)), features),
+    "feature_distance": case(lambda features: functional.feature_distance(features, OTHER_FEATURES), features),
     "feature_distance, mask": case(
-        lambda features: functional.feature_distance(features, constant(2, 2, 2, 3), VALID), features
+        lambda features: functional.feature_distance(features, OTHER_FEATURES, VALID), features
     ),
     "focal_loss_map": case(lambda logits: functional.focal_loss_map(logits, LABELS, double(0.2, 0.3, 0.5)), logits),
     "gaussian_blur": case(lambda images: functional.gaussian_blur(images, 0.8), uniform(1, 1, 21, 22)),
@@ -173,7 +173,7 @@ CASES = {
     ),
     "negative_entropy": case(functional.negative_entropy, logits),
     "prototype_consistency": case(
-        lambda student: functional.prototype_consistency(student, constant(2, 3, 2, 3).abs()), uniform(2, 3, 2, 3)
+        lambda student: functional.prototype_consistency(student, OTHER_LOGITS.abs()), uniform(2, 3, 2, 3)
     ),
     "prototype_distance": case(functional.prototype_distance, features, normal(3, 2)),
     "prototype_update": case(
@@ -223,7 +223,7 @@ CASES = {
     "sample_pixels": case(lambda images: functional.sample_pixels(images, 5, torch.Generator().manual_seed(0)), images),
     "self_information": case(functional.self_information, prob(2, 3, 2, 2)),
     "sliced_wasserstein": case(
-        lambda x, y: functional.sliced_wasserstein(x, y, constant(3, 4)), normal(4, 3), normal(5, 3)
+        lambda x, y: functional.sliced_wasserstein(x, y, DIRECTIONS), normal(4, 3), normal(5, 3)
     ),
     "soft_cross_entropy": case(functional.soft_cross_entropy, logits, prob(2, 3, 2, 3)),
     "soft_cross_entropy_map": case(functional.soft_cross_entropy_map, logits, prob(2, 3, 2, 3)),
@@ -359,9 +359,7 @@ def test_gradient(name: str) -> None:
 
 def test_flat_channel_has_a_finite_gradient() -> None:
     std = double(0, 1, 1).requires_grad_()
-    functional.match_mean_std(
-        constant(2, 3, 2, 3), double(0, 0, 0), std, double(1, 1, 1), double(1, 1, 1)
-    ).sum().backward()
+    functional.match_mean_std(OTHER_LOGITS, double(0, 0, 0), std, double(1, 1, 1), double(1, 1, 1)).sum().backward()
     assert std.grad is not None
     assert std.grad.isfinite().all()
     assert std.grad[0] == 0

@@ -240,11 +240,14 @@ def strong_augment_each(
     strength: float = 0.25,
     jitter_probability: float = 0.8,
     blur_probability: float = 0.5,
+    parameters: Sequence[StrongAugmentation] | None = None,
 ) -> Tensor:
     """:func:`strong_augment` with a draw of its own for every image of ``(N, 3, H, W)``.
 
     Departure: the published codes draw once for the whole batch. ``generator`` and the other arguments are those of
-    :func:`draw_strong_augmentation`; all draws are made before the first image is touched.
+    :func:`draw_strong_augmentation`; all draws are made before the first image is touched. ``parameters`` has the draws
+    instead, one for each image; with them (drawn outside) ``torch.compile`` takes it whole, one graph for each order of
+    operations.
 
     Example:
         >>> import torch
@@ -252,7 +255,7 @@ def strong_augment_each(
         >>> strong_augment_each(torch.rand(2, 3, 64, 64), torch.Generator().manual_seed(0)).shape
         torch.Size([2, 3, 64, 64])
     """
-    draws = [
+    draws = parameters or [
         draw_strong_augmentation(
             generator,
             strength=strength,

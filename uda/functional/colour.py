@@ -1,6 +1,8 @@
 """Classical colour transfer: mean and deviation, Reinhard in a decorrelated space, histogram matching.
 
 Images are ``(N, 3, H, W)`` RGB in [0, 1] unless a function says otherwise; every image of a batch is matched by itself.
+``torch.compile`` takes every function into one graph; what OpenCV and scikit-image compute is one operator there, and
+the values of statistics are not checked.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def image_stats(images: Tensor) -> tuple[Tensor, Tensor]:
         (2.0, 1.0)
     """
     _check_images("images", images)
-    if images.device.type != "cpu" or images.requires_grad or images.dtype != torch.float32:
+    quick = images.device.type == "cpu" and not images.requires_grad and images.dtype == torch.float32
+    if not quick or torch.compiler.is_compiling():  # a graph cannot look for cancellation
         std, mean = torch.std_mean(images, dim=(2, 3), correction=0)
         return mean, std
     # Sum and norm run at memory speed where std_mean takes tens of passes; cancellation is caught below.
@@ -84,7 +87,8 @@ def match_mean_std(
         tensor = torch.as_tensor(value, device=images.device).to(images.dtype)
         if tuple(tensor.shape) not in ((c,), (1, c), (n, c)):
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, must be ({c},) or ({n}, {c})")
-        if name.endswith("std") and not bool((tensor >= 0).all() & tensor.isfinite().all()):
+        looked_at = name.endswith("std") and not torch.compiler.is_compiling()
+        if looked_at and not bool((tensor >= 0).all() & tensor.isfinite().all()):
             raise ValueError(f"{name} is {tensor.tolist()}, must be finite and >= 0")
         tensors.append(tensor.expand(n, c))
     m, s, target_m, target_s = tensors
@@ -119,7 +123,7 @@ def colour_stats(images: Tensor, space: Space = "lab") -> tuple[Tensor, Tensor]:
     _check_space(space)
     _check_images("images", images, channels=3, byte=True)
     if space == "lab" and _opencv_can(images):
-        return _opencv_stats(images)
+        return _compiled_stats(images) if torch.compiler.is_compiling() else _opencv_stats(images)
     return image_stats((rgb_to_lab if space == "lab" else rgb_to_lalphabeta)(_as_float(images)))
 
 
@@ -157,7 +161,8 @@ def reinhard(images: Tensor, target: Tensor | tuple[Tensor, Tensor], space: Spac
         _check_pair(images, target)
         target = colour_stats(target, space)
     if space == "lab" and _opencv_can(images):
-        return _reinhard_opencv(images, *(_per_image(t, images, name) for t, name in zip(target, _STATS, strict=True)))
+        mean, std = (_per_image(t, images, name) for t, name in zip(target, _STATS, strict=True))
+        return (_compiled_reinhard if torch.compiler.is_compiling() else _reinhard_opencv)(images, mean, std)
     forward, backward = (rgb_to_lab, lab_to_rgb) if space == "lab" else (rgb_to_lalphabeta, lalphabeta_to_rgb)
     pixels = forward(_as_float(images))
     out = backward(match_mean_std(pixels, *image_stats(pixels), *target))
@@ -192,6 +197,13 @@ def match_histograms(images: Tensor, target: Tensor, *, quantise: bool = False) 
     """
     _check_pair(images, target)
     images, target = images.detach(), target.detach()
+    if torch.compiler.is_compiling():
+        matched: Tensor = _compiled_histograms(images, target, quantise)
+        return matched
+    return _match_histograms(images, target, quantise)
+
+
+def _match_histograms(images: Tensor, target: Tensor, quantise: bool) -> Tensor:
     if images.dtype == torch.uint8:
         return _match_levels(images, target, floating=False)
     if quantise:
@@ -313,7 +325,7 @@ def _per_image(stats: Tensor, images: Tensor, name: str) -> Tensor:
     n, c = images.shape[:2]
     if tuple(stats.shape) not in ((c,), (1, c), (n, c)):
         raise ValueError(f"{name} has shape {tuple(stats.shape)}, must be ({c},) or ({n}, {c})")
-    if name == _STATS[1] and not bool((stats >= 0).all()):
+    if name == _STATS[1] and not torch.compiler.is_compiling() and not bool((stats >= 0).all()):
         raise ValueError(f"{name} is {stats.tolist()}, must be >= 0")
     return stats.detach().cpu().expand(n, c)
 
@@ -338,3 +350,38 @@ def _check_pair(images: Tensor, target: Tensor) -> None:
             f"target is {target.dtype} {tuple(target.shape)}, must be {images.dtype} "
             f"({len(images)} or 1, {images.shape[1]}, h, w)"
         )
+
+
+# Operators that torch.compile takes into its graph as they are: what OpenCV and scikit-image compute has no other form.
+
+
+@torch.library.custom_op("uda::match_histograms", mutates_args=())
+def _compiled_histograms(images: Tensor, target: Tensor, quantise: bool) -> Tensor:
+    return _match_histograms(images, target, quantise)
+
+
+@_compiled_histograms.register_fake
+def _(images: Tensor, target: Tensor, quantise: bool) -> Tensor:
+    return torch.empty(images.shape, dtype=images.dtype, device=images.device)
+
+
+@torch.library.custom_op("uda::lab_stats", mutates_args=())
+def _compiled_stats(images: Tensor) -> tuple[Tensor, Tensor]:
+    return _opencv_stats(images)
+
+
+@_compiled_stats.register_fake
+def _(images: Tensor) -> tuple[Tensor, Tensor]:
+    return images.new_empty(images.shape[:2], dtype=torch.float32), images.new_empty(
+        images.shape[:2], dtype=torch.float32
+    )
+
+
+@torch.library.custom_op("uda::reinhard_lab", mutates_args=())
+def _compiled_reinhard(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return _reinhard_opencv(images, mean, std)
+
+
+@_compiled_reinhard.register_fake
+def _(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return torch.empty(images.shape, dtype=images.dtype)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,6 +17,10 @@ _RGB_TO_LMS = ((0.3811, 0.5783, 0.0402), (0.1967, 0.7244, 0.0782), (0.0241, 0.12
 _LMS_TO_RGB = ((4.4679, -3.5873, 0.1193), (-1.2186, 2.3809, -0.1624), (0.0497, -0.2439, 1.2045))
 _LMS_TO_LAB = np.diag([3**-0.5, 6**-0.5, 2**-0.5]) @ ((1, 1, 1), (1, 1, -2), (1, -1, 0))
 _LAB_TO_LMS = np.array(((1, 1, 1), (1, 1, -1), (1, -2, 0))) @ np.diag([3**-0.5, 6**-0.5, 2**-0.5])
+# Plain numbers: an array would be data to torch.compile.
+_TO_XYZ = (np.array(_RGB_TO_XYZ) / np.array(_WHITE)[:, None]).tolist()
+_FROM_XYZ = (np.linalg.inv(_RGB_TO_XYZ) * np.array(_WHITE)).tolist()
+_TO_LAB, _FROM_LAB = _LMS_TO_LAB.tolist(), _LAB_TO_LMS.tolist()
 
 
 def rgb_to_lab(images: Tensor) -> Tensor:
@@ -31,7 +36,7 @@ def rgb_to_lab(images: Tensor) -> Tensor:
     """
     _check("images", images)
     linear = torch.where(images > 0.04045, ((images.clamp(min=0.04045) + 0.055) / 1.055).pow(2.4), images / 12.92)
-    xyz = _mix(linear, np.array(_RGB_TO_XYZ) / np.array(_WHITE)[:, None])
+    xyz = _mix(linear, _TO_XYZ)
     f = torch.where(xyz > 0.008856, xyz.clamp(min=0.008856).pow(1 / 3), 7.787 * xyz + 16 / 116)
     x, y, z = f.unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
@@ -55,7 +60,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     y = (lightness + 16) / 116
     f = torch.stack([a / 500 + y, y, (y - b / 200).clamp(min=0)], dim=1)
     xyz = torch.where(f > 0.2068966, f.pow(3), (f - 16 / 116) / 7.787)
-    linear = _mix(xyz, np.linalg.inv(_RGB_TO_XYZ) * np.array(_WHITE))
+    linear = _mix(xyz, _FROM_XYZ)
     rgb = torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=0.0031308).pow(1 / 2.4) - 0.055, 12.92 * linear)
     return rgb.clamp(0, 1)
 
@@ -76,7 +81,7 @@ def rgb_to_lalphabeta(images: Tensor, eps: float = 1 / 2550) -> Tensor:
     _check("images", images)
     if not eps > 0:
         raise ValueError(f"eps is {eps}, must be > 0")
-    return _mix(_mix(images, _RGB_TO_LMS).clamp(min=eps).log10(), _LMS_TO_LAB)
+    return _mix(_mix(images, _RGB_TO_LMS).clamp(min=eps).log10(), _TO_LAB)
 
 
 def lalphabeta_to_rgb(lalphabeta: Tensor) -> Tensor:
@@ -93,13 +98,13 @@ def lalphabeta_to_rgb(lalphabeta: Tensor) -> Tensor:
         [1.0, 1.0, 1.0]
     """
     _check("lalphabeta", lalphabeta)
-    return _mix(torch.pow(10.0, _mix(lalphabeta, _LAB_TO_LMS)), _LMS_TO_RGB)
+    return _mix(torch.pow(10.0, _mix(lalphabeta, _FROM_LAB)), _LMS_TO_RGB)
 
 
-def _mix(images: Tensor, matrix: npt.ArrayLike) -> Tensor:
+def _mix(images: Tensor, matrix: Sequence[Sequence[float]]) -> Tensor:
     """A linear map of three channels, in full precision whatever autocast and TF32 say of products."""
     first, second, third = images.unbind(1)
-    return torch.stack([first * a + second * b + third * c for a, b, c in np.asarray(matrix).tolist()], dim=1)
+    return torch.stack([first * a + second * b + third * c for a, b, c in matrix], dim=1)
 
 
 def _check(name: str, images: Tensor) -> None:

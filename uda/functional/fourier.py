@@ -12,6 +12,8 @@ Bands (``b = floor(min(H, W) * beta)`` on both axes, in signed frequency indices
   is taken, which halves the change of the coefficients whose mirror image is outside the band. (The authors'
   complex-to-real inverse ignored one half of the spectrum instead; its operator is gone from PyTorch.)
 
+Within ``torch.compile`` the swap is one operator of the graph.
+
 Departures from the authors: a batch may share one target; a source coefficient below rounding noise has no phase and
 takes phase 0 (as an exact zero does in NumPy).
 """
@@ -106,6 +108,14 @@ def fda_source_to_target(source: Tensor, target: Tensor, beta: float = 0.01, ban
     b = half_width(height, width, beta)
     if b == 0 and band == "half-open":
         return source.clone()
+    if torch.compiler.is_compiling():
+        swapped: Tensor = _compiled_swap(source.detach(), target.detach(), b, band)
+        return swapped
+    return _swap(source, target, b, band)
+
+
+def _swap(source: Tensor, target: Tensor, b: int, band: str) -> Tensor:
+    height, width = source.shape[-2:]
     dtype = torch.float64 if torch.float64 in (source.dtype, target.dtype) else torch.float32
     with torch.autocast(source.device.type, enabled=False), _exact_products():
         images = source.to(dtype)
@@ -126,6 +136,17 @@ def fda_source_to_target(source: Tensor, target: Tensor, beta: float = 0.01, ban
         for lines, part, result in zip(*(_parts(x) for x in (images, change, out)), strict=True):
             torch.matmul(part, columns, out=result).add_(lines)
     return out.to(source.dtype)
+
+
+@torch.library.custom_op("uda::fda_swap", mutates_args=())
+def _compiled_swap(source: Tensor, target: Tensor, b: int, band: str) -> Tensor:
+    """An operator that torch.compile takes into its graph as it is: tables, products in parts, their precision."""
+    return _swap(source, target, b, band)
+
+
+@_compiled_swap.register_fake
+def _(source: Tensor, target: Tensor, b: int, band: str) -> Tensor:
+    return torch.empty(source.shape, dtype=source.dtype, device=source.device)
 
 
 def _check(source: Tensor, target: Tensor, band: str) -> None:

@@ -85,7 +85,8 @@ def class_mix_masks(
             may be absent from the image; otherwise from the image's own, as in DACS.
         ignore_index: value that cannot be chosen. ``None`` is the published behaviour: ignored source pixels count as
             one more class and may be pasted.
-        chosen: the classes of each image, instead of a draw.
+        chosen: the classes of each image, instead of a draw; with them ``torch.compile`` takes the function whole (a
+            graph holds no ``torch.Generator``).
 
     Returns:
         ``(N, H, W)`` bool.

@@ -90,6 +90,12 @@ class LinearMap(ColourMap):
 
     def _channels(self, planes: Tensor) -> Tensor:
         # Sums of scaled planes, not a matrix product: full precision under autocast and TF32, and no transposed copy.
+        if torch.compiler.is_compiling():  # a graph has no numbers of tensors, but tensors of one number
+            matrix, bias = self.matrix.to(planes), self.bias.to(planes)
+            lines = zip(matrix.unbind(), bias.unbind(), strict=True)
+            return torch.stack(
+                [sum((p * a for p, a in zip(planes, m.unbind(), strict=True)), start=b) for m, b in lines]
+            )
         rows = zip(self.matrix.tolist(), self.bias.tolist(), strict=True)
         return torch.stack(
             [sum((p * a for p, a in zip(planes, row, strict=True)), start=planes[0] * 0 + b) for row, b in rows]
