@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import platform
 import re
 import shutil
 import sys
@@ -13,7 +11,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +18,10 @@ import torch
 import yaml
 from torch import nn
 
-import uda
 from uda.bench import build, label_free
 from uda.bench.identity import Identities
 from uda.bench.plan import CONFIG, DESCRIPTION, ERROR, RESULT, Cell, picture_indices
+from uda.bench.provenance import commit, machine, now, versions
 from uda.bench.restore import adaptation_images, attach, load_model
 from uda.bench.stored import evaluation_file, has_training, read_description, read_result
 from uda.config import BenchConfig, Scoring, build_method
@@ -32,6 +29,7 @@ from uda.data import FileDataset
 from uda.data.encode import write_image
 from uda.data.statistics import image_sizes
 from uda.data.transforms import CropWarning
+from uda.data.streets.write import is_procedural
 from uda.engine import Evaluation, Inference, Settings, Trainer, checkpoint, evaluate
 from uda.engine.inference import ResizedImages
 from uda.engine.predict import label_map
@@ -41,7 +39,6 @@ from uda.models.batch_norm import domain_statistics, normalising
 from uda.models.pretrained import CHECKPOINT
 from uda.types import LabelledDataset
 
-PACKAGES = ("torch", "torchvision", "numpy", "timm", "segmentation-models-pytorch", "opencv-python")
 SAFE = "what was written before is whole, and the next call goes on from there"
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
@@ -157,7 +154,8 @@ def _run(
         "method": cell.method, "seed": cell.seed, "kind": cell.kind, "steps": steps,
         "seconds_per_step": None, **measured,
         "seconds": time.perf_counter() - started, "device": device, "machine": machine(),
-        "threads": torch.get_num_threads(), "versions": versions(), "scores": identities.scores(cell),
+        "threads": torch.get_num_threads(), "versions": versions(), "commit": commit(), "date": now(),
+        "scores": identities.scores(cell),
         "label_maps": maps,
         "data": (result or {}).get("data", {}) | {name: _about(dataset) for name, dataset in datasets.items()},
     }  # fmt: skip
@@ -242,10 +240,11 @@ def _label_map(dataset: LabelledDataset) -> list[str]:
 
 
 def _about(dataset: LabelledDataset) -> dict[str, Any]:
-    """What a table says of an evaluation set: the sizes of its images, and which are of one recording."""
+    """What a table says of an evaluation set: the sizes of its images, which are of one recording, whether they are procedural."""
     sizes = image_sizes(dataset)
     sequences = getattr(dataset, "sequences", None) or [str(index) for index in range(len(dataset))]
-    return {"sizes": [f"{height}x{width}" for height, width in sorted(set(sizes))], "sequences": sequences}
+    about = {"sizes": [f"{height}x{width}" for height, width in sorted(set(sizes))], "sequences": sequences}
+    return {**about, "origin": ["procedural"]} if is_procedural(getattr(dataset, "root", "")) else about
 
 
 def _score(
@@ -295,18 +294,6 @@ def _pictures(
 def _write(path: Path, text: str) -> None:
     with atomic_write(path) as file:
         file.write(text + "\n")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    installed = {"uda": uda.__version__, "python": platform.python_version()}
-    return installed | {name: metadata.version(name) for name in PACKAGES}
-
-
-def machine() -> str:
-    """The processor count, and the accelerator where there is one."""
-    cores = f"{os.cpu_count()} CPU cores ({platform.machine()})"
-    return f"{torch.cuda.get_device_name()}, {cores}" if torch.cuda.is_available() else cores
 
 
 def _reset_peak() -> None:

@@ -83,7 +83,8 @@ def summary(config: BenchConfig, folder: Path, table: Table, command: str) -> di
         )  # fmt: skip
         rows.append({**{key: getattr(row, key) for key in plain_keys}, "scores": scores})
     content = {
-        "name": table.name, "command": command, "machine": table.machine, "versions": table.versions,
+        "name": table.name, "headline": render.opening(table), "command": command, "date": table.date,
+        "commits": table.commits, "machine": table.machine, "versions": table.versions,
         "seeds": config.seeds, "training_seconds": sum(result["seconds"] for result in results), "rows": rows,
         "ties": table.ties.groups if table.ties else [],
         "notes": table.notes, "config": config.resolved(),

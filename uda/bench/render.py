@@ -13,6 +13,7 @@ import rich.table
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from uda.bench.headline import about_images, about_origin, headline
 from uda.bench.intervals import Estimate, letter
 from uda.bench.results import Domain
 from uda.bench.table import Row, Score, Table
@@ -46,6 +47,12 @@ def seconds(row: Row) -> str:
 def memory(row: Row) -> str:
     """Peak memory in GiB, a dash for a row that does not train."""
     return f"{row.peak_memory / 2**30:.2f}" if row.peak_memory else DASH
+
+
+def opening(table: Table) -> list[str]:
+    """What stands before a table: the benchmark in a sentence, that its images are procedural, where it comes from."""
+    origin = about_origin(table)
+    return [line for line in (f"{headline(table)}.", about_images(table), f"{origin}." if origin else "") if line]
 
 
 def sentences(table: Table) -> list[str]:
@@ -119,7 +126,9 @@ def terminal(table: Table) -> RenderableType:
         style = "bold" if row.name in (SOURCE_ONLY, ORACLE) else _style(row)
         cells = [[row.name], *(cell for _, cell in columns(table, row, wide=False))]
         grid.add_row(*(Text("\n".join(cell)) for cell in cells), style=style)
-    words = [Text(line) for line in (*sentences(table), "", *(f"* {note}" for note in table.notes))]
+    words = [
+        Text(line) for line in (*opening(table), "", *sentences(table), "", *(f"* {note}" for note in table.notes))
+    ]
     return Group(grid, *words)
 
 
@@ -130,7 +139,7 @@ def _style(row: Row) -> str:
 
 def markdown(table: Table) -> str:
     """The whole result as GitHub Markdown."""
-    lines = [f"# {table.name}", "", *_results(table), ""]
+    lines = [f"# {table.name}", "", *(part for line in opening(table) for part in (line, "")), *_results(table), ""]
     lines += ["## In words", "", *(f"- {line}" for line in sentences(table)), ""]
     lines += ["## Methods", "", *(f"- `{row.name}`: {row.methods}" for row in table.rows), ""]
     lines += ["## How it was measured", "", *(f"- {note}" for note in table.notes), ""]

@@ -14,7 +14,7 @@ from uda.bench.identity import Identities
 from uda.bench.intervals import ImageScores
 from uda.bench.plan import WARM_START, make_plan
 from uda.bench.stored import evaluation_file, read_result
-from uda.config import BenchConfig, DatasetSpec
+from uda.config import BenchConfig, DatasetSpec, streets_folder
 from uda.engine import Evaluation
 
 FREQUENT = 0.01
@@ -36,6 +36,8 @@ class Domain:
     """Of each image, the recording that it is of; those of one are no independent samples. Empty where not known."""
     sizes: tuple[str, ...] = ()
     """The sizes of its images, such as ``96x192``; empty where not known."""
+    procedural: bool = False
+    """Whether its images are drawn by :mod:`uda.data.streets`, and not photographs."""
     label_map: tuple[str, ...] = ()
     """How the files' classes became these, one a line, where that is more than their names."""
 
@@ -129,8 +131,16 @@ def _domain(
         first.confusion.sum(axis=1),
         tuple(about.get("sequences", ())),
         tuple(about.get("sizes", ())),
+        "procedural" in about.get("origin", ()) or _is_of_streets(config, config.domains[name]),
         tuple(result.get("label_maps", {}).get(name, ())),
     )
+
+
+def _is_of_streets(config: BenchConfig, spec: DatasetSpec) -> bool:
+    """Whether a config has a domain's images drawn; older results do not say it."""
+    if config.streets is None or "root" not in spec.arguments:
+        return False
+    return Path(spec.arguments["root"]).is_relative_to(streets_folder(config.streets))
 
 
 def describe_data(spec: DatasetSpec) -> str:

@@ -44,9 +44,11 @@ class _Result(BaseModel):
     peak_memory: int = 0
     threads: int | None = None
     machine: str = ""
+    commit: str = ""
+    date: str = ""
     versions: dict[str, str] = {}
     label_maps: dict[str, list[str]] = {}
-    data: dict[str, dict[Literal["sizes", "sequences"], list[str]]] = {}
+    data: dict[str, dict[Literal["sizes", "sequences", "origin"], list[str]]] = {}
     label_free: dict[str, dict[str, Any]] | None = None
 
 

@@ -20,7 +20,7 @@ from uda.bench.intervals import Adjusted, Estimate, ImageScores, Ties, holm_fami
 from uda.bench.notes import describe, notes
 from uda.bench.results import Domain, Results, read_results
 from uda.bench.rows import PlannedRow, rows_of
-from uda.config import ORACLE, BenchConfig, build_method
+from uda.config import ORACLE, BenchConfig, DatasetSpec, build_method
 from uda.methods import TestTimeMethod
 from uda.metrics import iou
 
@@ -106,6 +106,17 @@ class Table:
     machine: str
     class_means: dict[str, tuple[str, ...]]
     """The config's further means, by name: their classes."""
+    shift: str = ""
+    """From where to where, ``cityscapes to kitti``."""
+    date: str = ""
+    """Of the last finished cell, ISO 8601 in UTC; empty where it is not known."""
+    commits: tuple[str, ...] = ()
+    """Of the code that the cells were measured with; none where it was installed."""
+
+    @property
+    def procedural(self) -> tuple[str, ...]:
+        """The domains whose images are drawn, and not photographs."""
+        return tuple(domain.name for domain in self.domains if domain.procedural)
 
     def row(self, name: str) -> Row:
         """A row by name; ``KeyError`` if it has no finished cell."""
@@ -127,7 +138,8 @@ def make_table(config: BenchConfig, folder: Path, seeds: Collection[int] | None 
     planned = {name: row for name, row in rows_of(config).items() if name in results.evaluations}
     scores, ties = _scores(config, results, planned)
     rows = tuple(_row(config, row, scores[name], results.cells[name]) for name, row in planned.items())
-    first: dict[str, Any] = next((result for by_seed in results.cells.values() for result in by_seed.values()), {})
+    cells = [result for by_seed in results.cells.values() for result in by_seed.values()]
+    first: dict[str, Any] = cells[0] if cells else {}
     return Table(
         config.name,
         results.domains,
@@ -137,7 +149,15 @@ def make_table(config: BenchConfig, folder: Path, seeds: Collection[int] | None 
         first.get("versions", {}),
         first.get("machine", ""),
         {name: tuple(classes) for name, classes in config.evaluate.classes.items()},
+        shift=f"{' + '.join(dict.fromkeys(map(_short, config.source)))} to {_short(config.target)}",
+        date=max((result.get("date", "") for result in cells), default=""),
+        commits=tuple(sorted({result["commit"] for result in cells if result.get("commit")})),
     )
+
+
+def _short(spec: DatasetSpec) -> str:
+    """A data set in one word: its kind, or the folder of images that are of no known kind."""
+    return Path(spec.arguments["root"]).name if spec.kind == "folder" and "root" in spec.arguments else spec.kind
 
 
 def _row(config: BenchConfig, row: PlannedRow, scores: dict[str, Score], results: dict[int, dict[str, Any]]) -> Row:

@@ -104,6 +104,11 @@ def generate(
     return root
 
 
+def is_procedural(folder: str | Path) -> bool:
+    """Whether :func:`generate` wrote the data set of a folder."""
+    return bool(str(folder)) and (Path(folder) / STREETS).is_file()
+
+
 def check_empty(folder: str | Path, domain: str | Domain) -> None:
     """See that procedural images replace nothing but procedural images; the names are those of real data sets.
 
