@@ -169,14 +169,15 @@ def test_broken_data_ends_the_run_before_training(data: Path, tmp_path: Path, no
 def test_page_is_self_contained(finished: BenchResult, copy: Path) -> None:
     paths = write_tables(finished.config, copy / "tiny", finished.table)
     page = paths["html"].read_text()
-    assert "http" not in page
+    assert "http:" not in page
+    assert "https:" not in page
     assert "<script" not in page
     assert 'src="' not in page.replace('src="data:image/', "")
-    # 2 or 3 pictures a domain, each with input, four predictions and the label
+    # 2 or 3 pictures a domain, each with input and label, and of four rows prediction and errors
     assert page.count("data:image/jpeg") == 3 + 3 + 2
-    assert page.count("data:image/png") == 8 * 5
+    assert page.count("data:image/png") == 8 * 9
     assert page.count("<svg") >= 1
-    assert "loss/Supervised" in page
+    assert "loss Supervised/segmentation" in page
     assert "source_only" in paths["md"].read_text()
 
 

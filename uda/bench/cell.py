@@ -240,7 +240,7 @@ def _label_map(dataset: LabelledDataset) -> list[str]:
 
 
 def _about(dataset: LabelledDataset) -> dict[str, Any]:
-    """What a table says of an evaluation set: the sizes of its images, which are of one recording, whether they are procedural."""
+    """What a table says of an evaluation set: its images' sizes, which are of one recording, if they are procedural."""
     sizes = image_sizes(dataset)
     sequences = getattr(dataset, "sequences", None) or [str(index) for index in range(len(dataset))]
     about = {"sizes": [f"{height}x{width}" for height, width in sorted(set(sizes))], "sequences": sequences}

@@ -16,8 +16,14 @@ from uda.config import BenchConfig
 from uda.files import atomic_write
 
 
-def write_tables(config: BenchConfig, folder: Path, table: Table) -> dict[str, Path]:
+def write_tables(config: BenchConfig, folder: Path, table: Table, command: str = "") -> dict[str, Path]:
     """Write ``results.md``, ``results.csv`` and ``report.html`` beside the runs; their paths by suffix.
+
+    Args:
+        config: the benchmark.
+        folder: its runs.
+        table: its results.
+        command: what repeats it; stands in the page.
 
     Raises:
         OSError: one cannot be written; the error's ``filename`` is its path, and the others are there.
@@ -25,7 +31,7 @@ def write_tables(config: BenchConfig, folder: Path, table: Table) -> dict[str, P
     texts = {
         "results.md": render.markdown(table),
         "results.csv": render.to_csv(table),
-        "report.html": report.html(config, folder, table),
+        "report.html": report.html(config, folder, table, command),
     }
     failures: list[OSError] = []
     for name, text in texts.items():

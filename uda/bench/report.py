@@ -1,53 +1,59 @@
-"""One self-contained HTML page of a benchmark: table, curves, sample pictures; nothing is loaded from elsewhere."""
+"""One self-contained HTML page of a benchmark: differences, predictions, curves, tables; nothing is loaded from
+elsewhere, and nothing runs in it."""
 
 from __future__ import annotations
 
-import base64
-import io
-import re
+import math
 from collections import defaultdict
 from pathlib import Path
 
-import cv2
 import jinja2
-import numpy as np
-import numpy.typing as npt
-from matplotlib import rc_context
-from matplotlib.figure import Figure
+import yaml
 
-from uda.bench import build, render
-from uda.bench.plan import picture_indices
+from uda.bench import build, charts, render
+from uda.bench.gallery import samples
+from uda.bench.headline import about_images, about_origin, headline
 from uda.bench.results import Domain
 from uda.bench.table import Row, Table
-from uda.config import BenchConfig
-from uda.data.encode import encode_image
+from uda.config import SOURCE_ONLY, BenchConfig
 from uda.engine.tensorboard import read_scalars
 
-WIDTH = 320
-"""Of a sample picture, in pixels."""
+CURVES = {"miou_along/": "mIoU on a few images of {}, along the way", "miou/": "mIoU on {}", "loss/": "loss {}"}
+"""Beginning of the scalars' tags that are drawn, in this order -> title of the chart."""
 
 
-def html(config: BenchConfig, folder: Path, table: Table) -> str:
-    """The page, as text.
+def html(config: BenchConfig, folder: Path, table: Table, command: str = "") -> str:
+    """The page, as text; of the same folder, config and command always the same.
 
     Args:
         config: the benchmark; its evaluation sets are read for the sample pictures, which are left out where they are
             not there any more.
         folder: the benchmark's folder, with the runs' scalars and pictures.
         table: its results.
+        command: what repeats it; by default ``uda bench`` with the config that the page has at its end.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("uda.bench", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
+        loader=jinja2.PackageLoader("uda.bench", "."), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    seeds = {row.name: row.seeds[0] for row in _source_only_first(table)}
     return environment.get_template("report.html.j2").render(
         table=table,
+        headline=headline(table),
+        about_images=about_images(table),
+        origin=about_origin(table),
+        command=command,
         titles=[title for title, _ in render.columns(table, table.rows[0])] if table.rows else [],
         rows=[(row, _mark(row), [cell for _, cell in render.columns(table, row)]) for row in table.rows],
         sentences=render.sentences(table),
         classes=[(domain, list(render.class_rows(table, domain))) for domain in table.domains],
+        forests=[(domain, _forests(table, domain)) for domain in table.domains],
+        scatter=_scatter(table),
         curves=_curves(table, folder),
-        samples=[(domain, _samples(config, domain, folder, table)) for domain in table.domains],
+        galleries=[(domain, samples(config, domain, folder, seeds)) for domain in table.domains],
         palette=_palette(config),
+        percent=lambda score: f"{100 * score:.1f} %" if score == score else render.DASH,
+        config=yaml.safe_dump(config.resolved(), sort_keys=False),
     )
 
 
@@ -55,70 +61,76 @@ def _mark(row: Row) -> str:
     return row.scores["target"].verdict.replace(" ", "-") if "target" in row.scores else "not-compared"
 
 
-def _curves(table: Table, folder: Path) -> list[tuple[str, str]]:
-    """(title, inline SVG) of the scalars that at least two steps of some row have, mean over seeds."""
-    series: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(dict)
+def _source_only_first(table: Table) -> list[Row]:
+    return sorted(table.rows, key=lambda row: row.name != SOURCE_ONLY)
+
+
+def _forests(table: Table, domain: Domain) -> list[str]:
+    """Of one domain: the differences to the control and to source-only, rows ordered by the former on the target."""
+
+    def gain(row: Row) -> tuple[float, float]:
+        target = row.scores["target"]
+        known = [
+            -estimate.value if estimate.known else math.inf
+            for estimate in (render.control_difference(target), target.to_source_only)
+        ]
+        return known[0], known[1]
+
+    rows = sorted(table.rows, key=gain)
+    scores = {row.name: row.scores[domain.name] for row in rows}
+    to_control = [
+        charts.Difference(name, render.control_difference(score), score.verdict) for name, score in scores.items()
+    ]
+    to_source_only = [charts.Difference(name, score.to_source_only) for name, score in scores.items()]
+    panels = (
+        (f"{domain.name}: minus the control, joint 95 % intervals", to_control),
+        (f"{domain.name}: minus {SOURCE_ONLY}, 95 % intervals one at a time", to_source_only),
+    )
+    known = [(title, [line for line in lines if line.estimate.known]) for title, lines in panels]
+    return [charts.forest(title, lines) for title, lines in known if lines]
+
+
+def _scatter(table: Table) -> str:
+    points = {
+        row.name: (row.scores["source"].miou, row.scores["target"].miou)
+        for row in table.rows
+        if {"source", "target"} <= set(row.scores)
+    }
+    return charts.scatter("target against source", "source mIoU %", "target mIoU %", points) if points else ""
+
+
+def _curves(table: Table, folder: Path) -> list[str]:
+    """Charts of the scalars that at least two steps of some row have."""
+    series: dict[str, dict[str, charts.Curve]] = defaultdict(dict)
     for row in table.rows:
         points: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         for seed in row.seeds:
             for record in read_scalars(folder / row.name / f"seed{seed}"):
                 for tag, value in record.items():
-                    if tag.startswith(("loss/", "miou/")) and isinstance(value, float):
-                        points[tag][record["step"]].append(value)
+                    if tag.startswith(tuple(CURVES)) and isinstance(value, float) and math.isfinite(value):
+                        scale = 1 if tag.startswith("loss/") else 100
+                        points[tag][record["step"] + 1].append(scale * value)
         for tag, by_step in points.items():
             if len(by_step) > 1:
-                series[tag][row.name] = [(step, float(np.mean(values))) for step, values in sorted(by_step.items())]
-    # scores first, then the losses that most rows share
-    order = sorted(series, key=lambda tag: (not tag.startswith("miou/"), -len(series[tag]), tag))
-    return [(tag, _plot(tag, series[tag], [row.name for row in table.rows])) for tag in order]
+                steps, values = zip(*sorted(by_step.items()), strict=True)
+                mean = [math.fsum(at) / len(at) for at in values]
+                series[tag][row.name] = charts.Curve(
+                    steps, mean, [min(at) for at in values], [max(at) for at in values]
+                )
+    kinds = list(CURVES)
+
+    def order(tag: str) -> tuple[int, int, str]:
+        # scores first, then the losses that most rows share
+        return next(at for at, kind in enumerate(kinds) if tag.startswith(kind)), -len(series[tag]), tag
+
+    names = [row.name for row in table.rows]
+    return [charts.curves(_title(tag), series[tag], names) for tag in sorted(series, key=order)]
 
 
-def _plot(tag: str, lines: dict[str, list[tuple[int, float]]], names: list[str]) -> str:
-    figure = Figure(figsize=(5.2, 2.8), layout="constrained")
-    axes = figure.subplots()
-    for name, points in lines.items():
-        # the same row has the same colour in every plot
-        axes.plot(*zip(*points, strict=True), label=name, color=f"C{names.index(name) % 10}", linewidth=1.2)
-    axes.set_xlabel("step")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=6, ncols=2)
-    text = io.StringIO()
-    with rc_context({"svg.hashsalt": tag, "svg.fonttype": "none", "font.size": 8}):
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = text.getvalue()
-    # inside HTML an <svg> needs neither prolog, metadata nor namespaces, which are web addresses
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    return re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
-
-
-def _samples(config: BenchConfig, domain: Domain, folder: Path, table: Table) -> list[list[tuple[str, str]]]:
-    """For each sample image: (caption, data URI) of the input, every row's prediction, and the label."""
-    try:
-        dataset = build.open_dataset(config.domains[domain.name], config.space)
-    except ValueError:
-        return []
-    samples = []
-    for index in picture_indices(len(dataset)):
-        sample = dataset[index]
-        image = sample.image.permute(1, 2, 0).numpy()
-        pictures = [("input", _uri(image, ".jpg"))]
-        for row in table.rows:
-            path = folder / row.name / f"seed{row.seeds[0]}" / "pictures" / f"{domain.name}_{index}.png"
-            labels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
-            if labels is not None:
-                pictures.append((row.name, _uri(dataset.space.colourise(labels), ".png")))
-        label = sample.label.numpy() if sample.label is not None else np.full(image.shape[:2], 255)
-        samples.append([*pictures, ("label", _uri(dataset.space.colourise(label), ".png"))])
-    return samples
-
-
-def _uri(rgb: npt.NDArray[np.uint8], suffix: str) -> str:
-    scale = min(1.0, WIDTH / rgb.shape[1])
-    size = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
-    method = cv2.INTER_AREA if suffix == ".jpg" else cv2.INTER_NEAREST
-    small = np.asarray(cv2.resize(np.ascontiguousarray(rgb), size, interpolation=method), dtype=np.uint8)
-    kind = {".jpg": "jpeg", ".png": "png"}[suffix]
-    return f"data:image/{kind};base64,{base64.b64encode(encode_image(small, suffix)).decode()}"
+def _title(tag: str) -> str:
+    kind = next(kind for kind in CURVES if tag.startswith(kind))
+    unit = "" if kind == "loss/" else ", %"
+    return CURVES[kind].format(tag.removeprefix(kind)) + unit
 
 
 def _palette(config: BenchConfig) -> list[tuple[str, str]]:

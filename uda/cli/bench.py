@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -82,15 +83,16 @@ def bench(
             extend=extend, report=view.report, progress=view.steps,
         )  # fmt: skip
     console().print(terminal(result.table))
+    command = shlex.join(["uda", *sys.argv[1:]])
     try:
-        paths = write_tables(loaded, result.folder, result.table)
+        paths = write_tables(loaded, result.folder, result.table, command)
         say(f"written: {', '.join(str(path) for path in paths.values())}")
     except OSError as error:
         # the table stands above all the same
         say(f"not written: {error.filename} ({error.strerror}); --out and --record can name other folders")
     say(f"curves: tensorboard --logdir {result.folder}")
     if record is not None:
-        write_record(loaded, result.folder, result.table, record, command=" ".join(["uda", *sys.argv[1:]]))
+        write_record(loaded, result.folder, result.table, record, command=command)
         say(f"recorded in {record}")
     _fail(result.failed, result.folder)
 

@@ -1,0 +1,96 @@
+"""Sample images of a benchmark with what every row predicts there, and where that is wrong."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from uda.bench import build
+from uda.bench.plan import picture_indices
+from uda.bench.results import Domain
+from uda.config import BenchConfig
+from uda.data.encode import encode_image
+from uda.metrics import confusion, miou
+from uda.types import IGNORE
+
+WIDTH = 960
+"""Of a picture at most, in pixels."""
+RIGHT, WRONG, UNLABELLED = (214, 214, 214), (213, 94, 0), (0, 0, 0)
+"""Colours of an error map."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A row's prediction of one image."""
+
+    name: str
+    uri: str
+    errors: str
+    """The map of its errors, as a data URI like ``uri``."""
+    miou: float
+    """Of this image alone, in [0, 1], over the classes of its label; NaN where it has none."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image: input and label as data URIs, and the rows' predictions in their order."""
+
+    name: str
+    image: str
+    label: str
+    pictures: tuple[Picture, ...]
+
+
+def samples(config: BenchConfig, domain: Domain, folder: Path, seeds: Mapping[str, int]) -> list[Sample]:
+    """The images of a domain whose predictions were kept.
+
+    Args:
+        config: its evaluation sets are read; where the data is not there any more, there are no samples.
+        domain: one of its domains.
+        folder: the benchmark's; a prediction that is missing or damaged is left out.
+        seeds: by row, the one that is shown.
+    """
+    try:
+        dataset = build.open_dataset(config.domains[domain.name], config.space)
+    except ValueError:
+        return []
+    colours = dataset.space.colourise
+    shown = []
+    for index in picture_indices(len(dataset)):
+        sample = dataset[index]
+        image = sample.image.permute(1, 2, 0).numpy()
+        label = np.full(image.shape[:2], IGNORE) if sample.label is None else sample.label.numpy()
+        pictures = []
+        for row, seed in seeds.items():
+            path = folder / row / f"seed{seed}" / "pictures" / f"{domain.name}_{index}.png"
+            labels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
+            if labels is None or labels.shape != label.shape or labels.max() >= dataset.space.num_classes:
+                continue
+            matrix = confusion(torch.from_numpy(labels), torch.from_numpy(label), dataset.space.num_classes)
+            score = float(miou(matrix, over="labelled"))
+            pictures.append(Picture(row, _uri(colours(labels), ".png"), _uri(error_map(labels, label), ".png"), score))
+        shown.append(Sample(sample.name, _uri(image, ".jpg"), _uri(colours(label), ".png"), tuple(pictures)))
+    return shown
+
+
+def error_map(prediction: npt.NDArray[np.integer], label: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+    """``(H, W)`` predicted and true train ids -> ``(H, W, 3)`` uint8: wrong pixels orange, ignored ones black."""
+    wrong = (prediction != label).astype(np.intp)
+    pixels: npt.NDArray[np.uint8] = np.array([RIGHT, WRONG, UNLABELLED], np.uint8)[np.where(label == IGNORE, 2, wrong)]
+    return pixels
+
+
+def _uri(rgb: npt.NDArray[np.uint8], suffix: str) -> str:
+    scale = min(1.0, WIDTH / rgb.shape[1])
+    size = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
+    method = cv2.INTER_AREA if suffix == ".jpg" else cv2.INTER_NEAREST
+    small = np.asarray(cv2.resize(np.ascontiguousarray(rgb), size, interpolation=method), dtype=np.uint8)
+    kind = {".jpg": "jpeg", ".png": "png"}[suffix]
+    return f"data:image/{kind};base64,{base64.b64encode(encode_image(small, suffix)).decode()}"
