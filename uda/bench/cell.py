@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -20,6 +20,7 @@ from torch import nn
 
 from uda.bench import build, label_free
 from uda.bench.identity import Identities
+from uda.bench.label_free import Spaced
 from uda.bench.plan import CONFIG, DESCRIPTION, ERROR, RESULT, Cell, picture_indices
 from uda.bench.provenance import commit, machine, now, versions
 from uda.bench.restore import adaptation_images, attach, load_model
@@ -188,14 +189,25 @@ def _train(
     # scored by the trainer, where it does so as the config says, so that the scores stand in the run's TensorBoard too
     watched = datasets if cell.settings.eval_every or _plain(cell) else {}
     scoring = _scoring(cell)
+    settings, along = _along(config, cell, cell.settings)
     trainer = Trainer(
-        model, methods, cell.settings, out=folder, evaluate_on=watched, progress=progress, inference=scoring,
+        model, methods, settings, out=folder, evaluate_on=watched, evaluate_along=along, progress=progress,
+        inference=scoring,
         score=next((options.model for options in scoring.values()), "student"),
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CropWarning)  # it is said once for all cells
         trainer.fit(source, target.unlabelled(), extend=extend)
     return trainer
+
+
+def _along(config: BenchConfig, cell: Cell, settings: Settings) -> tuple[Settings, dict[str, LabelledDataset] | None]:
+    """The settings with how often a curve gets a point, and the images of these points; ``None`` without such."""
+    if config.curves is None or settings.eval_every or "target" not in cell.scoring:
+        return settings, None
+    some = Spaced(build.open_dataset(config.domains["target"], config.space), config.curves.images)
+    every = -(-settings.steps // config.curves.points)
+    return settings.model_copy(update={"eval_every": every}), {"target": cast(LabelledDataset, some)}
 
 
 def _scoring(cell: Cell) -> dict[str, Scoring]:

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ ROW_COLOURS = list(ROLES)[4:]
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "*", "p")
 """Their number and that of the colours have no common factor: 88 rows before a pair comes again."""
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2, 2, 2)))
-STYLE = {
+STYLE: Any = {
     "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "xtick.color": INK,
     "ytick.color": INK, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
     "legend.frameon": False, "legend.fontsize": 8, "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False,

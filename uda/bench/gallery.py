@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -70,7 +71,7 @@ def samples(config: BenchConfig, domain: Domain, folder: Path, seeds: Mapping[st
         pictures = []
         for row, seed in seeds.items():
             path = folder / row / f"seed{seed}" / "pictures" / f"{domain.name}_{index}.png"
-            labels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
+            labels: Any = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
             if labels is None or labels.shape != label.shape or labels.max() >= dataset.space.num_classes:
                 continue
             matrix = confusion(torch.from_numpy(labels), torch.from_numpy(label), dataset.space.num_classes)

@@ -52,7 +52,7 @@ def look(
     target = build.open_dataset(config.target, config.space).unlabelled()
     report: dict[str, dict[str, Any]] = {}
     for domain, dataset in (("source", source), ("target", target)):
-        some, inference, statistics = _Spaced(dataset, IMAGES), spec.on(domain), domain_statistics(domain)
+        some, inference, statistics = Spaced(dataset, IMAGES), spec.on(domain), domain_statistics(domain)
         values = certainty(model, some, space.names, inference=inference, precision=precision, domain=statistics)
         report[domain] = asdict(values)
         if domain == "source":
@@ -66,8 +66,13 @@ def look(
     return report
 
 
-class _Spaced:
-    """Some of the samples of a data set, evenly spaced over it."""
+class Spaced:
+    """Some of the samples of a data set, evenly spaced over it.
+
+    Args:
+        dataset: any.
+        limit: so many of its samples at most.
+    """
 
     def __init__(self, dataset: UnlabelledDataset, limit: int) -> None:
         self.name, self._dataset = dataset.name, dataset

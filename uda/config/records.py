@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -207,6 +208,15 @@ class MethodEntry(Closed):
         return self.methods is not None
 
 
+class CurvesSpec(Closed):
+    """The target's score along the way of every run: a few images, a few times; no weight depends on it."""
+
+    points: int = Field(default=5, gt=0)
+    """Of a run's curve, evenly spaced, the last at its end."""
+    images: int = Field(default=6, gt=0)
+    """Of the target's evaluation set at most, evenly spaced, always the same."""
+
+
 class BenchConfig(Closed):
     """A benchmark: one shift, some methods, some seeds. A single run is one of a single row, without comparisons."""
 
@@ -236,13 +246,17 @@ class BenchConfig(Closed):
     """Add the rows that pass the same images as a method does, without its losses, and source-only rows of networks of
     their own."""
     evaluate: EvaluateSpec = EvaluateSpec()
+    curves: CurvesSpec | None = CurvesSpec()
+    """Scores along the way; ``false``: none. Where ``settings.eval_every`` is set, everything is scored that often
+    instead."""
     resamples: int = Field(default=2000, ge=100)
     """Of the bootstrap behind the intervals."""
 
-    @field_validator("oracle", mode="before")
+    @field_validator("oracle", "curves", mode="before")
     @classmethod
-    def _switch(cls, value: Any) -> Any:
-        return {True: OracleSpec(), False: None}[value] if isinstance(value, bool) else value
+    def _switch(cls, value: Any, info: ValidationInfo) -> Any:
+        on: type[BaseModel] = OracleSpec if info.field_name == "oracle" else CurvesSpec
+        return (on() if value else None) if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _names(self) -> BenchConfig:

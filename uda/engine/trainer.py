@@ -47,6 +47,8 @@ class Trainer:
         evaluate_on: labelled data sets by name, scored at ``settings.eval_every`` and at the end. Their labels are
             read here only and never reach a method. With batch norm ``per_domain`` the one called ``source`` is scored
             with the source's statistics, all others with the target's.
+        evaluate_along: scored at ``settings.eval_every`` in place of ``evaluate_on``, which is then scored at the end
+            alone: a few images of each are enough for a curve (``miou_along/<name>`` in the run's log).
         progress: wraps the iterable of steps, for a progress bar.
         on_step: called after each step with the update and its logs (empty where none are written), once the step's
             checkpoint lies on disk.
@@ -71,6 +73,7 @@ class Trainer:
         *,
         out: Path | str | None = None,
         evaluate_on: Mapping[str, LabelledDataset] | None = None,
+        evaluate_along: Mapping[str, LabelledDataset] | None = None,
         progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
         on_step: Callable[[Update, Mapping[str, Tensor]], None] | None = None,
         optimizer: OptimizerLike | None = None,
@@ -81,6 +84,7 @@ class Trainer:
         self.settings = s = settings
         self.out = Path(out) if out is not None else None
         self.evaluate_on = dict(evaluate_on or {})
+        self.evaluate_along = None if evaluate_along is None else dict(evaluate_along)
         self.state = PartialState()
         if self.state.num_processes > 1:
             raise RuntimeError(
@@ -296,7 +300,11 @@ class Trainer:
         if (last or (s.image_every and done % s.image_every == 0)) and self.update.step is not None:
             log.step_pictures(self.update.step, source.space.colours)
         try:
-            if last or (s.eval_every and done % s.eval_every == 0):
+            due = bool(s.eval_every) and done % s.eval_every == 0
+            if self.evaluate_along is not None and (last or due):
+                scores = {name: self._scores(name, dataset) for name, dataset in self.evaluate_along.items()}
+                log.scalars({f"miou_along/{name}": result.miou() for name, result in scores.items()}, index)
+            if last or (due and self.evaluate_along is None):
                 self._evaluate(log)
         finally:
             # after the curves, which a resumed run does not write again, but whatever an evaluation runs into
@@ -307,16 +315,7 @@ class Trainer:
     def _evaluate(self, log: RunLog) -> None:
         self.evaluations = {}
         for name, dataset in self.evaluate_on.items():
-            inference = self.inference if isinstance(self.inference, Inference) else self.inference.get(name, PLAIN)
-            result = evaluate(
-                self.scored,
-                dataset,
-                inference=inference,
-                device=self.device,
-                precision=self.settings.precision,
-                domain=domain_statistics(name),
-            )
-            self.evaluations[name] = result
+            result = self.evaluations[name] = self._scores(name, dataset)
             iou = zip(result.class_names, result.iou(), strict=True)
             scores = {f"iou_{name}/{cls}": float(value) for cls, value in iou if value == value}
             log.scalars(
@@ -325,6 +324,16 @@ class Trainer:
         if self.step_index == self.settings.steps:
             metrics = {f"miou/{name}": result.miou() for name, result in self.evaluations.items()}
             log.hyper_parameters(self._hyper_parameters(), metrics)
+
+    def _scores(self, name: str, dataset: LabelledDataset) -> Evaluation:
+        return evaluate(
+            self.scored,
+            dataset,
+            inference=self.inference if isinstance(self.inference, Inference) else self.inference.get(name, PLAIN),
+            device=self.device,
+            precision=self.settings.precision,
+            domain=domain_statistics(name),
+        )
 
     def _hyper_parameters(self) -> dict[str, Any]:
         values = {key: value for key, value in self.identity["settings"].items() if not isinstance(value, dict)}
