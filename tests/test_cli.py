@@ -80,6 +80,22 @@ def test_bench_shows_the_table_and_writes_it(
     ]  # fmt: skip
 
 
+def test_quiet_shows_results_and_failures_alone(
+    config: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = yaml.safe_load(config.read_text())
+    content["methods"]["boom"] = ["Supervised", BOOM]
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    only = ["--only", "source_only", "--only", "boom"]
+    assert call("bench", path, "--root", f"data={data}", "--out", tmp_path, "--quiet", *only) == 1
+    out, err = capfd.readouterr()
+    assert "source_only" in out
+    assert "cells to do" not in err
+    assert "source_only/seed0" not in err
+    assert "failed: boom/seed0: RuntimeError: boom at once" in err
+
+
 def test_bench_with_a_failed_cell_gives_1(
     runs: Path,
     config: Path,

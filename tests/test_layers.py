@@ -25,6 +25,7 @@ LAYER = {
     "testing": 7,
     "registry": 0,
     "files": 0,
+    "progress": 0,
     "bench": 6,
     "cli": 7,
 }

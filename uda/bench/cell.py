@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,19 +29,22 @@ from uda.config import BenchConfig, Scoring, build_method
 from uda.data import FileDataset
 from uda.data.encode import write_image
 from uda.data.statistics import image_sizes
-from uda.data.transforms import CropWarning
 from uda.data.streets.write import is_procedural
-from uda.engine import Evaluation, Inference, Settings, Trainer, checkpoint, evaluate
+from uda.data.transforms import CropWarning
+from uda.engine import Evaluation, Inference, Settings, Trainer, Update, checkpoint, evaluate
 from uda.engine.inference import ResizedImages
 from uda.engine.predict import label_map
 from uda.files import atomic_write, make_folder, remove_parts
 from uda.methods import TestTimeMethod
 from uda.models.batch_norm import domain_statistics, normalising
 from uda.models.pretrained import CHECKPOINT
+from uda.progress import losses_of
 from uda.types import LabelledDataset
 
 SAFE = "what was written before is whole, and the next call goes on from there"
 Progress = Callable[[Iterable[int]], Iterable[int]]
+OnStep = Callable[[int, int, Mapping[str, float]], None]
+"""Told after each step: steps done, steps of the run, the losses (none where they are not logged)."""
 
 
 def run_cell(
@@ -51,6 +54,7 @@ def run_cell(
     root: Path,
     progress: Progress | None = None,
     extend: bool = False,
+    on_step: OnStep | None = None,
 ) -> str | None:
     """Do what is missing of a cell; a cell that failed leaves its traceback and the others alone.
 
@@ -61,6 +65,7 @@ def run_cell(
         root: the benchmark's folder; the cell's is ``root/method/seedK``.
         progress: wraps the training steps, for a progress bar.
         extend: train the checkpoint of a shorter run on.
+        on_step: told after each training step.
 
     Returns:
         ``None``, or the failure in one line; ``error.txt`` in the cell's folder has the traceback.
@@ -69,7 +74,7 @@ def run_cell(
     try:
         _prepare(identities, cell, root)
         _describe(config, identities, cell, folder)
-        _run(config, identities, cell, root, folder, progress, extend)
+        _run(config, identities, cell, root, folder, progress, extend, on_step)
     except Exception as error:
         with contextlib.suppress(OSError), atomic_write(folder / ERROR) as file:
             file.write(traceback.format_exc())
@@ -124,6 +129,7 @@ def _run(
     folder: Path,
     progress: Progress | None,
     extend: bool,
+    on_step: OnStep | None,
 ) -> None:
     started, result = time.perf_counter(), read_result(folder)
     missing = identities.missing_scores(cell, result, folder)
@@ -136,7 +142,7 @@ def _run(
         model = load_model(root / cell.needs[0], network).to(build.open_device(config.settings.device))
     else:
         clock = _Clock(progress)
-        trainer = _train(config, cell, root, folder, datasets, clock, extend)
+        trainer = _train(config, cell, root, folder, datasets, clock, extend, on_step)
         model, scored = trainer.scored, trainer.evaluations if _plain(cell) else {}
         seconds = clock.seconds(trainer.settings) or (result or {}).get("seconds_per_step")
         measured = {"seconds_per_step": seconds, "device": str(trainer.device)}
@@ -171,6 +177,7 @@ def _train(
     datasets: dict[str, LabelledDataset],
     progress: Progress,
     extend: bool,
+    on_step: OnStep | None,
 ) -> Trainer:
     if cell.settings is None:
         raise ValueError(f"{cell.name} does not train")
@@ -190,9 +197,14 @@ def _train(
     watched = datasets if cell.settings.eval_every or _plain(cell) else {}
     scoring = _scoring(cell)
     settings, along = _along(config, cell, cell.settings)
+
+    def tell(update: Update, logs: Mapping[str, torch.Tensor]) -> None:
+        if on_step is not None:
+            on_step(update.index, settings.steps, losses_of(logs))
+
     trainer = Trainer(
         model, methods, settings, out=folder, evaluate_on=watched, evaluate_along=along, progress=progress,
-        inference=scoring,
+        inference=scoring, on_step=tell,
         score=next((options.model for options in scoring.values()), "student"),
     )  # fmt: skip
     with warnings.catch_warnings():

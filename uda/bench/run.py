@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,13 +30,17 @@ from uda.config import BenchConfig, ConfigError, StreetsSpec, load_config, stree
 from uda.data.statistics import image_sizes
 from uda.engine import Evaluation
 from uda.engine.identity import describe_differences
+from uda.engine.tensorboard import last_scalars
 from uda.files import make_folder, remove_parts
 from uda.models.pretrained import CHECKPOINT, write_description
+from uda.progress import losses_of
 
 LOOKED_AT = 8
 """Images of a data set whose sizes are compared with the crop."""
 LEFT_AFTER = 3600.0
 """Seconds after which a file that is being written was left by a kill; tables are written outside the lock."""
+LOOK_EVERY = 1.0
+"""Seconds between two looks at how far the workers are."""
 DIED = (
     "its process died: killed, out of memory, or started from a script without `if __name__ == '__main__':`; "
     "the next call continues it"
@@ -46,12 +51,17 @@ DIED = (
 class Event:
     """What happened to a cell, for whoever shows the progress."""
 
-    kind: Literal["note", "warning", "plan", "start", "done", "failed"]
+    kind: Literal["note", "warning", "plan", "start", "step", "done", "failed"]
     cell: str = ""
     message: str = ""
     finished: int = 0
     """Cells that need nothing more, failed ones included."""
     total: int = 0
+    step: int = 0
+    """Training steps that the cell has done, of ``steps``."""
+    steps: int = 0
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """By name, as last logged; empty where this step logs none."""
 
 
 def only_warn(event: Event) -> None:
@@ -389,9 +399,26 @@ class _Work:
         finished = len(self.ran) + len(self.failed)
         self.report(Event(kind, cell.name, message, finished=finished, total=self.total))
 
+    def tell_step(self, cell: Cell, step: int, steps: int, losses: Mapping[str, float]) -> None:
+        self.report(
+            Event(
+                "step", cell.name, finished=len(self.ran) + len(self.failed), total=self.total, step=step, steps=steps,
+                losses=losses,
+            )
+        )  # fmt: skip
+
+    def look(self, told: dict[str, int]) -> None:
+        """Tell how far the cells of other processes are, by what they have logged; they say nothing themselves."""
+        for cell in self.running:
+            record = last_scalars(self.folder / cell.name) if cell.settings is not None else {}
+            if cell.settings is not None and record and told.get(cell.name) != record["step"]:
+                told[cell.name] = record["step"]
+                self.tell_step(cell, record["step"] + 1, cell.settings.steps, losses_of(record))
+
     def here(self, progress: Progress | None) -> None:
         while (cell := self.start()) is not None:
-            self.finish(cell, run_cell(self.config, self.cells, cell, self.folder, progress, self.extend))
+            tell = partial(self.tell_step, cell)
+            self.finish(cell, run_cell(self.config, self.cells, cell, self.folder, progress, self.extend, tell))
 
     def side_by_side(self, workers: int) -> None:
         while self.waiting:
@@ -403,6 +430,7 @@ class _Work:
         threads = max(1, _cores() // workers)
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
         futures: dict[Future[str | None], Cell] = {}
+        told: dict[str, int] = {}
         try:
             while True:
                 while len(futures) < workers and (cell := self.start()) is not None:
@@ -410,7 +438,8 @@ class _Work:
                     futures[pool.submit(run_cell, *arguments)] = cell
                 if not futures:
                     return
-                for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                self.look(told)
+                for future in wait(futures, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED).done:
                     self.finish(futures[future], future.result())
                     del futures[future]
         except BrokenProcessPool:

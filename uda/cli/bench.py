@@ -6,13 +6,14 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from uda.cli.common import FAILED, bars, changes, console, guarded, integers, roots, say, track
+from uda.cli.common import FAILED, bars, changes, console, guarded, integers, roots, say
+from uda.progress import StepProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -29,6 +30,9 @@ SET = typer.Option(
 )  # fmt: skip
 COMMON = 4
 """Classes that a line names."""
+QUIET = typer.Option(
+    False, "--quiet", "-q", help="Show no progress; results and what went wrong are shown all the same."
+)
 FRESH = typer.Option(False, "--fresh", help="Delete cells that were trained with another config, instead of refusing.")
 EXTEND = typer.Option(
     False,
@@ -53,6 +57,7 @@ def bench(
     seeds: str = typer.Option(None, "--seeds", help="Only these seeds, such as 0,1."),
     fresh: bool = FRESH,
     extend: bool = EXTEND,
+    quiet: bool = QUIET,
     record: Path = typer.Option(None, "--record", help="Write results.md, .csv and .json there, for keeping."),
     plan: float = typer.Option(
         None, "--plan", min=0.01, help="Run nothing: say how many seeds a difference of so many points of mIoU needs."
@@ -76,11 +81,11 @@ def bench(
     if plan is not None:
         _plan(loaded, out / loaded.name, plan, like)
         return
-    with bars() as progress:
-        view = _View(progress)
+    with bars(quiet) as progress:
+        view = _View(progress, quiet=quiet)
         result = run(
             loaded, out=out, workers=workers, methods=only or None, seeds=integers(seeds, "--seeds"), fresh=fresh,
-            extend=extend, report=view.report, progress=view.steps,
+            extend=extend, report=view.report,
         )  # fmt: skip
     console().print(terminal(result.table))
     command = shlex.join(["uda", *sys.argv[1:]])
@@ -117,6 +122,7 @@ def train(
     change: list[str] = SET,
     fresh: bool = FRESH,
     extend: bool = EXTEND,
+    quiet: bool = QUIET,
 ) -> None:  # fmt: skip
     """Train one method with one seed: from a config of source, target and method, a preset, or a benchmark's row.
 
@@ -131,11 +137,9 @@ def train(
             entries[key] = _data(text, f"--{key}")
     content, changed = {} if config is None else config, {**entries, **changes(change)}
     loaded, row = load_run(content, roots(root, content, changed), row=method, recipe=preset, changes=changed)
-    with bars() as progress:
-        view = _View(progress)
-        result = train_row(
-            loaded, row, seed=seed, out=out, fresh=fresh, extend=extend, report=view.report, progress=view.steps
-        )
+    with bars(quiet) as progress:
+        view = _View(progress, quiet=quiet)
+        result = train_row(loaded, row, seed=seed, out=out, fresh=fresh, extend=extend, report=view.report)
     _fail(result.failed, result.folder.parent.parent)
     for line in _scores(loaded, result):
         print(line)
@@ -205,29 +209,38 @@ def _fail(failed: Mapping[str, str], folder: Path) -> None:
 
 
 class _View:
-    """Shows the cells of a run as a bar with the current cell's steps below, or as plain lines."""
+    """Shows the cells of a run as a bar with those at work below, or as plain lines; notes alone where ``quiet``."""
 
-    def __init__(self, progress: Progress | None) -> None:
-        self.progress = progress
+    def __init__(self, progress: Progress | None, *, quiet: bool = False) -> None:
+        self.progress, self.quiet = progress, quiet
+        self.steps = StepProgress(progress)
         self.task: TaskID | None = None
-        self.cell = ""
         self.started: dict[str, float] = {}
 
     def report(self, event: Event) -> None:
         """Show one event."""
         if event.kind == "start":
-            self.cell = event.cell
             self.started[event.cell] = time.monotonic()
-        line = self.line(event)
-        if self.progress is None:
-            say(line)
-            return
+        if event.kind in ("done", "failed"):
+            self.steps.end(event.cell)
+        if self.quiet:
+            if event.kind == "note":
+                say(event.message)
+        elif event.kind == "step":
+            self.steps.step(event.cell, event.step, event.steps, event.losses)
+        elif self.progress is None:
+            say(self.line(event))
+        else:
+            self.move(self.progress, event)
+
+    def move(self, progress: Progress, event: Event) -> None:
+        """Show an event on a terminal."""
         if event.kind == "plan" and event.total:
-            self.task = self.progress.add_task("cells", total=event.total)
+            self.task = progress.add_task("cells", total=event.total)
         elif self.task is not None:
-            self.progress.update(self.task, completed=event.finished)
+            progress.update(self.task, completed=event.finished)
         if event.kind != "start":
-            self.progress.console.print(line, markup=False)
+            progress.console.print(self.line(event), markup=False)
 
     def line(self, event: Event) -> str:
         """An event as plain text."""
@@ -240,8 +253,3 @@ class _View:
             return f"{place} {event.cell} ..."
         seconds = f" in {time.monotonic() - self.started[event.cell]:.0f} s" if event.cell in self.started else ""
         return f"{place} {event.cell} {event.kind}{seconds}" + (f": {event.message}" if event.message else "")
-
-    def steps(self, steps: Iterable[int]) -> Iterator[int]:
-        """Show how far the current cell is."""
-        listed = list(steps)
-        return track(listed, f"  {self.cell}", len(listed), self.progress)

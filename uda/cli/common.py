@@ -13,17 +13,12 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 
+from uda.progress import QUIET_SECONDS
+from uda.progress import bars as bars
+from uda.progress import columns as columns
+from uda.progress import console as console
 from uda.registry import printable, short
 
 FAILED = 1
@@ -32,10 +27,6 @@ WRONG_INPUT = 2
 """Exit code: the input is wrong."""
 INTERRUPTED = 130
 """Exit code: Ctrl-C."""
-PLAIN_WIDTH = 160
-"""Columns of tables where the output is no terminal."""
-QUIET_SECONDS = 10.0
-"""At least so long between two plain lines of progress."""
 
 LINE = 4000
 """Letters of a line of an error at most."""
@@ -51,12 +42,6 @@ def set_debug(on: bool) -> None:
     """Whether :func:`guarded` shows tracebacks."""
     global _debug
     _debug = on
-
-
-def console(*, stderr: bool = False) -> Console:
-    """A console as wide as the terminal, or wide enough for a table where there is none."""
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False)
 
 
 def say(message: str) -> None:
@@ -238,28 +223,6 @@ def roots(
             listed = f"it has {', '.join(f'${{{variable}}}' for variable in known)}" if known else "it has none"
             raise ValueError(f"--root {name}: the config has no ${{{name}}}; {listed}")
     return values
-
-
-def columns() -> tuple[ProgressColumn, ...]:
-    """Of a bar: what it is about, how far it is, and how long that takes."""
-    return (
-        TextColumn("{task.description}", markup=False),  # names may look like markup
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-
-
-@contextmanager
-def bars() -> Iterator[Progress | None]:
-    """A live display on a terminal; ``None`` elsewhere, where :func:`track` writes plain lines."""
-    out = console(stderr=True)
-    if not out.is_terminal:
-        yield None
-        return
-    with Progress(*columns(), console=out) as progress:
-        yield progress
 
 
 @contextmanager

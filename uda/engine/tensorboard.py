@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from uda.step import Step
 
+TAIL = 1 << 16
+"""Bytes at the end of a run's scalars that its last record is looked for in."""
 PICTURES = 2
 """Images of a batch that are written."""
 
@@ -107,6 +110,22 @@ class RunLog:
 def paint(labels: Tensor, colours: np.ndarray) -> Tensor:
     """Label maps ``(N, H, W)`` as colours ``(N, 3, H, W)`` float in [0, 1]; ignored pixels are black."""
     return torch.from_numpy(colourise(labels.cpu(), colours)).permute(0, 3, 1, 2).float() / 255
+
+
+def last_scalars(out: Path) -> dict[str, Any]:
+    """The last whole record of :func:`read_scalars`, of a run that may be writing; empty where there is none."""
+    try:
+        with (out / "scalars.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+            lines = file.read().splitlines()
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("step"), int) and "lr" in record:
+                return record
+    return {}
 
 
 def read_scalars(out: Path) -> list[dict[str, Any]]:

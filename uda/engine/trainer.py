@@ -29,6 +29,7 @@ from uda.files import PART
 from uda.methods.base import Method, check_learning
 from uda.models.batch_norm import add_target_norms, domain_statistics
 from uda.models.pretrained import CHECKPOINT, write_description
+from uda.progress import StepProgress, bars, losses_of
 from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset, View
 
 LOCK = ".lock"
@@ -49,7 +50,8 @@ class Trainer:
             with the source's statistics, all others with the target's.
         evaluate_along: scored at ``settings.eval_every`` in place of ``evaluate_on``, which is then scored at the end
             alone: a few images of each are enough for a curve (``miou_along/<name>`` in the run's log).
-        progress: wraps the iterable of steps, for a progress bar.
+        progress: wraps the iterable of steps, for a progress bar of one's own; ``True``: a line with step, rate, time
+            left and losses, live on a terminal and in a notebook, else written every ten seconds.
         on_step: called after each step with the update and its logs (empty where none are written), once the step's
             checkpoint lies on disk.
         optimizer: in place of the settings'; see :class:`~uda.engine.Update`.
@@ -74,7 +76,7 @@ class Trainer:
         out: Path | str | None = None,
         evaluate_on: Mapping[str, LabelledDataset] | None = None,
         evaluate_along: Mapping[str, LabelledDataset] | None = None,
-        progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
+        progress: Callable[[Iterable[int]], Iterable[int]] | bool | None = None,
         on_step: Callable[[Update, Mapping[str, Tensor]], None] | None = None,
         optimizer: OptimizerLike | None = None,
         schedule: Schedule | None = None,
@@ -123,7 +125,8 @@ class Trainer:
         self.inference, self.score = inference, score
         self.evaluations: dict[str, Evaluation] = {}
         self.identity: dict[str, Any] = {}
-        self._progress = progress or (lambda steps: steps)
+        self._shown = progress is True
+        self._progress = progress if callable(progress) else (lambda steps: steps)
         self._on_step = on_step or (lambda update, logs: None)
         self._injected = {"optimizer": plain(optimizer), "schedule": plain(schedule)}
 
@@ -222,8 +225,8 @@ class Trainer:
         elif target is None:
             raise ValueError(f"{', '.join(self.update.labels)} need target images; fit(source, target)")
         self._begin(source, target, extend)
-        with closing(RunLog(self.out, start=self.step_index)) as log:
-            trained = self._train(source, target, log)
+        with closing(RunLog(self.out, start=self.step_index)) as log, bars(quiet=not self._shown) as shown:
+            trained = self._train(source, target, log, StepProgress(shown) if self._shown else None)
         if not trained:  # the run was complete before: its log holds the numbers already
             self._evaluate(RunLog(None))
         return self.evaluations
@@ -247,7 +250,9 @@ class Trainer:
                 f"weights: {describe_differences(changes)}"
             )
 
-    def _train(self, source: LabelledDataset, target: UnlabelledDataset | None, log: RunLog) -> bool:
+    def _train(
+        self, source: LabelledDataset, target: UnlabelledDataset | None, log: RunLog, shown: StepProgress | None
+    ) -> bool:
         """Do the steps that are left; whether there were any."""
         s, start = self.settings, self.step_index
         if start >= s.steps:
@@ -265,6 +270,8 @@ class Trainer:
             logs = logs if written else {}
             self._after(logs, log, source, index)
             self._on_step(self.update, logs)
+            if shown is not None:
+                shown.step(self.out.name if self.out else "training", done, s.steps, losses_of(logs))
         return True
 
     def _looked_at(self, batches: Iterable[dict[str, View]]) -> Iterator[dict[str, View]]:
