@@ -11,6 +11,7 @@ from uda.config import SOURCE_ONLY, BenchConfig, ConfigError
 from uda.config.names import WARM_START as WARM_START
 from uda.data.identity import digest
 from uda.engine.settings import Settings
+from uda.functional.sampling import evenly_spaced
 
 RESULT = "result.json"
 """A cell's done marker: written last, whole or not at all."""
@@ -127,4 +128,4 @@ def _scoring(config: BenchConfig, row: PlannedRow) -> dict[str, dict[str, Any]]:
 
 def picture_indices(number: int) -> list[int]:
     """Which images of a data set of this size are shown in the report."""
-    return sorted({int((at + 0.5) * number / PICTURES) for at in range(PICTURES)})
+    return evenly_spaced(number, PICTURES)

@@ -1,4 +1,4 @@
-"""The command line: ``uda data|train|eval|bench|gap|predict|methods``.
+"""The command line: ``uda data|train|eval|bench|gap|predict|export|methods``.
 
 Nothing here imports torch before a command runs, so that help is quick. Exit codes: 0 all went well, 1 something failed
 in the work (a cell, an unreadable image, a problem in a data set), 2 the input is wrong, 130 interrupted.
@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from uda.cli import bench, common, data, evaluate, gap, methods, predict
+from uda.cli import bench, common, data, evaluate, export, gap, methods, predict
 
 app = typer.Typer(
     name="uda",
@@ -28,6 +28,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("bench")(bench.bench)
 app.command("gap")(gap.gap)
 app.command("predict")(predict.predict)
+app.command("export")(export.export)
 app.command("methods")(methods.methods)
 
 

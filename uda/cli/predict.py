@@ -41,12 +41,21 @@ class Statistics(StrEnum):
 def predict(
     model: str = MODEL,
     images: Path = typer.Argument(..., help="A folder of images (searched deeply), or one image.", show_default=False),
-    out: Path = typer.Option(..., "--out", "-o", help="Folder for train_ids/, raw_ids/, overlay/.", show_default=False),
+    out: Path = typer.Option(..., "--out", "-o", help="Folder for train_ids/, overlay/, ...", show_default=False),
     ids: Ids = typer.Option(
         Ids.train, "--ids", help="Label maps as train ids, as raw ids of the label space, or both."
     ),
     overlay: float = typer.Option(0.5, "--overlay", min=0, max=1, help="Opacity of the colours over the image."),
     no_overlay: bool = typer.Option(False, "--no-overlay", help="Write no overlays."),
+    colour: bool = typer.Option(False, "--colour", help="Write the maps in the classes' colours too: colour/*.png."),
+    probabilities: bool = typer.Option(
+        False,
+        "--probabilities",
+        help="Write all classes' probabilities too: probabilities/*.safetensors, float16 (C, H, W).",
+    ),
+    html: bool = typer.Option(
+        False, "--html", help="Write predictions.html: one page with input, prediction and overlay, at most 200 images."
+    ),
     statistics: Statistics = typer.Option(
         Statistics.target,
         "--statistics",
@@ -84,7 +93,7 @@ def predict(
         wrapped = attach(spec, network, source_of(run) if spec else None, seen)
         report = work(
             wrapped, files, out, classes, root=root, ids=maps, overlay=None if no_overlay else overlay,
-            inference=inference,
+            colour=colour, probabilities=probabilities, html=html, inference=inference,
             progress=lambda paths: track(paths, "images", len(files), progress),
         )  # fmt: skip
     print(f"{len(files) - len(report.failed)} of {len(files)} images predicted into {out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ def encode_image(pixels: npt.NDArray[np.uint8], suffix: str, name: str = "image"
     if not done:
         raise OSError(f"{name}: cannot be encoded as {suffix} ({pixels.dtype} {pixels.shape})")
     return bytes(data.tobytes())
+
+
+def data_uri(pixels: npt.NDArray[np.uint8], suffix: str, width: int) -> str:
+    """An image ``(H, W, 3)`` uint8 RGB inside a page, at most ``width`` pixels wide: averaged as ``.jpg``, the nearest
+    pixels as ``.png``, which keeps the colours of label maps."""
+    scale = min(1.0, width / pixels.shape[1])
+    size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+    method = cv2.INTER_AREA if suffix == ".jpg" else cv2.INTER_NEAREST
+    small = np.asarray(cv2.resize(np.ascontiguousarray(pixels), size, interpolation=method), dtype=np.uint8)
+    kind = {".jpg": "jpeg", ".png": "png"}[suffix]
+    return f"data:image/{kind};base64,{base64.b64encode(encode_image(small, suffix)).decode()}"
 
 
 def colourise(labels: Any, colours: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -7,26 +7,36 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
 
 from uda.data.base import image_files
 from uda.data.decode import read_image
+from uda.data.encode import data_uri, write_image
 from uda.data.encode import overlay as blend
-from uda.data.encode import write_image
 from uda.data.errors import DataError
 from uda.data.label_spaces import LabelSpace
 from uda.engine.inference import PLAIN, Inference, check_passes, predict_logits
 from uda.files import atomic_write
+from uda.functional.sampling import evenly_spaced
 from uda.types import IGNORE
 
 LEGEND = "legend.json"
 """What the ids in the maps mean; also the mark of an earlier :func:`predict`."""
-FOLDERS = ("train_ids", "raw_ids", "overlay")
+FOLDERS = ("train_ids", "raw_ids", "overlay", "colour", "probabilities")
 """What :func:`predict` makes below ``out``."""
+SHEET = "predictions.html"
+"""The page with input, prediction and overlay of each image."""
+SHEET_IMAGES = 200
+"""At most so many on the page, evenly spaced: all of a long video would be more than a browser opens."""
+SHEET_WIDTH = 640
+"""Of its pictures, in pixels."""
 
 
 @dataclass
@@ -34,7 +44,7 @@ class PredictReport:
     """What :func:`predict` wrote, and which files it could not read."""
 
     written: list[Path] = field(default_factory=list)
-    """One a image: its label map, or its overlay where no label map is written."""
+    """One a image: its label map, or the first of what else is written."""
     failed: dict[Path, str] = field(default_factory=dict)
     """File -> why."""
 
@@ -90,6 +100,9 @@ def predict(
     root: Path | None = None,
     ids: Sequence[str] = ("train",),
     overlay: float | None = 0.5,
+    colour: bool = False,
+    probabilities: bool = False,
+    html: bool = False,
     inference: Inference = PLAIN,
     progress: Callable[[Iterable[Path]], Iterable[Path]] | None = None,
 ) -> PredictReport:
@@ -98,13 +111,19 @@ def predict(
     Args:
         model: images ``(N, 3, H, W)`` in [0, 1] -> :class:`SegOutput`, a test-time method included; set its mode first.
         files: images in any format that OpenCV reads.
-        out: ``out/train_ids/*.png``, ``out/raw_ids/*.png``, ``out/overlay/*.jpg``, under the images' paths, and
+        out: ``out/train_ids/*.png``, ``out/raw_ids/*.png``, ``out/overlay/*.jpg``, ``out/colour/*.png`` and
+            ``out/probabilities/*.safetensors``, under the images' paths, ``out/predictions.html`` and
             ``out/legend.json`` with the classes. Where two images would have one output (``a.png``, ``a.jpg``), the
             suffix stays in the names (``a.jpg.png``). Files of an earlier call are replaced.
         space: of the model's classes.
         root: what the images' paths are relative to; their own folders by default.
         ids: which label maps: ``"train"``, ``"raw"``, both or none.
         overlay: opacity of the colours over the image in [0, 1]; ``None`` writes no overlays.
+        colour: write the label maps in the classes' colours too.
+        probabilities: write those of all classes too: the tensor ``probabilities``, ``(C, H, W)`` float16 in [0, 1] at
+            the image's size, and the classes' names as JSON under ``classes`` in the file's metadata.
+        html: write one page that needs no other file: input, prediction and overlay of at most 200 images, evenly
+            spaced, and the classes with their shares of all pixels.
         inference: how images are predicted; label maps always have the image's size.
         progress: wraps the files, for a progress bar.
 
@@ -119,15 +138,19 @@ def predict(
     check_passes(inference, model)
     table = raw_ids(space) if "raw" in ids else None
     report, names = PredictReport(), _output_names(files, root)
-    _check_outputs(files, out, {name for name, wanted in zip(FOLDERS, _wanted(ids, overlay), strict=True) if wanted})
+    wanted = ("train" in ids, "raw" in ids, overlay is not None, colour, probabilities)
+    folders = {name for name, is_wanted in zip(FOLDERS, wanted, strict=True) if is_wanted}
+    _check_outputs(files, out, folders, html)
     _write_legend(out, space)
+    sheet = _Sheet(space, files, overlay) if html else None
     for file in progress(files) if progress else files:
         try:
             image = read_image(file)
-            labels = label_map(model, image, inference)
+            scores = _scores(model, image, inference)
         except (DataError, OSError) as error:
             report.failed[file] = str(error)
             continue
+        labels = _labels(scores)
         name = names[file]
         outputs: list[tuple[Path, npt.NDArray[np.uint8]]] = []
         if "train" in ids:
@@ -136,9 +159,18 @@ def predict(
             outputs.append((out / "raw_ids" / f"{name}.png", table[labels]))
         if overlay is not None:
             outputs.append((out / "overlay" / f"{name}.jpg", blend(image, labels, space.colours, overlay)))
+        if colour:
+            outputs.append((out / "colour" / f"{name}.png", space.colourise(labels)))
         for path, content in outputs:
             write_image(path, content)
-        report.written += [path for path, _ in outputs[:1]]
+        written = [path for path, _ in outputs]
+        if probabilities:
+            written.append(_write_probabilities(out / "probabilities" / f"{name}.safetensors", scores, space))
+        report.written += written[:1]
+        if sheet is not None:
+            sheet.add(file, _shown(file, root), image, labels)
+    if sheet is not None:
+        sheet.write(out / SHEET)
     return report
 
 
@@ -149,18 +181,88 @@ def label_map(
 
     The other arguments are those of :func:`~uda.engine.inference.predict_logits`.
     """
+    return _labels(_scores(model, image, inference, precision))
+
+
+def _scores(model: nn.Module, image: npt.NDArray[np.uint8], inference: Inference, precision: str = "fp32") -> Tensor:
+    """``(C, H, W)`` logits of an image ``(H, W, 3)`` uint8 RGB."""
     device = next(model.parameters()).device
     images = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(device).float() / 255
-    logits = predict_logits(model, images, inference, precision=precision)
-    return np.asarray(logits[0].argmax(0).cpu().numpy(), dtype=np.uint8)
+    return predict_logits(model, images, inference, precision=precision)[0]
 
 
-def _wanted(ids: Sequence[str], overlay: float | None) -> tuple[bool, bool, bool]:
-    """Which of :data:`FOLDERS` are written."""
-    return "train" in ids, "raw" in ids, overlay is not None
+def _labels(scores: Tensor) -> npt.NDArray[np.uint8]:
+    return np.asarray(scores.argmax(0).cpu().numpy(), dtype=np.uint8)
 
 
-def _check_outputs(files: Sequence[Path], out: Path, folders: Set[str]) -> None:
+def _write_probabilities(path: Path, scores: Tensor, space: LabelSpace) -> Path:
+    half = scores.float().softmax(0).half().cpu().contiguous()
+    with atomic_write(path, binary=True) as file:
+        file.write(to_bytes({"probabilities": half}, {"classes": json.dumps(list(space.names))}))
+    return path
+
+
+def _shown(file: Path, root: Path | None) -> str:
+    """An image's path as a page shows it; a name that is not UTF-8 on disk has its bytes written out."""
+    path = file.relative_to(root) if root is not None and file != root else Path(file.name)
+    return path.as_posix().encode("utf-8", "backslashreplace").decode()
+
+
+class _Sheet:
+    """The page of predictions: its pictures are made one by one, small, and written together."""
+
+    def __init__(self, space: LabelSpace, files: Sequence[Path], opacity: float | None) -> None:
+        self._space, self._opacity = space, 0.5 if opacity is None else opacity
+        self._chosen = {files[index] for index in evenly_spaced(len(files), SHEET_IMAGES)}
+        self._pixels = np.zeros(IGNORE + 1, dtype=np.int64)
+        self._images = 0
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, file: Path, name: str, image: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> None:
+        """Count an image's pixels, and keep its pictures if it is one of those on the page."""
+        counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
+        self._pixels += counts
+        self._images += 1
+        if file not in self._chosen:
+            return
+        mixed = blend(image, labels, self._space.colours, self._opacity)
+        pictures = (
+            ("input", data_uri(image, ".jpg", SHEET_WIDTH)),
+            ("prediction", data_uri(self._space.colourise(labels), ".png", SHEET_WIDTH)),
+            ("overlay", data_uri(mixed, ".jpg", SHEET_WIDTH)),
+        )
+        height, width = labels.shape
+        size = {"width": min(width, SHEET_WIDTH), "height": max(1, round(height * min(1, SHEET_WIDTH / width)))}
+        classes = self._shares(counts)[:5]
+        self._rows.append(
+            {"name": name, "pixels": f"{width}×{height}", **size, "pictures": pictures, "classes": classes}
+        )
+
+    def _shares(self, counts: npt.NDArray[np.int64]) -> list[tuple[str, str, float]]:
+        """Class, colour and share in % of what is predicted, the most frequent first."""
+        total = max(int(counts.sum()), 1)
+        order = np.argsort(-counts[: len(self._space.names)], kind="stable")
+        return [
+            (self._space.names[index], "#" + bytes(self._space.colours[index]).hex(), 100 * int(counts[index]) / total)
+            for index in order.tolist()
+            if counts[index]
+        ]
+
+    def write(self, path: Path) -> None:
+        """Write the page."""
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("uda.engine", "."), autoescape=True, undefined=jinja2.StrictUndefined
+        )
+        shares = self._shares(self._pixels)
+        text = environment.get_template("predictions.html.j2").render(
+            space=self._space.name, images=self._images, rows=self._rows, classes=shares,
+            absent=[name for name in self._space.names if name not in {entry[0] for entry in shares}],
+        )  # fmt: skip
+        with atomic_write(path) as file:
+            file.write(text)
+
+
+def _check_outputs(files: Sequence[Path], out: Path, folders: Set[str], html: bool) -> None:
     """See that no output replaces an input, or something that is none of ours."""
     inside = {(out / name).resolve() for name in folders}
     for file in files:
@@ -171,6 +273,8 @@ def _check_outputs(files: Sequence[Path], out: Path, folders: Set[str]) -> None:
     for name in sorted(folders):
         if (out / name).is_dir() and any((out / name).iterdir()):
             raise DataError(f"{out / name}: holds files that no earlier prediction wrote; choose another folder")
+    if html and (out / SHEET).exists():
+        raise DataError(f"{out / SHEET}: is there, and no earlier prediction wrote it; choose another folder")
 
 
 def _write_legend(out: Path, space: LabelSpace) -> None:

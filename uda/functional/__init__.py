@@ -159,6 +159,7 @@ from uda.functional.rand_augment import (
     rand_augment_maps,
 )
 from uda.functional.sampling import (
+    evenly_spaced,
     rcs_probs,
 )
 from uda.functional.schedule import (
@@ -275,6 +276,7 @@ __all__ = [
     "entropy_loss",
     "entropy_score",
     "entropy_split",
+    "evenly_spaced",
     "fda_source_to_target",
     "feature_distance",
     "fit_colour_map",

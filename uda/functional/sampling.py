@@ -1,4 +1,4 @@
-"""Which class the next source image is chosen for."""
+"""Which class the next source image is chosen for, and which images stand for a whole data set."""
 
 from __future__ import annotations
 
@@ -34,3 +34,15 @@ def rcs_probs(counts: Tensor, temperature: float = 0.01) -> tuple[Tensor, Tensor
     classes = order[counts[order] > 0]
     frequency = counts[classes].double() / counts.sum()
     return classes, ((1 - frequency) / temperature).softmax(0).float()
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """Indices of ``count`` of ``total`` things, each in the middle of its share of them; all where there are fewer.
+
+    Example:
+        >>> from uda.functional.sampling import evenly_spaced
+        >>> evenly_spaced(100, 4), evenly_spaced(2, 4)
+        ([12, 37, 62, 87], [0, 1])
+    """
+    count = min(count, total)
+    return [int((at + 0.5) * total / count) for at in range(count)]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from uda.models.daformer import DaformerHead, DaformerSegmenter
     from uda.models.deeplabv2 import AsppHead, DeepLabV2, deeplabv2_resnet101
     from uda.models.discriminator import Discriminator
+    from uda.models.exporting import Export, ParityError, export
     from uda.models.hrda import HrdaSegmenter, average_slides, build_hrda, fuse_scales, slide_boxes
     from uda.models.modes import evaluating
     from uda.models.pretrained import load, save
@@ -31,9 +32,11 @@ _PLACES = {
     "DaformerSegmenter": "daformer",
     "DeepLabV2": "deeplabv2",
     "Discriminator": "discriminator",
+    "Export": "exporting",
     "FrozenEncoder": "base",
     "HrdaSegmenter": "hrda",
     "Normalise": "base",
+    "ParityError": "exporting",
     "SegmentationNetwork": "base",
     "Segmenter": "segmenter",
     "SegmenterAdapter": "adapter",
@@ -46,6 +49,7 @@ _PLACES = {
     "ema_alpha": "teacher",
     "ema_update_": "teacher",
     "evaluating": "modes",
+    "export": "exporting",
     "fuse_scales": "hrda",
     "build_hrda": "hrda",
     "load": "pretrained",
@@ -120,9 +124,11 @@ __all__ = [
     "DaformerSegmenter",
     "DeepLabV2",
     "Discriminator",
+    "Export",
     "FrozenEncoder",
     "HrdaSegmenter",
     "Normalise",
+    "ParityError",
     "SegmentationNetwork",
     "Segmenter",
     "SegmenterAdapter",
@@ -136,6 +142,7 @@ __all__ = [
     "ema_alpha",
     "ema_update_",
     "evaluating",
+    "export",
     "fuse_scales",
     "load",
     "load_encoder_weights",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from uda.models.base import Normalise, check_images, pad_to, resize, split_decay
+from uda.models.base import Normalise, check_images, cut_to, pad_to, resize, split_decay
 from uda.registry import Configurable, nearest
 from uda.types import SegOutput
 
@@ -164,7 +164,7 @@ class SegmenterAdapter(Configurable, nn.Module):
         output, features, extra = self._run(padded)
 
         def at_image_size(logits: Tensor) -> Tensor:
-            return resize(logits, padded.shape[-2:])[..., :height, :width]
+            return cut_to(resize(logits, padded.shape[-2:]), (height, width))
 
         aux = at_image_size(output["aux"]) if self.has_aux else None
         return SegOutput(at_image_size(self._logits(output)), features, aux, extra or None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from uda.data.classes import LabelSpace
+
+LARGEST_SIDE = 65536
+"""Pixels of a side at most, of the images of an exported network."""
 
 _NEVER_DECAYED = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table")
 
@@ -92,7 +96,7 @@ def allow_single_values(module: nn.Module) -> None:
 
 def resize(x: Tensor, size: Sequence[int] | torch.Size) -> Tensor:
     """Bilinear resize of ``(N, C, h, w)`` to ``size`` (height, width), ``align_corners=False``; free when it fits."""
-    if tuple(x.shape[-2:]) == tuple(size):
+    if not _any_size and tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
@@ -103,12 +107,58 @@ def pad_to(x: Tensor, divisor: int, at_least: int = 2) -> Tensor:
     At least ``at_least`` times: batch norm cannot train on a last stage of a single pixel. The border is reflected,
     or repeated where the image is smaller than the padding.
     """
+    if _any_size:
+        return _pad_any(x, divisor, at_least)
     height, width = (max(at_least, -(-side // divisor)) * divisor for side in x.shape[-2:])
     bottom, right = height - x.shape[-2], width - x.shape[-1]
     if bottom == 0 and right == 0:
         return x
     fits = bottom < x.shape[-2] and right < x.shape[-1]
     return F.pad(x, (0, right, 0, bottom), mode="reflect" if fits else "replicate")
+
+
+def cut_to(x: Tensor, size: Sequence[int] | torch.Size) -> Tensor:
+    """The first ``size`` (height, width) of ``(N, C, H, W)``: what :func:`pad_to` added is gone."""
+    if not _any_size:
+        return x[..., : size[0], : size[1]]
+    for axis, side in zip((-2, -1), size, strict=True):  # a slice would ask whether an unknown side is long enough
+        x = x.index_select(axis, torch.arange(side, device=x.device))
+    return x
+
+
+_any_size = False
+
+
+@contextmanager
+def for_any_size() -> Iterator[None]:
+    """Inside, networks have no branch that depends on an image's size, so that one exported graph takes all sizes."""
+    global _any_size
+    _any_size = True
+    try:
+        yield
+    finally:
+        _any_size = False
+
+
+def _pad_any(x: Tensor, divisor: int, at_least: int) -> Tensor:
+    """:func:`pad_to` without a branch: one graph for images of all sizes."""
+    sides = x.shape[-2:]
+    padded = [_padded_side(side, divisor, at_least) for side in sides]
+    known, wanted = (torch.stack([torch.scalar_tensor(n, dtype=torch.int64) for n in ns]) for ns in (sides, padded))
+    fits = (wanted - known < known).all()
+    for axis, side, whole in zip((-2, -1), sides, padded, strict=True):
+        place = torch.arange(whole)
+        reflected = (side - 1 - (place - (side - 1)).abs()).clamp(min=0)
+        x = x.index_select(axis, torch.where(fits, reflected, place.clamp(max=side - 1)).to(x.device))
+    return x
+
+
+def _padded_side(side: Any, divisor: int, at_least: int) -> Any:
+    # out of a tensor, a new symbol: the formula itself would go through every layer, too long to prove anything of
+    blocks: Any = ((torch.scalar_tensor(side, dtype=torch.int64) + divisor - 1) // divisor).clamp(min=at_least).item()
+    torch._check(blocks >= at_least)
+    torch._check(blocks <= LARGEST_SIDE)
+    return blocks * divisor
 
 
 def check_images(images: Tensor) -> None:
@@ -243,9 +293,9 @@ class SegmentationNetwork(Configurable, nn.Module):
         height, width = images.shape[-2:]
         padded = pad_to(images, self.divisor, self.at_least)
         stages, logits, aux, decoded = self.scores(padded)
-        logits = resize(logits, padded.shape[-2:])[..., :height, :width]
+        logits = cut_to(resize(logits, padded.shape[-2:]), (height, width))
         if aux is not None:
-            aux = resize(aux, padded.shape[-2:])[..., :height, :width]
+            aux = cut_to(resize(aux, padded.shape[-2:]), (height, width))
         return SegOutput(logits, stages[-1], aux, {"decoder": decoded})
 
     def encode(self, images: Tensor) -> Tensor:

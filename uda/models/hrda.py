@@ -202,7 +202,9 @@ class HrdaSegmenter(Configurable, nn.Module):
         """Logits of crops of one size at ``stride`` pixels a logit, all in one batch."""
         top, bottom, left, right = boxes[0]
         logits = self.base.scores(torch.cat([images[..., y0:y1, x0:x1] for y0, y1, x0, x1 in boxes])).logits
-        return resize(logits, ((bottom - top) // stride, (right - left) // stride)).chunk(len(boxes))
+        resized = resize(logits, ((bottom - top) // stride, (right - left) // stride))
+        crops: tuple[Tensor, ...] = resized.unflatten(0, (len(boxes), images.shape[0])).unbind()
+        return crops
 
     def forward(self, images: Tensor) -> SegOutput:
         """Predict images ``(N, 3, H, W)`` in [0, 1] of any size.
