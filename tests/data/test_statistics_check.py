@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from tests.data.contract import picture, write
 from uda.data import CamVid, DataError, Kitti, Mixture, Unlabelled
 from uda.data.check import check, show
+from uda.data.encode import write_image
 from uda.data.mixture import JoinedImages
 from uda.data.statistics import (
     KITTI_STATS,
@@ -20,6 +23,7 @@ from uda.data.statistics import (
     channel_stats,
     class_counts,
     image_class_counts,
+    image_sizes,
     published_stats,
 )
 from uda.types import LabelledDataset
@@ -206,3 +210,14 @@ def test_real_camvid_is_sound() -> None:
     assert report.ok, report.problems[:3]
     assert report.sizes == {(360, 480): 101}
     assert (report.pixels > 0).all()
+
+
+def test_sizes_of_files_and_what_is_none(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", np.zeros((5, 7, 3), dtype=np.uint8))
+    write_image(tmp_path / "b.jpg", np.zeros((9, 4, 3), dtype=np.uint8))
+    files: Any = SimpleNamespace(image_files=[tmp_path / "a.png", tmp_path / "b.jpg"])
+    assert image_sizes(files) == [(5, 7), (9, 4)]
+    (tmp_path / "c.png").write_text("no image")
+    for name, message in (("c.png", "cannot be decoded as an image"), ("d.png", "No such file")):
+        with pytest.raises(DataError, match=f"{name}: {message}"):
+            image_sizes(SimpleNamespace(image_files=[tmp_path / name]))

@@ -206,6 +206,7 @@ def _train(
         model, methods, settings, out=folder, evaluate_on=watched, evaluate_along=along, progress=progress,
         inference=scoring, on_step=tell,
         score=next((options.model for options in scoring.values()), "student"),
+        labelled={"target": "labelled target", "both": "source and labelled target"}.get(labels or "", "source"),
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CropWarning)  # it is said once for all cells

@@ -14,9 +14,10 @@ from uda.config import BenchConfig, EvaluateSpec
 from uda.data.check import show
 from uda.data.label_spaces import LabelSpace
 from uda.engine import evaluate
-from uda.engine.certainty import certainty
+from uda.engine.certainty import CertaintySums, certainty
 from uda.engine.inference import Inference
 from uda.engine.predict import label_map
+from uda.functional.sampling import evenly_spaced
 from uda.models.batch_norm import domain_statistics, normalising
 from uda.types import LabelledDataset, Sample, UnlabelledDataset
 
@@ -50,17 +51,20 @@ def look(
         config.source if config.source_val is None else [config.source_val], config.space
     )
     target = build.open_dataset(config.target, config.space).unlabelled()
-    report: dict[str, dict[str, Any]] = {}
-    for domain, dataset in (("source", source), ("target", target)):
-        some, inference, statistics = Spaced(dataset, IMAGES), spec.on(domain), domain_statistics(domain)
-        values = certainty(model, some, space.names, inference=inference, precision=precision, domain=statistics)
-        report[domain] = asdict(values)
-        if domain == "source":
-            scored = evaluate(
-                model, cast(LabelledDataset, some), inference=inference, precision=precision, domain=statistics
-            )
-            miou = scored.miou()
-            report[domain] |= {"miou": miou if miou == miou else None, "seen": seen}
+    sums, some = CertaintySums(space.names), Spaced(source, IMAGES)
+    scored = evaluate(
+        model, cast(LabelledDataset, some), inference=spec.on("source"), precision=precision,
+        domain=domain_statistics("source"), watch=sums.add,
+    )  # fmt: skip
+    miou = scored.miou()
+    images = Spaced(target, IMAGES)
+    certain = certainty(
+        model, images, space.names, inference=spec.on("target"), precision=precision, domain=domain_statistics("target")
+    )
+    report: dict[str, dict[str, Any]] = {
+        "source": asdict(sums.certainty()) | {"miou": miou if miou == miou else None, "seen": seen},
+        "target": asdict(certain),
+    }
     with normalising(model.eval(), domain_statistics("target")):
         show(_Predicted(model, target, space, spec.on("target"), precision), folder / SHEET, PICTURES)
     return report
@@ -76,9 +80,8 @@ class Spaced:
 
     def __init__(self, dataset: UnlabelledDataset, limit: int) -> None:
         self.name, self._dataset = dataset.name, dataset
+        self.indices = evenly_spaced(len(dataset), limit)
         self.space = getattr(dataset, "space", None)
-        count = min(limit, len(dataset))
-        self.indices = [int((at + 0.5) * len(dataset) / count) for at in range(count)]
 
     def __len__(self) -> int:
         return len(self.indices)

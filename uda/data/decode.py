@@ -44,6 +44,20 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(image[:, :, ::-1], dtype=np.uint8)
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image file by its header; what Pillow has no header of is decoded.
+
+    Raises:
+        DataError: the file is missing, or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception:  # Pillow's decoders raise what they like
+        height, width, _ = read_image(path).shape
+        return height, width
+
+
 def read_label(path: Path, how: LabelFormat = "auto") -> npt.NDArray[Any]:
     """``(H, W)`` integer ids, or ``(H, W, 3)`` uint8 RGB colours, of a label file.
 

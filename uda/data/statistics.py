@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from uda.data.decode import read_size
 from uda.data.mixture import label_of
 from uda.registry import nearest
 from uda.types import IMAGENET_MEAN, IMAGENET_STD, LabelledDataset, UnlabelledDataset
@@ -90,16 +90,16 @@ def channel_stats(dataset: UnlabelledDataset, limit: int | None = None) -> Chann
 
 
 def image_sizes(dataset: UnlabelledDataset, limit: int | None = None) -> list[tuple[int, int]]:
-    """(height, width) of every image, or of the first so many; a reader's files are not decoded for it."""
+    """(height, width) of every image, or of the first so many; a reader's files are not decoded for it.
+
+    Raises:
+        DataError: a file is missing or no image; it is named.
+    """
     files = getattr(dataset, "image_files", None)
     if files is None:
         count = len(dataset) if limit is None else min(limit, len(dataset))
         return [(int(image.shape[-2]), int(image.shape[-1])) for image in (dataset[i].image for i in range(count))]
-    sizes = []
-    for path in files[:limit]:
-        with Image.open(path) as image:
-            sizes.append((image.height, image.width))
-    return sizes
+    return [read_size(path) for path in files[:limit]]
 
 
 def image_class_counts(dataset: LabelledDataset) -> Tensor:

@@ -51,7 +51,7 @@ def certainty(
         model: images ``(N, 3, H, W)`` in [0, 1] -> :class:`SegOutput`; put in evaluation mode and back.
         images: of any sizes, at least one.
         class_names: of the model's classes.
-        inference: how images are predicted.
+        inference: how images are predicted, and at which size they are looked at.
         precision: ``bf16`` runs the forward under autocast.
         domain: of the images; whose batch-norm statistics serve, where the model keeps a set for each.
 
@@ -60,15 +60,44 @@ def certainty(
     """
     if len(images) == 0:
         raise ValueError(f"{images.name}: no image to look at")
-    device, count = next(model.parameters()).device, len(images)
-    total = torch.zeros(3 + len(class_names), dtype=torch.float64)
+    device, sums = next(model.parameters()).device, CertaintySums(class_names)
     mode = nullcontext() if isinstance(model, TestTimeMethod) else evaluating(model)
     with mode, normalising(model, domain):
-        for index in range(count):
+        for index in range(len(images)):
             image = images[index].as_float()[None].to(device)
-            total += _of_image(predict_logits(model, image, inference, precision=precision).float()).cpu()
-    confidence, entropy, sure, *shares = (total / count).tolist()
-    return Certainty(count, confidence, entropy, sure, dict(zip(class_names, shares, strict=True)))
+            size = inference.scored_size(*image.shape[-2:])
+            sums.add(predict_logits(model, image, inference, precision=precision, size=size))
+    return sums.certainty()
+
+
+class CertaintySums:
+    """Running sums behind a :class:`Certainty`, for who predicts the images anyway.
+
+    Args:
+        class_names: of the model's classes.
+    """
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.class_names = tuple(class_names)
+        self._images = 0
+        self._total = torch.zeros(3 + len(self.class_names), dtype=torch.float64)
+
+    def add(self, logits: Tensor) -> None:
+        """Count images by their logits ``(N, C, H, W)``."""
+        for single in logits.split(1):
+            self._total += _of_image(single.float()).cpu()
+            self._images += 1
+
+    def certainty(self) -> Certainty:
+        """Of all images so far.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not self._images:
+            raise ValueError("no image to look at")
+        confidence, entropy, sure, *shares = (self._total / self._images).tolist()
+        return Certainty(self._images, confidence, entropy, sure, dict(zip(self.class_names, shares, strict=True)))
 
 
 def _of_image(logits: Tensor) -> Tensor:

@@ -92,6 +92,7 @@ def evaluate(
     precision: str = "fp32",
     domain: Domain = "target",
     progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> Evaluation:
     """Score a model on a labelled data set, by default in one pass at the images' own size.
 
@@ -105,6 +106,7 @@ def evaluate(
         precision: ``bf16`` runs the forward under autocast.
         domain: of the images; whose batch-norm statistics serve, where the model keeps a set for each.
         progress: wraps the batches, for a progress bar.
+        watch: is given each batch's logits ``(N, C, h, w)`` at the size that is scored.
 
     Raises:
         ValueError: an empty data set, classes that the model does not have (where it says which it has, as one from
@@ -129,6 +131,8 @@ def evaluate(
             stacked = torch.stack([_label(sample) for sample in batch])
             labels = resize_labels((stacked if table is None else table[stacked]).to(where), size)
             batch_logits = predict_logits(model, images, inference, precision=precision, size=size)
+            if watch is not None:
+                watch(batch_logits)
             for sample, logits, label in zip(batch, batch_logits, labels, strict=True):
                 confusions.append(_confusion(logits.argmax(0), label, logits.shape[0], sample.name))
                 losses.append(F.cross_entropy(logits[None].float(), label[None], ignore_index=IGNORE).item())

@@ -69,22 +69,28 @@ class RunLog:
             row = torch.cat(list(images[:PICTURES].detach().float().cpu().clamp(0, 1)), dim=-1)
             self._writer.add_image(tag, row, step)
 
-    def step_pictures(self, step: Step, colours: np.ndarray) -> None:
+    def step_pictures(self, step: Step, colours: np.ndarray, names: Mapping[str, str] | None = None) -> None:
         """Write, for every view of a step, its images (``original`` too where a method restyled them), the student's
-        prediction and, where labels are known, label and error; ``colours`` is ``(C, 3)`` uint8."""
+        prediction and, where labels are known, label and error.
+
+        Args:
+            step: whose views.
+            colours: ``(C, 3)`` uint8 by train id.
+            names: of views, in place of their own in the tags.
+        """
         if self._writer is None:
             return
         for name in step.view_names:
-            view = step.view(name)
-            self.pictures(f"{name}/input", view.images, step.index)
+            view, tag = step.view(name), (names or {}).get(name, name)
+            self.pictures(f"{tag}/input", view.images, step.index)
             if name in step.original_names and step.original(name).images is not view.images:
-                self.pictures(f"{name}/original", step.original(name).images, step.index)
+                self.pictures(f"{tag}/original", step.original(name).images, step.index)
             prediction = step.infer(view.images).logits.argmax(1)
-            self.pictures(f"{name}/prediction", paint(prediction, colours), step.index)
+            self.pictures(f"{tag}/prediction", paint(prediction, colours), step.index)
             if view.labels is not None:
                 wrong = (prediction != view.labels) & (view.labels != IGNORE)
-                self.pictures(f"{name}/label", paint(view.labels, colours), step.index)
-                self.pictures(f"{name}/error", wrong[:, None].float().expand(-1, 3, -1, -1), step.index)
+                self.pictures(f"{tag}/label", paint(view.labels, colours), step.index)
+                self.pictures(f"{tag}/error", wrong[:, None].float().expand(-1, 3, -1, -1), step.index)
 
     def text(self, tag: str, text: str) -> None:
         """Write a text under a tag, at step 0."""

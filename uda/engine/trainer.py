@@ -58,6 +58,7 @@ class Trainer:
         schedule: likewise.
         inference: how the data sets of ``evaluate_on`` are predicted, for all or by name; by default in one plain pass.
         score: which network is scored, the ``"student"`` or its EMA ``"teacher"``.
+        labelled: what the pictures of the labelled images are called in TensorBoard, where they are not the source's.
 
     Attributes:
         update: the :class:`~uda.engine.Update` that makes the steps.
@@ -82,6 +83,7 @@ class Trainer:
         schedule: Schedule | None = None,
         inference: Inference | Mapping[str, Inference] = PLAIN,
         score: Literal["student", "teacher"] = "student",
+        labelled: str = "source",
     ) -> None:
         self.settings = s = settings
         self.out = Path(out) if out is not None else None
@@ -122,7 +124,7 @@ class Trainer:
         )
         if score == "teacher" and self.update.teacher_spec is None:
             raise ValueError(f"score is 'teacher', but {', '.join(self.update.labels)} train without one")
-        self.inference, self.score = inference, score
+        self.inference, self.score, self.labelled = inference, score, labelled
         self.evaluations: dict[str, Evaluation] = {}
         self.identity: dict[str, Any] = {}
         self._shown = progress is True
@@ -305,7 +307,7 @@ class Trainer:
         if logs:
             log.scalars({tag: float(value) for tag, value in logs.items()}, index)
         if (last or (s.image_every and done % s.image_every == 0)) and self.update.step is not None:
-            log.step_pictures(self.update.step, source.space.colours)
+            log.step_pictures(self.update.step, source.space.colours, {"source": self.labelled})
         try:
             due = bool(s.eval_every) and done % s.eval_every == 0
             if self.evaluate_along is not None and (last or due):
