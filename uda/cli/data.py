@@ -29,13 +29,15 @@ app = typer.Typer(help="Write procedural street scenes; check and show data sets
 
 WHAT = typer.Argument(
     ...,
-    help="A kind (cityscapes, kitti, ika, camvid, gta5, synthia, acdc, folder) or a YAML config.",
+    help="A kind (cityscapes, kitti, ika, camvid, gta5, synthia, acdc, folder), a folder of images, or a YAML config.",
     show_default=False,
 )
 FOLDER = typer.Argument(None, help="The data set's folder; not with a config.", show_default=False)
 SPLIT = typer.Option(None, "--split", help="Split of the data set; the reader's default if left out.")
 SPACE = typer.Option(None, "--space", help="Label space to map to; the reader's own if left out.")
-OPTION = typer.Option([], "--option", help="NAME=VALUE, a further argument of the reader; repeatable.")
+OPTION = typer.Option(
+    [], "--option", "--set", help="NAME=VALUE, a further argument of the reader: classes='[road, car]'; repeatable."
+)
 ROOT = typer.Option([], "--root", help="NAME=PATH for ${NAME} in a config; repeatable.")
 
 
@@ -165,10 +167,15 @@ def _open(
     root: list[str],
     **more: Any,
 ) -> list[UnlabelledDataset]:
-    from uda.data import dataset
+    from uda.data import DATASETS, dataset
 
     if what.endswith((".yaml", ".yml")):
         return _of_config(Path(what), space, root, more)
+    if folder is None and what not in DATASETS and Path(what).is_dir():
+        what, folder = "folder", Path(what)
+        if not any(assignment.startswith(("classes=", "labelled=")) for assignment in option):
+            say(f"{folder}: images alone; --set classes='[road, car, ...]' reads their labels too")
+            option = [*option, "labelled=false"]
     if folder is None:
         raise ValueError(f"the folder of the {what} data set is missing")
     options = reader_options(option)

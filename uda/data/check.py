@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from uda.data.base import FileDataset
 from uda.data.classes import LabelSpace
 from uda.data.encode import overlay
+from uda.data.errors import LossyLabelError
 from uda.data.mixture import JoinedImages, Mixture
 from uda.data.statistics import ChannelStats, ChannelSums
 from uda.files import atomic_write
@@ -24,6 +25,9 @@ from uda.types import IGNORE, LabelledDataset, UnlabelledDataset
 
 _BAR = 24
 _LISTED = 20
+_EXAMPLES = 3
+_SHADES = 32
+"""Unknown values of one file from which on it is not the classes that are incomplete."""
 _MARK = ("Software", "uda data show")
 
 
@@ -52,6 +56,11 @@ class CheckReport:
     """How the files' classes become those of ``space``."""
     problems: list[str] = field(default_factory=list)
     """Everything that would stop a training run, each naming a file."""
+    lossy: list[str] = field(default_factory=list)
+    """Label files that are refused because they are compressed with loss; one of the ``problems`` names them all."""
+    blurred: dict[str, int] = field(default_factory=dict)
+    """Label file -> unknown colours, where these are so many that the file must have been compressed with loss or
+    resized before; one of the ``problems`` names them all."""
 
     @property
     def ok(self) -> bool:
@@ -75,6 +84,8 @@ class CheckReport:
             result += self._class_lines(self.space)
         for value, count in self.unknown.most_common(_LISTED):
             result.append(f"unknown {'colour' if isinstance(value, tuple) else 'id'} {value}: {count} pixels")
+        if len(self.unknown) > _LISTED:
+            result.append(f"and {len(self.unknown) - _LISTED} more unknown values")
         result.append(f"problems: {len(self.problems)}" if self.problems else "no problems")
         result += [f"  {problem}" for problem in self.problems[:_LISTED]]
         if len(self.problems) > _LISTED:
@@ -117,6 +128,7 @@ def check(dataset: UnlabelledDataset, progress: Callable[[], None] | None = None
             _look(part, index, report, sums, counts, present)
             if progress is not None:
                 progress()
+    _lossy_problems(report)
     report.pixels, report.images_with, report.ignored = counts[:classes], present[:classes], int(counts[IGNORE])
     report.stats = sums.stats() if sums.pixels else None
     if space is not None and report.samples and not report.pixels.any():
@@ -134,23 +146,44 @@ def _look(
 ) -> None:
     try:
         sample, unknown = part.scan(index) if isinstance(part, FileDataset) else (part[index], [])
+    except LossyLabelError as error:
+        report.lossy.append(str(error))
+        return
     except (ValueError, OSError) as error:
         report.problems.append(str(error))
         return
     report.samples += 1
     report.sizes[sample.image.shape[1], sample.image.shape[2]] += 1
     sums.add(sample.image)
-    for value, pixels in unknown:
-        report.unknown[value] += pixels
-        if isinstance(part, FileDataset) and part.unknown == "ignore":
-            continue
-        what = "colour" if isinstance(value, tuple) else "id"
-        file = part.items[index].label if isinstance(part, FileDataset) else sample.name
-        report.problems.append(f"{file}: unknown {what} {value} ({pixels} pixels)")
+    report.unknown.update(dict(unknown))
+    skipped = isinstance(part, FileDataset) and part.unknown == "ignore"
+    file = part.items[index].label if isinstance(part, FileDataset) else sample.name
+    if len(unknown) > _SHADES and not skipped:
+        report.blurred[str(file)] = len(unknown)
+    elif not skipped:
+        for value, pixels in unknown:
+            what = "colour" if isinstance(value, tuple) else "id"
+            report.problems.append(f"{file}: unknown {what} {value} ({pixels} pixels)")
     if sample.label is not None:
         label_counts = np.bincount(sample.label.numpy().ravel(), minlength=256)
         counts += label_counts
         present += label_counts > 0
+
+
+def _lossy_problems(report: CheckReport) -> None:
+    """One line for all files with the same fault, instead of one a file or pixel."""
+    if len(report.lossy) == 1:
+        report.problems += report.lossy
+    elif report.lossy:
+        examples = "; ".join(report.lossy[:_EXAMPLES])
+        report.problems.append(f"{len(report.lossy)} label files are compressed with loss, such as {examples}")
+    if report.blurred:
+        files = sorted(report.blurred, key=lambda file: -report.blurred[file])
+        examples = ", ".join(f"{file} ({report.blurred[file]})" for file in files[:_EXAMPLES])
+        report.problems.append(
+            f"{len(files)} label file{'s' if len(files) > 1 else ''} with more than {_SHADES} unknown ids or colours "
+            f"each, as after lossy compression or smooth resizing: {examples}"
+        )
 
 
 def _parts(dataset: UnlabelledDataset) -> Iterator[UnlabelledDataset]:

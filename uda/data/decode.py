@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from uda.data.errors import DataError
+from uda.data.errors import DataError, LossyLabelError
 
 LabelFormat = Literal["auto", "ids", "colours", "synthia"]
 """How a label file codes its classes: ``ids`` one channel or palette index, ``colours`` three channels, ``auto`` by the
@@ -149,7 +149,8 @@ def _label_mode(path: Path, data: npt.NDArray[np.uint8]) -> str:
         lossy = "jpeg" in compression
     if lossy or mode in ("CMYK", "YCbCr", "LAB"):
         kind = "TIFF compressed as JPEG" if lossy and name == "TIFF" else name if lossy else f"{mode} {name}"
-        raise DataError(f"{path}: labels are lossless ids or RGB colours ({LOSSLESS}), found {kind}")
+        refuse = LossyLabelError if lossy else DataError
+        raise refuse(f"{path}: labels are lossless ids or RGB colours ({LOSSLESS}), found {kind}")
     return mode
 
 

@@ -33,16 +33,17 @@ class Folder(FileDataset):
     Args:
         root: what ``images`` and ``labels`` are relative to; ``~`` is the home folder.
         split: put in place of ``{split}`` in ``images`` and ``labels``; otherwise only a name.
-        images: folder, or text file of paths relative to ``root``, one image (and its label) a line; names with
-            blanks in quotes, ``#`` begins a comment. Only a list may give several images one label. By default
-            ``images``, and for images without labels ``root`` itself where there is no such folder.
+        images: folder, or text file of paths relative to ``root``, one image (and its label) a line; names may have
+            blanks, with quotes where a line can be read in two ways, ``#`` begins a comment. Only a list may give
+            several images one label. By default ``images``, and for images without labels ``root`` itself where there
+            is no such folder.
         labels: folder; an image's label is there under the image's relative path. Not needed by a list of pairs.
         image_suffix: end of the images' names, taken off to find the label; by default the file extension.
         label_suffix: end of the labels' names.
         classes: what the labels hold: the name of a shipped label space, or a list in the order of the train ids of
             names and mappings with ``name``, ``colour``, ``ids``, ``thing`` and ``members``; ids are positions and
             colours a palette where not given. Needed unless ``labelled`` is false.
-        void: ids that mean nothing, beside 255.
+        void: ids and RGB colours that mean nothing and are ignored, beside id 255: ``[9, [0, 0, 0]]``.
         labels_as: ``ids``, ``colours`` or ``auto`` (by the file's channels).
         options: see :class:`uda.data.base.Options`.
 
@@ -63,7 +64,7 @@ class Folder(FileDataset):
         image_suffix: str = "",
         label_suffix: str = ".png",
         classes: str | LabelSpace | Sequence[str | Mapping[str, Any]] | None = None,
-        void: Sequence[int] = (),
+        void: Sequence[int | Sequence[int]] = (),
         labels_as: LabelFormat = "auto",
         **options: Unpack[Options],
     ) -> None:
@@ -82,7 +83,7 @@ class Folder(FileDataset):
         self.raw_space = label_space(classes) if isinstance(classes, str | LabelSpace) else inline_space(classes, void)
         self.default_space = self.raw_space
         if named and void:
-            raise ValueError("void ids belong to inline classes; a named label space has its own")
+            raise ValueError("void ids and colours belong to inline classes; a named label space has its own")
         self.label_format = labels_as
         self.splits = (split,)  # any name will do
         folder = Path(root).expanduser()
@@ -117,7 +118,7 @@ class Folder(FileDataset):
             ) from error
         for number, line in enumerate(lines, start=1):
             try:
-                parts = _words(line)
+                parts = self._entries(line)
             except ValueError as error:
                 raise DataError(f"{source}, line {number}: {error}; quote names with blanks: 'my image.png'") from error
             if not parts:
@@ -135,6 +136,32 @@ class Folder(FileDataset):
             items.append(Item(image, self.root / label))
         return items
 
+    def _entries(self, line: str) -> list[str]:
+        """The image of a line and perhaps its label; where words do not fit, blanks are looked for inside the names.
+
+        Raises:
+            ValueError: an open quote, or files for several readings of the line.
+        """
+        problem: ValueError | None = None
+        words: list[str] = []
+        try:
+            words = _words(line)
+        except ValueError as error:  # an apostrophe is an open quote, and may be part of a name
+            problem = error
+        if problem is None and (len(words) < 2 or (len(words) == 2 and (self.root / words[0]).is_file())):
+            return words
+        plain = line.strip()
+        blanks = [at for at, letter in enumerate(plain) if letter.isspace()]
+        pairs = [[plain[:at].rstrip(), plain[at + 1 :].lstrip()] for at in blanks]
+        readings = [[plain], *pairs]
+        fitting = [reading for reading in readings if all((self.root / name).is_file() for name in reading)]
+        different = [reading for at, reading in enumerate(fitting) if reading not in fitting[:at]]
+        if len(different) > 1:
+            raise ValueError(f"may be {' or '.join(map(str, different[:2]))}, there are files for both")
+        if problem is not None and not different:
+            raise problem
+        return different[0] if different else words
+
 
 def _words(line: str) -> list[str]:
     """The words of a line; quotes hold blanks together, a backslash is one (Windows), ``#`` begins a comment."""
@@ -144,7 +171,7 @@ def _words(line: str) -> list[str]:
 
 
 def inline_space(
-    classes: Sequence[str | Mapping[str, Any]], void: Sequence[int] = (), name: str = "folder"
+    classes: Sequence[str | Mapping[str, Any]], void: Sequence[int | Sequence[int]] = (), name: str = "folder"
 ) -> LabelSpace:
     """A label space from plain names and mappings, as a config holds them.
 
@@ -169,7 +196,25 @@ def inline_space(
                 tuple(fields.get("members", ())),
             )
         )
-    return LabelSpace(name, tuple(label_classes), void_ids=tuple(void))
+    void_ids, void_colours = _void(void)
+    return LabelSpace(name, tuple(label_classes), void_ids=void_ids, void_colours=void_colours)
+
+
+def _void(void: Sequence[int | Sequence[int]]) -> tuple[tuple[int, ...], tuple[tuple[int, int, int], ...]]:
+    """Ids and colours that mean nothing, apart."""
+    ids: list[int] = []
+    colours: list[tuple[int, int, int]] = []
+    for entry in [void] if isinstance(void, (int, str)) else void:
+        if type(entry) is int:
+            ids.append(entry)
+        elif isinstance(entry, Sequence) and [type(value) for value in entry] == [int] * 3:
+            red, green, blue = entry
+            if not all(0 <= value <= 255 for value in entry):
+                raise ValueError(f"void: colour {list(entry)} is not three numbers in 0..255")
+            colours.append((red, green, blue))
+        else:
+            raise ValueError(f"void: {entry!r} is neither an id nor an RGB colour such as [0, 0, 0]")
+    return tuple(ids), tuple(colours)
 
 
 def _palette(name: str, index: int) -> tuple[int, int, int]:
