@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 
 from tests.models.test_pretrained import worn
 from uda.data.label_spaces import CAMVID11
 from uda.models import ParityError, adapt, build_model, export, exporting, save
-from uda.models.exporting import ModelError, _CeilMaxPool, read_metadata
+from uda.models.exporting import ModelError, _CeilMaxPool, _SamePadded, read_metadata
 
 SMALL = "mobilenetv3_small_050"
 NETWORKS: dict[str, dict[str, Any]] = {
-    "segmenter": {"encoder": SMALL, "weights": None},
+    "segmenter": {"weights": None},  # the default: DeepLabV3+ over EfficientNet-Lite0
     "deeplabv2_resnet101": {"weights": None, "blocks": [1, 1, 1, 1], "width": 4, "bgr": True},
     "daformer": {"encoder": SMALL, "weights": None},
 }
@@ -210,3 +211,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (tmp_path / "mine.onnx").write_text(json.dumps({}))
     assert call("export", place, "--out", tmp_path / "mine.onnx", "--overwrite") == 2
     assert "is no earlier output of this command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 2, 1), (5, 2, 1), (3, 1, 2), (1, 2, 1)])
+def test_constant_same_padding_is_timms(kernel: int, stride: int, dilation: int) -> None:
+    conv = Conv2dSame(4, 4, kernel, stride, dilation=dilation)
+    batch = images(1, 4, 16, 22)
+    torch.testing.assert_close(_SamePadded(conv)(batch), conv(batch))

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import uda
 from uda.files import atomic_write
-from uda.models.base import LARGEST_SIDE, for_any_size
+from uda.models.base import LARGEST_SIDE, SegmentationNetwork, for_any_size
 from uda.models.hrda import HrdaSegmenter
 from uda.models.pretrained import ModelError, describe
 from uda.registry import nearest
@@ -204,13 +205,36 @@ class _CeilMaxPool(nn.Module):
         return F.max_pool2d(F.pad(x, more, value=-math.inf), self.kernel, self.stride, self.padding)
 
 
+class _SamePadded(nn.Module):
+    """TensorFlow's ``same`` padding around a convolution, for sides that its stride divides.
+
+    timm's takes the padding from the size (``Conv2dSame``), a formula that torch cannot trace for any size; where the
+    stride divides the side, as behind :func:`~uda.models.base.pad_to`, it is the same number for all sizes.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        sides = zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
+        totals = [max((kernel - 1) * dilation + 1 - stride, 0) for kernel, stride, dilation in sides]
+        self.padding = [part for total in reversed(totals) for part in (total // 2, total - total // 2)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        padded = F.pad(x, self.padding)
+        return F.conv2d(padded, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
+
+
 def _traceable(model: nn.Module) -> nn.Module:
     """A copy on the CPU without gradients, its layers such that torch can trace them for any size."""
     network = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    divided = isinstance(network, SegmentationNetwork)  # others may hand any side to a layer
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if _CeilMaxPool.fits(child):
                 setattr(parent, name, _CeilMaxPool(child))  # type: ignore[arg-type]
+            elif isinstance(child, Conv2dSame) and (divided or max(child.stride) == 1):
+                setattr(parent, name, _SamePadded(child))
     return network
 
 
