@@ -26,6 +26,7 @@ LAYER = {
     "registry": 0,
     "files": 0,
     "progress": 0,
+    "opencv": 0,
     "bench": 6,
     "cli": 7,
 }

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,6 +18,7 @@ from uda.bench.results import Domain
 from uda.config import BenchConfig
 from uda.data.encode import encode_image
 from uda.metrics import confusion, miou
+from uda.opencv import cv2
 from uda.types import IGNORE
 
 WIDTH = 960

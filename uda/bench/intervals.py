@@ -47,8 +47,8 @@ from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 import torch
-from scipy import optimize, special, stats
 
 from uda.metrics import class_counts, iou_of_counts
 
@@ -168,36 +168,40 @@ def behrens_fisher_tail(distance: float, scale_a: float, df_a: float, scale_b: f
     """P(|scale_a·T_a + scale_b·T_b| > distance) of independent t variables, not both scales 0."""
     (small, small_df), (large, large_df) = sorted(((scale_a, df_a), (scale_b, df_b)))
     if not small:
-        return float(2 * special.stdtr(large_df, -distance / large))
+        return float(2 * scipy.special.stdtr(large_df, -distance / large))
     # over the smaller part, so that the other's distribution function is smooth between the nodes
     nodes, masses = _t_nodes(small_df)
-    return min(1.0, float(2 * masses @ special.stdtr(large_df, (small * nodes - distance) / large)))
+    return min(1.0, float(2 * masses @ scipy.special.stdtr(large_df, (small * nodes - distance) / large)))
 
 
 def behrens_fisher_quantile(level: float, scale_a: float, df_a: float, scale_b: float, df_b: float) -> float:
     """The distance that |scale_a·T_a + scale_b·T_b| exceeds with probability 1 − level."""
     parts = [(scale, df) for scale, df in ((scale_a, df_a), (scale_b, df_b)) if scale]
     alpha = 1 - level
-    alone = [scale * -float(special.stdtrit(df, alpha / 2)) for scale, df in parts]
+    alone = [scale * -float(scipy.special.stdtrit(df, alpha / 2)) for scale, df in parts]
     if len(parts) == 1:
         return alone[0]
     # a sum is wider than its parts, and narrower than both at half the error each
-    split = [scale * -float(special.stdtrit(df, alpha / 4)) for scale, df in parts]
+    split = [scale * -float(scipy.special.stdtrit(df, alpha / 4)) for scale, df in parts]
 
     def excess(log_distance: float) -> float:
         return math.log(behrens_fisher_tail(math.exp(log_distance), scale_a, df_a, scale_b, df_b) / alpha)
 
     low, high = math.log(0.98 * max(alone)), math.log(1.02 * sum(split))
-    return math.exp(optimize.brentq(excess, low, high, xtol=1e-9))
+    return math.exp(scipy.optimize.brentq(excess, low, high, xtol=1e-9))
 
 
 def _equivalent_df(half: float, standard_error: float) -> float:
     """Degrees of freedom of the t whose 95 % interval has that half width."""
     upper = (1 + LEVEL) / 2
-    if standard_error < ROUNDING or half <= standard_error * special.ndtri(upper) * (1 + 1e-9):
+    if standard_error < ROUNDING or half <= standard_error * scipy.special.ndtri(upper) * (1 + 1e-9):
         return math.inf
     critical = half / standard_error
-    return math.exp(optimize.brentq(lambda log_df: special.stdtrit(math.exp(log_df), upper) - critical, -1.0, 30.0))
+
+    def excess(log_df: float) -> float:
+        return float(scipy.special.stdtrit(math.exp(log_df), upper)) - critical
+
+    return math.exp(scipy.optimize.brentq(excess, -1.0, 30.0))
 
 
 @lru_cache(maxsize=512)
@@ -403,7 +407,7 @@ class ImageScores:
                 step *= 2
                 if abs(step) > 1e6:
                     return math.copysign(math.inf, step)
-            return float(optimize.brentq(excess, value, value + step, xtol=1e-6))
+            return float(scipy.optimize.brentq(excess, value, value + step, xtol=1e-6))
 
         return Estimate(value, bound(-0.5), bound(0.5), image_noise_only=gap.image_noise_only)
 
@@ -604,8 +608,8 @@ def detectable_difference(noise: Noise, seeds: float | None = None, power: float
     if planned.standard_error < ROUNDING:
         return 0.0
     df = min(planned.degrees_of_freedom(), 1e6)
-    critical = float(special.stdtrit(df, (1 + LEVEL) / 2))
-    shift = optimize.brentq(lambda delta: stats.nct.sf(critical, df, delta) - power, 0.0, 3 * critical + 3)
+    critical = float(scipy.special.stdtrit(df, (1 + LEVEL) / 2))
+    shift = scipy.optimize.brentq(lambda delta: scipy.stats.nct.sf(critical, df, delta) - power, 0.0, 3 * critical + 3)
     return float(shift) * planned.standard_error
 
 

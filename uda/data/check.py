@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -21,6 +20,7 @@ from uda.data.errors import LossyLabelError
 from uda.data.mixture import JoinedImages, Mixture
 from uda.data.statistics import ChannelStats, ChannelSums
 from uda.files import atomic_write
+from uda.opencv import cv2
 from uda.types import IGNORE, LabelledDataset, UnlabelledDataset
 
 _BAR = 24

@@ -6,12 +6,12 @@ import io
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from uda.data.errors import DataError, LossyLabelError
+from uda.opencv import cv2
 
 LabelFormat = Literal["auto", "ids", "colours", "synthia"]
 """How a label file codes its classes: ``ids`` one channel or palette index, ``colours`` three channels, ``auto`` by the

@@ -6,11 +6,11 @@ import base64
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from uda.files import atomic_write
+from uda.opencv import cv2
 from uda.types import IGNORE
 
 

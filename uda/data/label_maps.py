@@ -63,7 +63,7 @@ class LabelMaps(nn.Module):
         Raises:
             RuntimeError: its bytes are no PNG.
         """
-        import cv2  # not before it is needed: importing a method brings no OpenCV
+        from uda.opencv import cv2  # not before it is needed: importing a method brings no OpenCV
 
         decoded = cv2.imdecode(self._packed[index].numpy(), cv2.IMREAD_UNCHANGED)
         if decoded is None:
@@ -107,7 +107,7 @@ class LabelMaps(nn.Module):
 
 def _pack(whole: Tensor) -> Tensor:
     """PNG bytes ``(n,)`` uint8 of a map, its planes below each other."""
-    import cv2
+    from uda.opencv import cv2
 
     stacked = whole.detach().cpu().numpy().reshape(-1, whole.shape[-1])
     written, encoded = cv2.imencode(".png", np.ascontiguousarray(stacked))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from uda.data.statistics import image_class_counts
 from uda.functional.sampling import rcs_probs
+from uda.opencv import cv2
 from uda.types import LabelledDataset, Sample, UnlabelledDataset, View, Window
 
 Transform = Callable[[Sample, int], tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Window]]

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from uda.data.decode import read_size
-from uda.data.mixture import label_of
 from uda.registry import nearest
 from uda.types import IMAGENET_MEAN, IMAGENET_STD, LabelledDataset, UnlabelledDataset
 
@@ -104,6 +103,8 @@ def image_sizes(dataset: UnlabelledDataset, limit: int | None = None) -> list[tu
 
 def image_class_counts(dataset: LabelledDataset) -> Tensor:
     """``(N, C)`` int64 pixels of each class in each image; ignored pixels are not counted."""
+    from uda.data.mixture import label_of  # the readers stand behind it, and OpenCV behind them
+
     classes: int = dataset.space.num_classes
     rows = [torch.bincount(label_of(dataset, i).flatten(), minlength=256)[:classes] for i in range(len(dataset))]
     return torch.stack(rows) if rows else torch.zeros(0, classes, dtype=torch.int64)

@@ -8,9 +8,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 from uda.functional.windows import cut_window
 from uda.types import IGNORE, Sample, Window
@@ -107,6 +104,10 @@ class TrainTransform:
 
     def __call__(self, sample: Sample, seed: int) -> Augmented:
         """Augment a sample; the same seed gives the same result, and torch's own random state is left as it was."""
+        from torchvision import tv_tensors  # seconds, so not before an image is augmented
+        from torchvision.transforms import v2
+        from torchvision.transforms.v2 import functional as F
+
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it formats a stack trace every call
             window, label = self._place(sample)
@@ -187,6 +188,8 @@ class TrainTransform:
         return int((counts > 0).sum()) > 1 and int(counts.max()) < self.cat_max_ratio * int(counts.sum())
 
     def _cut(self, image: Tensor, window: Window) -> Tensor:
+        from torchvision.transforms.v2 import functional as F
+
         (height, width), right, below = window.size, window.left + window.width, window.top + window.height
         left, top = max(window.left, 0), max(window.top, 0)
         part: Tensor = F.crop(image, top, left, min(below, height) - top, min(right, width) - left)

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from uda.data.encode import colourise
 from uda.files import atomic_write
@@ -20,6 +18,7 @@ from uda.types import IGNORE
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+    from torch.utils.tensorboard import SummaryWriter
 
     from uda.step import Step
 
@@ -45,6 +44,8 @@ class RunLog:
         self._writer: SummaryWriter | None = None
         if out is None:
             return
+        from torch.utils.tensorboard import SummaryWriter  # not before something is written
+
         out.mkdir(parents=True, exist_ok=True)
         self._lines = out / "scalars.jsonl"
         earlier = [line for line in read_scalars(out) if line["step"] < start]
@@ -101,6 +102,8 @@ class RunLog:
         """Write the run's hyper-parameters beside the metrics they led to (TensorBoard's HParams tab)."""
         if self._writer is None:
             return
+        from torch.utils.tensorboard.summary import hparams
+
         plain = {
             key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in values.items()
         }

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
@@ -89,6 +88,8 @@ class Trainer:
         self.out = Path(out) if out is not None else None
         self.evaluate_on = dict(evaluate_on or {})
         self.evaluate_along = None if evaluate_along is None else dict(evaluate_along)
+        from accelerate import PartialState  # not before there is something to train
+
         self.state = PartialState()
         if self.state.num_processes > 1:
             raise RuntimeError(

@@ -219,7 +219,7 @@ def _match_histograms(images: Tensor, target: Tensor, quantise: bool) -> Tensor:
 
 def _match_levels(images: Tensor, target: Tensor, *, floating: bool) -> Tensor:
     """uint8 images through one table of 256 values for each channel; ``floating`` results are in [0, 1]."""
-    import cv2
+    from uda.opencv import cv2
 
     counts, target_counts = _level_counts(images), _level_counts(target)
     cpu = images.cpu().contiguous()
@@ -236,7 +236,7 @@ def _match_levels(images: Tensor, target: Tensor, *, floating: bool) -> Tensor:
 
 def _level_counts(images: Tensor) -> npt.NDArray[np.int64]:
     """``(N, C, 256)`` pixel counts of uint8 images."""
-    import cv2
+    from uda.opencv import cv2
 
     counts = np.empty((*images.shape[:2], 256), dtype=np.int64)
     for n, c in np.ndindex(*images.shape[:2]):
@@ -268,7 +268,7 @@ def _opencv_lab(image: Tensor, out: npt.NDArray[Any] | None = None) -> _Moments:
 
     Without ``out`` a float image is quantised: the statistics are as exact as by OpenCV's float tables, and quicker.
     """
-    import cv2
+    from uda.opencv import cv2
 
     total, power = np.zeros(3), np.zeros(3)
     for rows in _strips(*image.shape[1:]):
@@ -289,7 +289,7 @@ def _opencv_stats(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _reinhard_opencv(images: Tensor, target_mean: Tensor, target_std: Tensor) -> Tensor:
-    import cv2
+    from uda.opencv import cv2
 
     out = torch.empty(images.shape, dtype=images.dtype)
     byte = images.dtype == torch.uint8
@@ -309,7 +309,7 @@ def _reinhard_opencv(images: Tensor, target_mean: Tensor, target_std: Tensor) ->
 
 def _to_byte(images: Tensor) -> Tensor:
     if _opencv_can(images):
-        import cv2
+        from uda.opencv import cv2
 
         # six times as fast; negative values must go first, it takes absolute ones
         flat = images.clamp(min=0).reshape(-1, images.shape[-1]).numpy()

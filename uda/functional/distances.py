@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import ot
-import scipy.linalg
+import scipy
 import torch
 from torch import Tensor
 
@@ -217,6 +216,8 @@ def sliced_wasserstein(x: Tensor, y: Tensor, projections: Tensor) -> Tensor:
     _check(x, y, least=1)
     if projections.ndim != 2 or len(projections) != x.shape[1]:
         raise ValueError(f"projections are {tuple(projections.shape)}, must be ({x.shape[1]}, P)")
+    import ot  # seconds, so not before it is needed
+
     directions = projections.to(x)
     squared = ot.wasserstein_1d(x @ directions, y.to(x) @ directions, p=2).mean()
     positive = squared > 0

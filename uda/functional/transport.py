@@ -10,9 +10,8 @@ from abc import ABC, abstractmethod
 from typing import Literal, get_args
 
 import numpy as np
-import ot
+import scipy
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 Kind = Literal["emd", "sinkhorn", "linear"]
@@ -119,7 +118,7 @@ class NearestMap(ColourMap):
         """``(n, C)`` float64 training colours."""
         self.moved = moved
         """``(n, C)`` float64, where the plan sends them (barycentric projection)."""
-        self._tree = cKDTree(points.numpy())
+        self._tree = scipy.spatial.cKDTree(points.numpy())
 
     def pixels(self, points: Tensor) -> Tensor:
         """See :meth:`ColourMap.pixels`; the search runs on the CPU."""
@@ -171,6 +170,8 @@ def emd_cost(source_pixels: Tensor, target_pixels: Tensor) -> float:
         >>> round(emd_cost(points, points + 3), 4)
         9.0
     """
+    import ot  # seconds, so not before a plan is computed
+
     source, target = _points("source_pixels", source_pixels), _points("target_pixels", target_pixels)
     return float(ot.emd2([], [], ot.dist(source, target)))
 
@@ -218,6 +219,8 @@ def fit_colour_map(
     source, target = _points("source_pixels", source_pixels), _points("target_pixels", target_pixels)
     if source.shape[1] != target.shape[1]:
         raise ValueError(f"target_pixels have {target.shape[1]} channels, must have {source.shape[1]}")
+    import ot
+
     if kind == "linear":
         linear = ot.da.LinearTransport(reg=reg or 1e-8).fit(Xs=source, Xt=target)
         return LinearMap(torch.from_numpy(linear.A_.T.copy()), torch.from_numpy(linear.B_.ravel()))

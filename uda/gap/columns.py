@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 import numpy.typing as npt
+
+from uda.opencv import cv2
 
 Floats = npt.NDArray[np.float32]
 BLOCK = 8

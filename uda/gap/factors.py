@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from uda.gap.style import BANDS, CYCLES, LEVELS, Style, radius, waves
+from uda.opencv import cv2
 
 Pixels = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import matplotlib
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from uda.gap.columns import image_columns
 from uda.gap.regions import region_sums
 from uda.gap.style import as_pixels
 from uda.metrics import CalibrationError, confusion, miou
+from uda.opencv import cv2
 from uda.types import IGNORE, Sample, SegOutput
 
 Floats = npt.NDArray[np.float64]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from uda.opencv import cv2
 from uda.types import IGNORE
 
 Floats = npt.NDArray[np.float64]

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
@@ -24,6 +23,7 @@ from uda.gap.measure import LOSS_SCALE, Measured
 from uda.gap.sampling import Interval
 from uda.gap.summary import UNEXPLAINED, DomainNumbers, FixNumbers, Row, Share, Summary, summarise
 from uda.gap.verdict import GROUP_WORDS, config_lines, how, plain, sentences
+from uda.opencv import cv2
 
 MAX_PICTURES = 700
 """Samples whose pictures are in the page: those with the largest loss."""

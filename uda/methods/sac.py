@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torchvision.transforms.v2 import functional as TF
 
 from uda.functional.fusion import draw_windows, refine
 from uda.functional.losses import confidence_weighted_mean, focal_loss_map
@@ -38,7 +37,8 @@ if TYPE_CHECKING:
     from uda.types import TaskSpec
 
 TEACHER = TeacherSpec(decay=0.99, update="before", mode="eval", every=100, ramp=False, buffers="averaged")
-JITTER = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
+JITTER = ("adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_hue")
+"""Of torchvision.transforms.v2.functional, in the order of their draws."""
 
 
 class SAC(Method):
@@ -129,6 +129,8 @@ class SAC(Method):
 
 def photometric_noise(images: Tensor, generator: Generator, *, jitter: float, grey: float) -> Tensor:
     """Blur of 0.1 to 2 pixels, torchvision's colour jitter of every second image, and grey, of ``(N, 3, H, W)``."""
+    from torchvision.transforms.v2 import functional as TF  # seconds, so not before it is needed
+
     reach = min(6, *(side - 1 for side in images.shape[-2:]))
     noisy = []
     for image in images.float().clamp(0, 1):
@@ -139,6 +141,6 @@ def photometric_noise(images: Tensor, generator: Generator, *, jitter: float, gr
             image = TF.gaussian_blur(image, [2 * reach + 1] * 2, [deviation] * 2)
             for operation in order if jittered < 0.5 else ():
                 strength = (2 * draws[operation] - 1) * (min(jitter, 0.1) if operation == 3 else jitter)
-                image = JITTER[operation](image, strength + (operation < 3))
+                image = getattr(TF, JITTER[operation])(image, strength + (operation < 3))
         noisy.append(TF.rgb_to_grayscale(image, num_output_channels=3) if greyed < grey else image)
     return torch.stack(noisy)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
@@ -159,6 +158,8 @@ class DaformerSegmenter(SegmentationNetwork):
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         if not 0 <= dropout < 1 or not 0 <= drop_path < 1:
             raise ValueError(f"dropout and drop_path must be in [0, 1), got {dropout} and {drop_path}")
+        import segmentation_models_pytorch as smp  # seconds, so not before a network is built
+
         name = resolve_encoder(encoder)
         arguments = dict(options or {}) | ({"drop_path_rate": drop_path} if drop_path else {})
         built = smp.encoders.get_encoder(name, weights=None, depth=5, **arguments)

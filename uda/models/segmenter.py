@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import segmentation_models_pytorch as smp
 from torch import nn
 
 from uda.models.base import Normalise, SegmentationNetwork, allow_single_values
@@ -67,6 +66,8 @@ class Segmenter(SegmentationNetwork):
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path must be in [0, 1), got {drop_path}")
+        import segmentation_models_pytorch as smp  # seconds, so not before a network is built
+
         name = resolve_encoder(encoder)
         arguments = dict(options or {})
         if drop_path:
@@ -114,6 +115,8 @@ def _build(
     encoder: str, decoder: str, num_classes: int, dropout: float | None, output_stride: int, arguments: dict[str, Any]
 ) -> tuple[Any, bool]:
     """The segmentation-models-pytorch model without weights and final upsampling, and whether it placed the dropout."""
+    import segmentation_models_pytorch as smp
+
     known = {cls.__name__: cls for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()}
     architecture = {name.lower(): cls for name, cls in known.items()}.get(decoder.lower())
     if architecture is None:

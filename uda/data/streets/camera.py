@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from uda.opencv import cv2
 
 Floats = NDArray[np.float64]
 Point = tuple[float, float, float]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from uda.data.streets.camera import Canvas, Colour, Floats
 from uda.data.streets.domains import Domain
+from uda.opencv import cv2
 
 Singles = NDArray[np.float32]
 ROAD, SIDEWALK, TERRAIN, SKY = 7, 8, 22, 23

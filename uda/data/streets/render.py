@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +15,7 @@ from uda.data.streets.ground import Singles, noise, paint_ground, paint_sky
 from uda.data.streets.layout import make_scene
 from uda.data.streets.roadside import VEGETATION, paint_skyline
 from uda.data.streets.scene import Scene
+from uda.opencv import cv2
 
 Image = NDArray[np.uint8]
 _SCALE = 2  # supersampling
