@@ -27,6 +27,7 @@ LAYER = {
     "files": 0,
     "progress": 0,
     "opencv": 0,
+    "shipped": 0,
     "bench": 6,
     "cli": 7,
 }

@@ -21,7 +21,7 @@ PACKAGES = (
     "uda.presets",
     "uda.testing",
 )
-MODULES = ("uda.files", "uda.registry", "uda.step", "uda.types")
+MODULES = ("uda.files", "uda.registry", "uda.shipped", "uda.step", "uda.types")
 
 
 def offered() -> list[str]:

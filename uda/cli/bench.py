@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from uda.bench import Event, TrainResult
     from uda.config import BenchConfig
 
-CONFIG = typer.Argument(..., help="A benchmark config (YAML).", show_default=False)
+CONFIG = typer.Argument(
+    None, help="A benchmark config (YAML), or the name of one that comes with uda (--list).", show_default=False
+)
 OUT = typer.Option(Path("runs"), "--out", "-o", help="Runs go to OUT/<name of the config>/<method>/seed<k>.")
 ROOT = typer.Option([], "--root", help="NAME=PATH for ${NAME} in the config; repeatable.", show_default=False)
 SET = typer.Option(
@@ -65,12 +67,20 @@ def bench(
     like: Path = typer.Option(
         None, "--like", help="With --plan: the results.json whose noise counts, instead of this benchmark's cells."
     ),
+    listed: bool = typer.Option(False, "--list", help="Run nothing: list the benchmarks that come with uda."),
 ) -> None:
     """Run what is missing of a benchmark (methods x seeds on a shift) and show its table.
 
     A finished cell is never run again, an interrupted one goes on from its last checkpoint, a failed one does not stop
     the others.
     """
+    if listed:
+        _list()
+        return
+    if config is None:
+        hint = "a config's file or name is needed; uda bench --list has those that come with uda"
+        raise typer.BadParameter(hint, param_hint="CONFIG")
+    _say_what_is_hidden(config)
     from uda.bench import record as write_record
     from uda.bench import run, write_tables
     from uda.bench.render import terminal
@@ -131,6 +141,8 @@ def train(
     from uda.bench import train as train_row
     from uda.config import load_run
 
+    if config is not None:
+        _say_what_is_hidden(config)
     entries: dict[str, Any] = {}
     for key, text in (("source", source), ("target", target)):
         if text is not None:
@@ -145,6 +157,23 @@ def train(
         print(line)
     print(f"run folder: {result.folder}")
     print(f"curves: tensorboard --logdir {result.folder}")
+
+
+def _list() -> None:
+    """Show the configs that come with the library, a line each."""
+    from uda.shipped import benchmarks, summary
+
+    known = benchmarks()
+    for name, path in known.items():
+        print(f"{name:{max(map(len, known))}}  {summary(path)}")
+
+
+def _say_what_is_hidden(config: Path) -> None:
+    """Say that a local file goes before a config of the library, where one does."""
+    from uda.shipped import config_file, hides
+
+    if hides(config) is not None:
+        say(f"{config_file(config)}: the local file, not the benchmark {str(config)!r} that comes with uda")
 
 
 def _data(text: str, option: str) -> dict[str, Any]:

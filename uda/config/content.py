@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from uda.config.specs import ConfigError
-from uda.registry import printable, short
+from uda.registry import nearest, printable, short
+from uda.shipped import benchmarks, config_file
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 """``${name}`` in a string of a config."""
@@ -32,7 +33,7 @@ def read_content(
         _see_that_it_ends(source, file)
         content = copy.deepcopy(dict(source))
     else:
-        file, content = str(source), _read(Path(source))
+        file, content = str(source), _read(config_file(source))
         if not isinstance(content, dict):
             raise ConfigError(f"{file}: a config is a mapping of keys, got {type(content).__name__}")
     for key, value in (changes or {}).items():
@@ -44,7 +45,8 @@ def _read(path: Path) -> Any:
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder, not a config file")
     if not path.is_file():
-        raise ConfigError(f"{path}: no such config file")
+        named = "" if len(path.parts) > 1 else f", nor a benchmark of that name; {nearest(path.name, benchmarks())}"
+        raise ConfigError(f"{path}: no such config file{named}")
     try:
         if path.stat().st_size > LARGEST:
             raise ConfigError(f"{path}: larger than {LARGEST} bytes, so no config")

@@ -45,7 +45,7 @@ def load_config(
     """Read and check a benchmark config.
 
     Args:
-        source: a YAML file, or its content.
+        source: a YAML file, the name of a benchmark that comes with the library (:mod:`uda.shipped`), or its content.
         roots: values of ``${name}`` variables. ``${streets}`` is set by the ``streets`` section.
         changes: single entries by dotted key: ``{"settings.steps": 200, "source.root": "data"}``.
         presets: published recipes to add as rows of their names (:data:`uda.presets.PRESETS`).
