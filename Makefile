@@ -7,7 +7,12 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: quickstart test test-all mutants lint types check clean help
+# of all layers, in a minute or two
+SMOKE = tests/functional tests/test_light_imports.py tests/test_config.py tests/test_cli.py tests/data/test_readers.py \
+  tests/data/test_transforms.py tests/models/test_segmenter.py tests/models/test_weights.py \
+  tests/engine/test_trainer.py tests/engine/test_tensorboard.py tests/bench/test_intervals.py tests/bench/test_table.py
+
+.PHONY: quickstart test test-all test-floors test-newest mutants lint types check clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +25,19 @@ test: $(READY) ## the default tests
 
 test-all: $(READY) ## all tests, the slow ones too
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-floors: RESOLUTION = lowest-direct
+test-floors: ## the oldest versions that pyproject.toml allows, in an environment of their own: commands, some tests
+test-newest: RESOLUTION = highest
+test-newest: ## the same with today's newest versions
+test-floors test-newest:
+	$(PYTHON) -m venv --clear .venv-$(RESOLUTION)
+	.venv-$(RESOLUTION)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-$(RESOLUTION)/bin/uv pip install --python .venv-$(RESOLUTION)/bin/python --resolution $(RESOLUTION) -e '.[dev]'
+	.venv-$(RESOLUTION)/bin/uda --help > /dev/null
+	.venv-$(RESOLUTION)/bin/uda bench --list
+	.venv-$(RESOLUTION)/bin/uda methods > /dev/null
+	.venv-$(RESOLUTION)/bin/python -m pytest -m "not slow" $(SMOKE)
 
 mutants: $(READY) ## the tests against some seventy deliberately wrong lines; half an hour, not in CI
 	$(BIN)/python -m tests.mutants -j $(WORKERS)
@@ -34,7 +52,7 @@ types: $(READY) ## mypy, as CI runs it
 check: lint types test ## everything before a commit
 
 clean: ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf $(VENV) .venv-* .pytest_cache .ruff_cache .mypy_cache build *.egg-info
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -17,7 +17,7 @@ from uda.shipped import benchmarks, config_file, hides, summary
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.yaml"))
-LEFT_OUT = {".git", ".venv", "runs", "data", "build", "dist", "uda_seg.egg-info"}
+LEFT_OUT = {".git", "runs", "data", "build", "dist", "uda_seg.egg-info"}
 
 
 def python(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -75,7 +75,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("built")
 
     def ignore(place: str, names: list[str]) -> set[str]:
-        caches = {name for name in names if name.endswith(("_cache", "__pycache__"))}
+        caches = {name for name in names if name.endswith(("_cache", "__pycache__")) or name.startswith(".venv")}
         return caches | (LEFT_OUT & set(names) if Path(place) == ROOT else set())
 
     shutil.copytree(ROOT, folder / "repository", ignore=ignore)

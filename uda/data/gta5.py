@@ -44,5 +44,5 @@ class Gta5(FileDataset):
 
         try:
             return set(loadmat(path)[f"{self.split}Ids"].ravel().tolist())
-        except (KeyError, ValueError, NotImplementedError, OSError, MatReadError) as error:
+        except (KeyError, IndexError, ValueError, NotImplementedError, OSError, MatReadError) as error:
             raise DataError(f"{path}: cannot be read as GTA5's split file ({error})") from error

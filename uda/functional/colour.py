@@ -104,7 +104,8 @@ def _affine(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         n, c, height, width = images.shape
         mean, variance = torch.zeros_like(scale).flatten(), torch.ones_like(scale).flatten()
         planes = images.view(1, n * c, height, width)
-        return F.batch_norm(planes, mean, variance, scale.flatten(), shift.flatten(), eps=0.0).view_as(images)
+        eps = torch.finfo(torch.float32).tiny  # 1 + eps is 1; not every torch takes 0
+        return F.batch_norm(planes, mean, variance, scale.flatten(), shift.flatten(), eps=eps).view_as(images)
     return torch.addcmul(shift[:, :, None, None], images, scale[:, :, None, None])
 
 
