@@ -84,12 +84,12 @@ class Trainer:
         score: Literal["student", "teacher"] = "student",
         labelled: str = "source",
     ) -> None:
+        from accelerate import PartialState  # not before there is something to train
+
         self.settings = s = settings
         self.out = Path(out) if out is not None else None
         self.evaluate_on = dict(evaluate_on or {})
         self.evaluate_along = None if evaluate_along is None else dict(evaluate_along)
-        from accelerate import PartialState  # not before there is something to train
-
         self.state = PartialState()
         if self.state.num_processes > 1:
             raise RuntimeError(
