@@ -664,6 +664,14 @@ def test_points_are_drawn_and_open_their_sample(reader: Reader, measured: dict[s
     assert f"loss map before · loss {float(f'{loss:.3g}'):g}\u00a0nats" in captions
     assert all(re.search(r"· .*\d", caption) for caption in captions), captions
     assert reader.page.locator("#panel .ramp").count() == 1
+    # a ring is around the open sample in both plots, and leaves with the panel
+    ring = reader.page.locator("#figure-before .shapelayer path")
+    box = ring.bounding_box()
+    assert box is not None
+    assert (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) == pytest.approx(reader.point(index), abs=1.5)
+    assert reader.page.locator("#figure-after .shapelayer path").count() == 1
+    reader.page.click("#close")
+    assert ring.count() == 0
     reader.check()
 
 
@@ -877,6 +885,28 @@ def test_a_request_is_refused(reader: Reader) -> None:
     refused = reader.page.evaluate("fetch('https://example.invalid/').then(() => 'sent', () => 'refused')")
     assert refused == "refused"
     assert any("Content Security Policy" in complaint for complaint in reader.complaints)
+
+
+@pytest.mark.slow
+def test_print_is_dark_on_white(browser: Browser, path: Path) -> None:
+    window = browser.new_page(color_scheme="dark")
+    reader = Reader(window, path)
+    title = window.locator("#figure-fixes .xtitle")
+    colour = "text => getComputedStyle(text).fill"
+    on_screen = title.evaluate(colour)
+    window.evaluate("dispatchEvent(new Event('beforeprint'))")
+    window.emulate_media(media="print", color_scheme="dark")
+    assert window.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    verdict = window.locator(".verdict").evaluate("text => getComputedStyle(text).color")
+    for dark in (verdict, title.evaluate(colour)):
+        assert max(int(part) for part in re.findall(r"\d+", dark)[:3]) < 120
+    assert window.locator("nav").is_hidden()
+    assert title.evaluate(colour) != on_screen
+    window.emulate_media(media="screen", color_scheme="dark")
+    window.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert title.evaluate(colour) == on_screen
+    reader.check()
+    window.close()
 
 
 @pytest.mark.slow

@@ -184,14 +184,13 @@ def figures(content: Mapping[str, Any], count: int) -> dict[str, go.Figure]:
     drawn = {}
     if factors := content.get("factors"):
         drawn["figure-factors"] = _waterfall(factors)
-        drawn["figure-alone"] = _forest(
-            [
-                (row.get("label") or row["name"], *_triple(row, "alone"), *_group_mark(row, factors))
-                for row in factors if row.get("alone") is not None
-            ],
-            title="loss change, edited alone (nats)",
-            names=None,
-        )  # fmt: skip
+        edits = [
+            (row.get("label") or row["name"], *_triple(row, "alone"), *_group_mark(row, factors))
+            for row in factors
+            if row.get("alone") is not None
+        ]
+        if edits:
+            drawn["figure-alone"] = _forest(edits, title="nats", names=None)
     if fixes := content.get("fixes"):
         drawn["figure-fixes"] = _forest(
             [
@@ -274,7 +273,7 @@ def _waterfall(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
         mode="lines", line={"color": GREY, "width": 1, "dash": "dot"}, hoverinfo="skip", showlegend=False,
     )  # fmt: skip
     names = [row.get("label") or row["name"] for row in rows]
-    _rows(figure, [*names, "whole excess loss"], "share of the excess loss (%)", legend=len(groups) > 1)
+    _rows(figure, [*names, "whole excess loss"], "% of the excess loss", legend=len(groups) > 1)
     figure.update_layout(barmode="overlay")
     return figure
 
@@ -385,7 +384,7 @@ def _rows(figure: go.Figure, names: Sequence[str], title: str, *, legend: bool, 
     figure.update_yaxes(
         tickmode="array",
         tickvals=list(range(len(names))),
-        ticktext=["<br>".join(_text(line) for line in textwrap.wrap(name, 24) or [""]) for name in names],
+        ticktext=["<br>".join(_text(line) for line in textwrap.wrap(str(name), 24) or [""]) for name in names],
         range=[len(names) - 0.45, -0.55],
         fixedrange=True,
         automargin=True,
@@ -423,12 +422,14 @@ def _triple(row: Mapping[str, Any], value: str, low: str = "", high: str = "") -
     return row.get(value), row.get(low or f"{value}_low"), row.get(high or f"{value}_high")
 
 
-def _whiskers(triples: Sequence[Sequence[float | None]]) -> dict[str, Any]:
+def _whiskers(triples: Sequence[Sequence[float | None]]) -> dict[str, Any] | None:
     """Plotly's two-sided error bars of (value, low, high); none where an end is missing."""
     ends = [
         (high - value, value - low) if value is not None and low is not None and high is not None else (None, None)
         for value, low, high in triples
     ]
+    if all(up is None for up, _ in ends):
+        return None
     return {
         "type": "data", "symmetric": False, "array": [up for up, _ in ends], "arrayminus": [down for _, down in ends],
         "thickness": 1.6, "width": 4,
