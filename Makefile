@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 WORKERS ?= 2
 
-# of all layers, in a minute or two
+# files of every layer
 SMOKE = tests/functional tests/test_light_imports.py tests/test_config.py tests/test_cli.py tests/data/test_readers.py \
   tests/data/test_transforms.py tests/models/test_segmenter.py tests/models/test_weights.py \
   tests/engine/test_trainer.py tests/engine/test_tensorboard.py tests/bench/test_intervals.py tests/bench/test_table.py
