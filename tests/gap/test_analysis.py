@@ -280,6 +280,26 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert list((tmp_path / "out/projector").rglob("*.tsv"))
 
 
+def test_pictures_of_the_largest_losses_go_first_where_there_is_no_room(tmp_path: Path) -> None:
+    from uda.gap.report import _pictures, _samples
+
+    result = run(Blocks("source", 3, 0), Blocks("target", 3, 1, shift=0.12), tmp_path, fixes=())
+    assert result.source is not None
+    order = [(domain, index) for domain in (result.source, result.target) for index in range(3)]
+    _, samples = _samples(result, [result.source, result.target])
+    missing: dict[str, str] = {}
+    whole = _pictures(result, order, samples, missing)
+    assert whole is not None
+    assert not missing
+    sizes = [sum(len(uris[at] or "") for uris in whole["before"].values()) for at in range(6)]
+    ranked = sorted(range(6), key=lambda at: -samples["loss"][at])
+    limit = sum(sizes[at] for at in ranked[:2]) + 1
+    few = _pictures(result, order, samples, missing, limit)
+    assert few is not None
+    assert [at for at in range(6) if few["before"]["image"][at]] == sorted(ranked[:2])
+    assert "the 2 samples" in missing["pictures"]
+
+
 def test_wrong_input_is_named(tmp_path: Path) -> None:
     class Others(Blocks):
         class space:

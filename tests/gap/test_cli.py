@@ -55,10 +55,14 @@ def test_a_report_from_one_command(data: Path, model: Path, tmp_path: Path) -> N
     numbers = json.loads((out / "gap.json").read_text())
     assert [row["state"] for row in numbers["numbers"]] == ["before", "before", "after", "after"]
     # an earlier report is replaced, other files are not
-    call(model, "--source", f"cityscapes:{data}/cityscapes", "--target", f"kitti:{data}/kitti", "--no-causes", "-o", out)
+    call(
+        model, "--source", f"cityscapes:{data}/cityscapes", "--target", f"kitti:{data}/kitti", "--no-causes", "-o", out
+    )
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes.txt").write_text("mine")
-    message = call(model, "--source", "published:kitti", "--target", f"kitti:{data}/kitti", "-o", tmp_path / "other", code=2)
+    message = call(
+        model, "--source", "published:kitti", "--target", f"kitti:{data}/kitti", "-o", tmp_path / "other", code=2
+    )
     assert "holds other files" in message
 
 

@@ -165,7 +165,7 @@ def _pictures(
         ignored = label == IGNORE
         shown = np.where(ignored, 0, losses).astype(np.float32)
         shown = np.asarray(cv2.resize(shown, size, interpolation=cv2.INTER_AREA))
-        colours = (_loss_colours()[(shown.clip(*LOSS_SCALE) / LOSS_SCALE[1] * 255).astype(np.uint8)]).copy()
+        colours = (loss_colours()[(shown.clip(*LOSS_SCALE) / LOSS_SCALE[1] * 255).astype(np.uint8)]).copy()
         wrong = np.where(ignored, 2, prediction != label).astype(np.uint8)
         pictures["loss"] = webp(colours)
         pictures["label"] = webp(table[small(label.astype(np.uint8))], lossless=True)
@@ -176,7 +176,7 @@ def _pictures(
     return pictures
 
 
-def _loss_colours() -> Bytes:
+def loss_colours() -> Bytes:
     """``(256, 3)`` uint8 of the loss map."""
     return np.asarray(matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 

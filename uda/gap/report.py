@@ -19,14 +19,14 @@ from uda.gap.analysis import DomainResult, Gap
 from uda.gap.columns import IMAGE_COLUMNS
 from uda.gap.factors import FACTORS
 from uda.gap.latent import distances, project
-from uda.gap.measure import LOSS_SCALE, Measured
+from uda.gap.measure import LOSS_SCALE, Measured, loss_colours
 from uda.gap.sampling import Interval
 from uda.gap.summary import UNEXPLAINED, DomainNumbers, FixNumbers, Row, Share, Summary, summarise
 from uda.gap.verdict import GROUP_WORDS, config_lines, how, plain, sentences
 from uda.opencv import cv2
 
-MAX_PICTURES = 700
-"""Samples whose pictures are in the page: those with the largest loss."""
+PICTURE_BYTES = 9_000_000
+"""Of pictures in the page, at most; those of the samples with the largest loss go first."""
 WHERE_TITLES = {
     "class": "by class",
     "height": "by height in the image",
@@ -93,8 +93,9 @@ def page_content(result: Gap, summary: Summary, *, command: str = "", title: str
         "samples": samples,
         "after": _after(domains),
         "latent": latent,
-        "pictures": _pictures(result, order, samples),
+        "pictures": _pictures(result, order, samples, missing),
         "loss_scale": list(LOSS_SCALE),
+        "loss_colours": [[int(value) for value in colour] for colour in loss_colours()],
         "classes": [
             {"name": name, "colour": [int(value) for value in colour]}
             for name, colour in zip(result.class_names, result.palette, strict=True)
@@ -313,26 +314,39 @@ def _latent(
 
 
 def _pictures(
-    result: Gap, order: Sequence[tuple[DomainResult, int]], samples: Mapping[str, list[Any]]
+    result: Gap,
+    order: Sequence[tuple[DomainResult, int]],
+    samples: Mapping[str, list[Any]],
+    missing: dict[str, str],
+    limit: int = PICTURE_BYTES,
 ) -> dict[str, dict[str, list[str | None]]] | None:
-    """Data URIs of the pictures of the samples with the largest loss."""
+    """Data URIs of the pictures, of the samples with the largest loss first, as long as there is room."""
     if result.pictures is None:
+        missing["pictures"] = "the working folder is gone"
         return None
     losses = [value if value is not None else -1.0 for value in samples.get("loss", [0.0] * len(order))]
-    shown = set(sorted(range(len(order)), key=lambda at: -losses[at])[:MAX_PICTURES])
-    states = ["before"] + (["after"] if result.target.after is not None else [])
-    content: dict[str, dict[str, list[str | None]]] = {}
-    for state in states:
-        kinds = (
-            ("image", "label", "prediction", "loss", "error") if state == "before" else ("prediction", "loss", "error")
-        )
-        pictures: dict[str, list[str | None]] = {kind: [] for kind in kinds}
-        for at, (domain, index) in enumerate(order):
-            role = "target" if domain is result.target else "source"
-            drawn = result.pictures(role, state, index) if at in shown else {}
-            for kind in kinds:
-                pictures[kind].append(_uri(drawn[kind]) if kind in drawn else None)
-        content[state] = pictures
+    kinds: dict[str, tuple[str, ...]] = {"before": ("image", "label", "prediction", "loss", "error")}
+    if result.target.after is not None:
+        kinds["after"] = ("prediction", "loss", "error")
+    content: dict[str, dict[str, list[str | None]]] = {
+        state: {kind: [None] * len(order) for kind in names} for state, names in kinds.items()
+    }
+    used = 0
+    for rank, at in enumerate(sorted(range(len(order)), key=lambda at: -losses[at])):
+        domain, index = order[at]
+        role = "target" if domain is result.target else "source"
+        drawn = {
+            (state, kind): _uri(data)
+            for state, names in kinds.items()
+            for kind, data in result.pictures(role, state, index).items()
+            if kind in names
+        }
+        used += sum(map(len, drawn.values()))
+        if used > limit:
+            missing["pictures"] = f"there is room for those of the {rank} samples with the largest loss"
+            break
+        for (state, kind), uri in drawn.items():
+            content[state][kind][at] = uri
     return content
 
 
