@@ -12,7 +12,7 @@ SMOKE = tests/functional tests/test_light_imports.py tests/test_config.py tests/
   tests/data/test_transforms.py tests/models/test_segmenter.py tests/models/test_weights.py \
   tests/engine/test_trainer.py tests/engine/test_tensorboard.py tests/bench/test_intervals.py tests/bench/test_table.py
 
-.PHONY: quickstart test test-all test-floors test-newest mutants lint types check clean help
+.PHONY: quickstart test test-all test-floors test-newest mutants lint types docs check clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,14 +49,17 @@ lint: $(READY) ## ruff, as CI runs it
 types: $(READY) ## mypy, as CI runs it
 	$(BIN)/mypy
 
+docs: $(READY) ## the documentation site in site/, warnings as errors; nothing is fetched
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 check: lint types test ## everything before a commit
 
 clean: ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) .venv-* .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf $(VENV) .venv-* .pytest_cache .ruff_cache .mypy_cache build site *.egg-info
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "uda needs Python 3.11 or newer; name one with make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@

@@ -1,4 +1,7 @@
-"""What README shows runs as it stands: its Python in one go, its YAML by the reader, its method by its contract."""
+"""What README shows runs as it stands: its Python in one go, its YAML by the reader.
+
+The how-to pages have their own test, ``tests/docs/test_pages.py``.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,6 @@ import torch
 import yaml
 
 from uda.config import load_config
-from uda.data import dataset_options
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -34,11 +36,10 @@ def test_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
     images = ["--split", "train=8", "--split", "val=3"]
     made = run(["-m", "uda.cli", "data", "streets", "--out", "data", *images], tmp_path)
     assert made.returncode == 0, made.stderr
-    (tmp_path / "readme.py").write_text("\n".join(text for text in PYTHON if not text.startswith("# ")))
+    (tmp_path / "readme.py").write_text("\n".join(PYTHON))
     done = run(["readme.py"], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "loss/AdvEnt/adversarial_main" in done.stdout
-    assert "torch.Size([96, 192])" in done.stdout
+    assert 0 <= float(done.stdout.split()[-1]) <= 1
     assert (tmp_path / "runs/mine/checkpoint.pt").is_file()
 
 
@@ -74,15 +75,6 @@ def test_the_run_without_labels_trains(tmp_path: Path) -> None:
     assert (tmp_path / "runs/mine/AdvEnt+ClassMix/seed0/predictions.png").is_file()
 
 
-def test_the_method_passes_its_contract(tmp_path: Path) -> None:
-    for text in PYTHON:
-        if named := re.match(r"# (\w+\.py)\n", text):
-            (tmp_path / named[1]).write_text(text)
-    done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"], tmp_path, PYTHONPATH=str(tmp_path))
-    assert done.returncode == 0, done.stdout
-    assert re.search(r"\d+ passed", done.stdout)
-
-
 def test_rows_and_settings_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "experiments" / "extension")
     (shown,) = [content for content in YAML if "methods" in content]
@@ -93,11 +85,6 @@ def test_rows_and_settings_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     assert next(iter(config.settings.optimizer)) == "torch.optim:NAdam"
 
 
-def test_data_sets_are_valid() -> None:
-    (shown,) = [content["target_val"] for content in YAML if "target_val" in content]
-    assert set(shown) - {"kind"} <= set(dataset_options(shown["kind"]))
-
-
 def test_files_that_are_named_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)#]+)\)", text):
@@ -106,6 +93,10 @@ def test_files_that_are_named_exist() -> None:
         assert (ROOT / path).exists(), path
 
 
-def test_every_preset_command_and_python_block_is_covered() -> None:
-    assert len(PYTHON) >= 6
-    assert len(YAML) == 3
+def test_it_is_a_front_page() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 180
+
+
+def test_every_python_and_yaml_block_is_covered() -> None:
+    assert len(PYTHON) == 1
+    assert len(YAML) == 2

@@ -57,7 +57,7 @@ def check_options(kind: str, options: Mapping[str, Any]) -> None:
             check_type(key, annotations[key], value)
         if key in _LEAST and isinstance(value, int) and value < _LEAST[key]:
             raise OptionError(key, f"must be at least {_LEAST[key]}, got {value}")
-        splits = _splits(reader)
+        splits = splits_of(reader)
         if key == "split" and splits and value not in splits:
             raise OptionError(key, f"{kind} has no split {short(value)}; {nearest(str(value), splits)}")
 
@@ -126,7 +126,7 @@ def _annotations(reader: Callable[..., Any]) -> dict[str, Any]:
     return hints
 
 
-def _splits(reader: Callable[..., Any]) -> tuple[str, ...]:
+def splits_of(reader: Callable[..., Any]) -> tuple[str, ...]:
     """The splits that a reader says it has; none where any will do, or where it does not say."""
     if not (isinstance(reader, type) and issubclass(reader, FileDataset)):
         return ()

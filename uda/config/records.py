@@ -43,9 +43,10 @@ def named(key: str, check: Callable[[Any], Any], value: Any) -> Any:
 class DatasetSpec(BaseModel):
     """One data set: ``kind`` and the reader's own arguments (``root``, ``split``, ``limit``, ``cache``, ...)."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     kind: str
+    """The reader, one of those below, or ``package.module:Name`` of anything that gives a data set."""
     aliases: dict[str, str | None] = Field(default={})
     """Class of the data set -> class of the config's label space, where names alone do not say (``null``: ignored)."""
     weight: float = Field(default=1.0, gt=0, strict=True, allow_inf_nan=False)
@@ -101,6 +102,7 @@ class StreetsSpec(Closed):
     domains: dict[str, StreetsDomain] = Field(min_length=1)
     """Name, which is also a folder's -> domain: ``cityscapes``, ``kitti``, ``ika``, or any with a ``base``."""
     seed: int = Field(default=0, ge=0)
+    """Of the scenes."""
 
     @field_validator("domains")
     @classmethod
@@ -192,6 +194,7 @@ class MethodEntry(Closed):
     methods: list[Spec] | None = None
     """In the order in which they act; ``None`` scores the model of ``source_only``, without training."""
     test_time: Spec | None = None
+    """A test-time method that adapts the network to the images that are scored, or before them."""
     model: dict[str, Any] | None = None
     """In place of the config's model."""
     settings: dict[str, Any] = Field(default={})
@@ -225,27 +228,34 @@ class BenchConfig(Closed):
     space: str | dict[str, Any]
     """Label space of the comparison: a name, or ``{name:, base:, merge:|select:}``, or ``{common: [..]}``."""
     source: list[DatasetSpec] = Field(min_length=1)
+    """Labelled training images; several data sets are mixed by their ``weight``."""
     source_val: DatasetSpec | None = None
     """Labelled source images that are scored; only a single run may leave them out."""
     target: DatasetSpec
+    """Training images of the other domain; their labels, where there are any, are read by the oracle alone."""
     target_val: DatasetSpec | None = None
     """Labelled target images that are scored, by nothing else; likewise."""
     unseen: dict[str, DatasetSpec] = Field(default={})
     """Domains that no run ever trains on, by the name they get in the table."""
     streets: StreetsSpec | None = None
+    """Procedural data to write first; ``${streets}`` stands for its folder."""
     model: dict[str, Any] = Field(default={})
     """Arguments of :func:`uda.models.build_model`, without the number of classes."""
     settings: Settings
+    """Of the training of every row."""
     warm_start: Settings | None = None
     """Source-only training that all rows of a seed start from; source-only then trains on as long as they do."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    """Every row is trained once with each; intervals are made for three and more."""
     methods: dict[str, MethodEntry]
+    """The rows by name; ``source_only`` must be one, what all others are compared to."""
     oracle: OracleSpec | None = OracleSpec()
     """Add the row that trains on the target's labels as well; ``false``: none."""
     controls: bool = True
     """Add the rows that pass the same images as a method does, without its losses, and source-only rows of networks of
     their own."""
     evaluate: EvaluateSpec = EvaluateSpec()
+    """How every row is scored."""
     curves: CurvesSpec | None = CurvesSpec()
     """Scores along the way; ``false``: none. Where ``settings.eval_every`` is set, everything is scored that often
     instead."""

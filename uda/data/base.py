@@ -31,14 +31,16 @@ __all__ = ["DataError", "FileDataset", "Item", "Options", "Unlabelled", "image_f
 class Options(TypedDict, total=False):
     """Keyword arguments that every reader takes.
 
-    space: label space (or its name) that the samples come in; each reader has its own default.
-    aliases: old class name -> new one (``None``: ignored), where mapping to ``space`` by name is not what is wanted.
-    cache: ``None``, ``"memory"``, or a folder for decoded arrays.
-    limit: only the first so many samples.
-    unknown: ``"error"`` or ``"ignore"`` for ids and colours that the files' label space does not know.
-    strict: raise for an image that is no file, has no label or one that another image has too; otherwise leave it out
-        and list it in ``problems``.
-    labelled: ``False`` does not look for label files at all; then only ``unlabelled()`` is of use.
+    Attributes:
+        space: label space (or its name) that the samples come in; each reader has its own default.
+        aliases: old class name -> new one (``None``: ignored), where mapping to ``space`` by name is not what is
+            wanted.
+        cache: ``None``, ``"memory"``, or a folder for decoded arrays.
+        limit: only the first so many samples.
+        unknown: ``"error"`` or ``"ignore"`` for ids and colours that the files' label space does not know.
+        strict: raise for an image that is no file, has no label or one that another image has too; otherwise leave it
+            out and list it in ``problems``.
+        labelled: ``False`` does not look for label files at all; then only ``unlabelled()`` is of use.
     """
 
     space: LabelSpace | str | None

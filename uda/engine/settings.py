@@ -17,7 +17,7 @@ from uda.types import TeacherSpec
 class Closed(BaseModel):
     """A typed record that refuses unknown keys and does not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Augment(Closed):
@@ -62,6 +62,7 @@ class Settings(Closed):
     """Optimisation, augmentation, logging and safety of a run."""
 
     steps: int = Field(gt=0)
+    """Optimiser steps of the run."""
     batch_size: int = Field(2, gt=0)
     """Images per domain and micro-batch."""
     accumulate: int = Field(1, gt=0)
@@ -71,6 +72,7 @@ class Settings(Closed):
     target_crop: tuple[int, int] | None = None
     """Of target images, where it differs; methods that mix images need one size."""
     seed: int = Field(0, ge=0)
+    """Of every draw of the run; a benchmark sets it from its ``seeds``."""
 
     optimizer: Spec = Field(default={"adamw": {}}, validate_default=True)
     """``adamw``, ``sgd`` or ``package.module:Class``, as a name or ``{name: {argument: value}}`` with torch's arguments
@@ -78,6 +80,7 @@ class Settings(Closed):
     lr: float = Field(1e-4, gt=0)
     """Learning rate of the encoder; decoder and heads get ``head_multiplier`` times that."""
     head_multiplier: float = Field(10.0, gt=0)
+    """Learning rate of decoder and heads as a multiple of ``lr``."""
     weight_decay: float = Field(0.01, ge=0)
     """L2: decoupled with AdamW, added to the gradient with SGD."""
     decayed: Decayed = "weights"
@@ -92,7 +95,9 @@ class Settings(Closed):
     """Clip the segmenter's gradient to this norm."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
+    """``bf16`` runs forward passes under autocast; weights stay float32."""
     channels_last: bool = False
+    """Memory layout of images and weights; the numbers are the same up to rounding, the speed is not."""
     batch_norm: Literal["shared", "frozen", "source", "per_domain"] = "shared"
     """How batch norm treats target, mixed and masked images (:mod:`uda.models.batch_norm`): as the papers do, with
     stored statistics that stay, with only the source moving them, or with a set for each domain."""
@@ -102,6 +107,7 @@ class Settings(Closed):
     """Loader processes; batches do not depend on their number."""
 
     augment: Augment = Augment()
+    """Of source images."""
     target_augment: Augment | None = None
     """For target images; by default the source's."""
     teacher: dict[str, Any] | None = None
@@ -109,11 +115,13 @@ class Settings(Closed):
     (:class:`~uda.types.TeacherSpec`); by default what the methods that need one want, as their papers do."""
 
     log_every: int = Field(10, gt=0)
+    """Steps between logged losses."""
     image_every: int = Field(0, ge=0)
     """Steps between pictures in TensorBoard; 0 for the last step only."""
     eval_every: int = Field(0, ge=0)
     """Steps between evaluations; 0 for the last iterate only."""
     checkpoint_every: int = Field(100, gt=0)
+    """Steps between checkpoints, from which a killed run goes on."""
 
     @field_validator("optimizer", "schedule", mode="before")
     @classmethod

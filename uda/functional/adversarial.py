@@ -8,7 +8,9 @@ from torch import Tensor
 
 
 def bce_loss(logits: Tensor, label: float) -> Tensor:
-    """Mean binary cross entropy with logits against one label for all positions (ADVENT, AdaptSegNet).
+    r"""Mean binary cross entropy with logits against one label for all positions (ADVENT, AdaptSegNet).
+
+    $$ \mathcal{L} = -\frac{1}{n} \sum_i \left[ y \log \sigma(d_i) + (1 - y) \log(1 - \sigma(d_i)) \right] $$
 
     Args:
         logits: the discriminator's raw output, any shape.
@@ -25,7 +27,9 @@ def bce_loss(logits: Tensor, label: float) -> Tensor:
 
 
 def ls_loss(output: Tensor, label: float) -> Tensor:
-    """Least-squares objective: mean squared difference of the RAW output and the label (AdaptSegNet's LS variant).
+    r"""Least-squares objective: mean squared difference of the RAW output and the label (AdaptSegNet's LS variant).
+
+    $$ \mathcal{L} = \frac{1}{n} \sum_i (d_i - y)^2 $$
 
     Args:
         output: the discriminator's raw output, no sigmoid.
@@ -41,7 +45,9 @@ def ls_loss(output: Tensor, label: float) -> Tensor:
 
 
 def clan_weight_map(logits: Tensor, other_logits: Tensor) -> Tensor:
-    """CLAN's local disagreement of two classifiers: 1 - cosine of their softmax vectors (Luo et al. 2019).
+    r"""CLAN's local disagreement of two classifiers: 1 - cosine of their softmax vectors (Luo et al. 2019).
+
+    $$ M = 1 - \frac{p^{(1)} \cdot p^{(2)}}{\|p^{(1)}\| \, \|p^{(2)}\|} $$
 
     Args:
         logits: ``(N, C, H, W)`` of one classifier.
@@ -65,7 +71,9 @@ def clan_weight_map(logits: Tensor, other_logits: Tensor) -> Tensor:
 def weighted_bce_loss(
     logits: Tensor, label: float, weight_map: Tensor, *, epsilon: float = 0.4, weight: float = 40.0
 ) -> Tensor:
-    """CLAN's category-level adversarial loss: mean of (epsilon + weight * map) * bce.
+    r"""CLAN's category-level adversarial loss: mean of (epsilon + weight * map) * bce.
+
+    $$ \mathcal{L} = \frac{1}{n} \sum_i (\epsilon + \lambda_{local} M_i) \, \mathrm{BCE}(d_i, y) $$
 
     The published code holds for one image a batch; here any batch size, and logits smaller than the map are first
     upsampled to it bilinearly, which is the last layer of CLAN's discriminator.

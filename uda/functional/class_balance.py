@@ -191,7 +191,10 @@ def mined_classes(counts: Tensor, share: float) -> Tensor:
 
 
 def class_balanced_labels(prob: Tensor, thresholds: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
-    """CBST's hard pseudo-labels: argmax of p_c / threshold_c, ignored where the largest ratio is below 1.
+    r"""CBST's hard pseudo-labels: argmax of p_c / threshold_c, ignored where the largest ratio is below 1.
+
+    $$ \hat{y} = \mathrm{argmax}_c \frac{p_c}{\lambda_c} \quad \text{if} \quad \max_c \frac{p_c}{\lambda_c} \geq 1,
+    \quad \text{else ignored} $$
 
     The label is the argmax of the RATIO: a rare class with a low threshold may win over a more probable one.
 
@@ -221,7 +224,9 @@ def class_balanced_labels(prob: Tensor, thresholds: Tensor, *, ignore_index: int
 def regularised_labels(
     prob: Tensor, thresholds: Tensor, *, weight: float = 0.25, ignore_index: int = IGNORE
 ) -> tuple[Tensor, Tensor]:
-    """CRST's label-entropy regularised (LRENT) pseudo-labels (Zou et al. 2019).
+    r"""CRST's label-entropy regularised (LRENT) pseudo-labels (Zou et al. 2019).
+
+    $$ \hat{y}_c = \frac{(p_c / \lambda_c)^{1 / \alpha}}{\sum_k (p_k / \lambda_k)^{1 / \alpha}} $$
 
     Soft label s_c ~ (p_c / threshold_c)^(1/weight). A pixel is ignored where keeping it costs no less than dropping it:
     sum_c(-s log p + weight s log s) >= sum_c(-s log threshold).
@@ -265,7 +270,10 @@ def multiband_probabilities(
     *,
     weights: Sequence[float] | None = None,
 ) -> Tensor:
-    """FDA's multi-band transfer: weighted mean of several networks' probabilities, then upsampled (Yang & Soatto 2020).
+    r"""FDA's multi-band transfer: weighted mean of several networks' probabilities, then upsampled (Yang & Soatto
+    2020).
+
+    $$ p = \sum_m w_m \, \mathrm{softmax}(z_m) $$
 
     Args:
         logits: ``(N, C, h, w)`` of each network, trained with its own band.

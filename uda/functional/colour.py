@@ -59,7 +59,9 @@ def match_mean_std(
     target_mean: Tensor | tuple[float, ...],
     target_std: Tensor | tuple[float, ...],
 ) -> Tensor:
-    """``(x - mean) * target_std / std + target_mean`` for each channel.
+    r"""``(x - mean) * target_std / std + target_mean`` for each channel.
+
+    $$ \hat{x} = \frac{\sigma_t}{\sigma_s} (x - \mu_s) + \mu_t $$
 
     Args:
         images: ``(N, C, H, W)`` floating point.
@@ -129,7 +131,10 @@ def colour_stats(images: Tensor, space: Space = "lab") -> tuple[Tensor, Tensor]:
 
 
 def reinhard(images: Tensor, target: Tensor | tuple[Tensor, Tensor], space: Space = "lab") -> Tensor:
-    """Reinhard colour transfer: give images the mean and deviation of a target in a decorrelated colour space.
+    r"""Reinhard colour transfer: give images the mean and deviation of a target in a decorrelated colour space.
+
+    $$ \hat{l} = \frac{\sigma_t^l}{\sigma_s^l} (l - \mu_s^l) + \mu_t^l \quad \text{and so for the other two
+    channels} $$
 
     Reinhard et al., "Color transfer between images", IEEE CG&A 2001, equations 10 and 11.
 
@@ -171,7 +176,9 @@ def reinhard(images: Tensor, target: Tensor | tuple[Tensor, Tensor], space: Spac
 
 
 def match_histograms(images: Tensor, target: Tensor, *, quantise: bool = False) -> Tensor:
-    """Give each channel of each image the histogram of the target's, with scikit-image's result.
+    r"""Give each channel of each image the histogram of the target's, with scikit-image's result.
+
+    $$ \hat{x} = F_t^{-1}(F_s(x)), \qquad F: \text{cumulative histogram of a channel} $$
 
     Known trap: where the target's sky is saturated, the brightest source pixels are stretched over it and tinted.
 

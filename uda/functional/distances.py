@@ -50,7 +50,11 @@ def _off_diagonal_mean(kernel: Tensor) -> Tensor:
 
 
 def mkmmd(x: Tensor, y: Tensor, alphas: Sequence[float] = (0.5, 1.0, 2.0), linear: bool = False) -> Tensor:
-    """Multi-kernel maximum mean discrepancy of DAN (Long et al. 2015), as Transfer-Learning-Library computes it.
+    r"""Multi-kernel maximum mean discrepancy of DAN (Long et al. 2015), as Transfer-Learning-Library computes it.
+
+    $$ \mathcal{L} = \frac{1}{n (n-1)} \sum_{i \neq j} \left[ k(x_i, x_j) + k(y_i, y_j) \right]
+    - \frac{2}{n^2} \sum_{i,j} k(x_i, y_j) + \frac{2}{n-1}, \qquad k(x, y) = \sum_{\alpha} e^{-\|x - y\|^2 /
+    (2 s_{\alpha})} $$
 
     The sum of Gaussian kernels ``exp(-d² / (2 s))``, ``s = alpha * mean of all pairwise d²`` of the joined set (the
     diagonal's zeros included; no gradient through s).
@@ -141,7 +145,9 @@ def _mean_covariance(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def coral(x: Tensor, y: Tensor) -> Tensor:
-    """Deep CORAL (Sun and Saenko 2016, equation 1): ``|C_x - C_y|_F² / (4 D²)``, unbiased covariances. A scalar.
+    r"""Deep CORAL (Sun and Saenko 2016, equation 1): ``|C_x - C_y|_F² / (4 D²)``, unbiased covariances. A scalar.
+
+    $$ \mathcal{L} = \frac{1}{4 D^2} \| C_x - C_y \|_F^2 $$
 
     ``x``: ``(n, D)``, ``y``: ``(m, D)``, n and m >= 2, else ValueError. Also pytorch-adapt's.
 
@@ -192,7 +198,10 @@ def random_projections(dimension: int, count: int, generator: torch.Generator | 
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, projections: Tensor) -> Tensor:
-    """Sliced 2-Wasserstein distance by POT (Bonneel et al. 2015), differentiable.
+    r"""Sliced 2-Wasserstein distance by POT (Bonneel et al. 2015), differentiable.
+
+    $$ \mathcal{L} = \left( \frac{1}{P} \sum_{p=1}^{P} W_2^2 \left( \theta_p^{\top} x, \theta_p^{\top} y
+    \right) \right)^{1/2} $$
 
     The square root of the mean over projections of the squared 1-D Wasserstein distances.
 

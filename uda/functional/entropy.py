@@ -20,7 +20,9 @@ FDA_ENTROPY_SCALE = 2.9444
 
 
 def self_information(prob: Tensor, *, eps: float = 1e-30) -> Tensor:
-    """Weighted self-information maps, what ADVENT's discriminator looks at.
+    r"""Weighted self-information maps, what ADVENT's discriminator looks at.
+
+    $$ I^{(h,w,c)} = -\frac{p^{(h,w,c)} \log_2 p^{(h,w,c)}}{\log_2 C} $$
 
     I = -p log2(p + eps) / log2(C), element-wise; summed over the classes this is the entropy in [0, 1].
 
@@ -45,7 +47,9 @@ def self_information(prob: Tensor, *, eps: float = 1e-30) -> Tensor:
 
 
 def entropy_loss(prob: Tensor) -> Tensor:
-    """Mean normalised entropy of the pixels, in [0, 1] (ADVENT eq. 3; MinEnt's loss).
+    r"""Mean normalised entropy of the pixels, in [0, 1] (ADVENT eq. 3; MinEnt's loss).
+
+    $$ \mathcal{L} = -\frac{1}{H W \log C} \sum_{h,w} \sum_c p^{(h,w,c)} \log p^{(h,w,c)} $$
 
     Args:
         prob: ``(N, C, H, W)`` probabilities.
@@ -63,7 +67,9 @@ def entropy_loss(prob: Tensor) -> Tensor:
 
 
 def softmax_entropy(logits: Tensor) -> Tensor:
-    """Entropy of the softmax over dimension 1 in nats, not normalised (TENT).
+    r"""Entropy of the softmax over dimension 1 in nats, not normalised (TENT).
+
+    $$ H = -\sum_c p_c \ln p_c $$
 
     Args:
         logits: ``(N, C, ...)``.
@@ -108,7 +114,10 @@ def soft_cross_entropy_map(logits: Tensor, soft_labels: Tensor) -> Tensor:
 
 
 def robust_entropy_loss(logits: Tensor, *, eta: float = 2.0, scale: float | None = None) -> Tensor:
-    """Charbonnier penalty of the entropy: mean of (e^2 + 1e-8)^eta (FDA).
+    r"""Charbonnier penalty of the entropy: mean of (e^2 + 1e-8)^eta (FDA).
+
+    $$ \mathcal{L} = \frac{1}{H W} \sum_{h,w} \left( e_{h,w}^2 + 10^{-8} \right)^{\eta}, \qquad e_{h,w} =
+    -\frac{1}{\ln C} \sum_c p_c \ln p_c $$
 
     Args:
         logits: ``(N, C, h, w)``; the paper takes them at the network's stride, before upsampling.
@@ -127,7 +136,9 @@ def robust_entropy_loss(logits: Tensor, *, eta: float = 2.0, scale: float | None
 
 
 def max_squares_loss(prob: Tensor, *, ignored_value: float = -1.0) -> Tensor:
-    """Maximum squares: minus half the mean of p^2 over all elements, the class axis included (Chen et al.).
+    r"""Maximum squares: minus half the mean of p^2 over all elements, the class axis included (Chen et al.).
+
+    $$ \mathcal{L} = -\frac{1}{2 N C} \sum_{n=1}^{N} \sum_{c=1}^{C} p_{n,c}^2 $$
 
     Its gradient grows linearly with p, where that of the entropy is dominated by the easy pixels.
 
@@ -184,7 +195,10 @@ def _pixel_weights(scores: Tensor, ratio: float) -> Tensor:
 
 
 def iw_max_squares_loss(prob: Tensor, *, ratio: float = 0.2) -> Tensor:
-    """Image-wise class weighted maximum squares (Chen et al.): mean over images of -sum w p^2 / C.
+    r"""Image-wise class weighted maximum squares (Chen et al.): mean over images of -sum w p^2 / C.
+
+    $$ \mathcal{L} = -\frac{1}{C} \sum_{n} \sum_{c} \frac{p_{n,c}^2}{N_{k}^{\alpha} N^{1-\alpha}}, \qquad k =
+    \mathrm{argmax}_{c'} p_{n,c'} $$
 
     A pixel has the weight of its own predicted class in its own image; there is neither the factor one half nor a
     division by the pixels of :func:`max_squares_loss`, as the weights carry it. The published code works for one
@@ -252,7 +266,10 @@ def iw_soft_cross_entropy(logits: Tensor, soft_labels: Tensor, *, ratio: float =
 
 
 def class_confusion_loss(logits: Tensor, *, temperature: float = 2.5) -> Tensor:
-    """Minimum class confusion (Jin et al. 2020): the share of a class's mass that other classes take.
+    r"""Minimum class confusion (Jin et al. 2020): the share of a class's mass that other classes take.
+
+    $$ \mathcal{L} = \frac{1}{C} \sum_{j} \sum_{j' \neq j} \frac{\sum_i w_i p_{ij} p_{ij'}}{\sum_{k} \sum_i
+    w_i p_{ij} p_{ik}}, \qquad w_i \propto 1 + e^{-H(p_i)} $$
 
     Args:
         logits: ``(N, C)`` of samples, for segmentation a subset of the pixels.
@@ -283,7 +300,9 @@ def class_confusion_loss(logits: Tensor, *, temperature: float = 2.5) -> Tensor:
 
 
 def kl_divergence_map(logits: Tensor, other_logits: Tensor) -> Tensor:
-    """KL(softmax(other) || softmax(logits)) at every position, with gradient to both.
+    r"""KL(softmax(other) || softmax(logits)) at every position, with gradient to both.
+
+    $$ v = \sum_c q_c \log \frac{q_c}{p_c}, \qquad p: \text{softmax of the logits}, \quad q: \text{of the others} $$
 
     Args:
         logits: ``(N, C, ...)``.

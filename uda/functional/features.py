@@ -73,7 +73,9 @@ def class_cells(
 
 
 def feature_distance(features: Tensor, reference: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean over positions of the Euclidean distance over channels (DAFormer's ImageNet feature distance).
+    r"""Mean over positions of the Euclidean distance over channels (DAFormer's ImageNet feature distance).
+
+    $$ \mathcal{L} = \frac{1}{|M|} \sum_{j \in M} \left\| F_j^{ImageNet} - F_j \right\|_2 $$
 
     Args:
         features: ``(N, D, h, w)`` of the student.

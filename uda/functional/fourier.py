@@ -79,7 +79,10 @@ def low_freq_swap(amp_src: Tensor, amp_trg: Tensor, beta: float) -> Tensor:
 
 @torch.no_grad()
 def fda_source_to_target(source: Tensor, target: Tensor, beta: float = 0.01, band: Band = "symmetric") -> Tensor:
-    """Give source images the low-frequency amplitude of target images.
+    r"""Give source images the low-frequency amplitude of target images.
+
+    $$ x^{s \to t} = \mathcal{F}^{-1} \left( \left[ M_{\beta} \circ \mathcal{F}^A(x^t)
+    + (1 - M_{\beta}) \circ \mathcal{F}^A(x^s), \; \mathcal{F}^P(x^s) \right] \right) $$
 
     Args:
         source: ``(N, C, H, W)`` images, floating point, any range (the result has the same scale).

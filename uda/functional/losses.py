@@ -30,7 +30,9 @@ def cross_entropy_2d(
     ignore_index: int = IGNORE,
     empty_is_nan: bool = False,
 ) -> Tensor:
-    """Cross entropy averaged over the valid pixels of the whole batch (AdaptSegNet, ADVENT, FDA).
+    r"""Cross entropy averaged over the valid pixels of the whole batch (AdaptSegNet, ADVENT, FDA).
+
+    $$ \mathcal{L} = -\frac{1}{|V|} \sum_{i \in V} \log p_{i, y_i}, \qquad V: \text{pixels that are not ignored} $$
 
     Args:
         logits: ``(N, C, H, W)``.
@@ -190,7 +192,10 @@ def hrda_losses(
 def mrkld_loss(
     logits: Tensor, labels: Tensor, image_weight: Tensor, *, weight: float = 0.1, ignore_index: int = IGNORE
 ) -> Tensor:
-    """Cross entropy with CRST's KLD model regulariser (Zou et al. 2019).
+    r"""Cross entropy with CRST's KLD model regulariser (Zou et al. 2019).
+
+    $$ \mathcal{L} = \frac{1}{|V|} \sum_{i \in V} -\log p_{i, y_i}
+    + \frac{\alpha}{|V_w|} \sum_{i \in V} w_i \left( -\frac{1}{C} \sum_c \log p_{i,c} \right) $$
 
     CE is averaged over the valid pixels. The regulariser, -mean_c log p, is summed over the valid pixels times their
     image's weight, divided by the valid pixels of the images whose weight is not 0, times ``weight``. The published
@@ -276,7 +281,9 @@ def reverse_cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int =
 def symmetric_cross_entropy(
     logits: Tensor, labels: Tensor, *, alpha: float = 0.1, beta: float = 1.0, ignore_index: int = IGNORE
 ) -> Tensor:
-    """alpha * cross entropy + beta * reverse cross entropy, robust to wrong pseudo-labels (ProDA).
+    r"""alpha * cross entropy + beta * reverse cross entropy, robust to wrong pseudo-labels (ProDA).
+
+    $$ \mathcal{L} = \alpha \, \mathrm{CE}(p, \hat{y}) + \beta \, \mathrm{CE}(\hat{y}, p) $$
 
     Args:
         logits: ``(N, C, H, W)``.
@@ -329,7 +336,9 @@ def uncertainty_rectified_loss(
     class_weight: Tensor | None = None,
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """Pseudo-label loss damped where two heads disagree (Zheng & Yang 2021): mean CE exp(-v) + mean v.
+    r"""Pseudo-label loss damped where two heads disagree (Zheng & Yang 2021): mean CE exp(-v) + mean v.
+
+    $$ \mathcal{L} = \frac{1}{n} \sum_i \left( e^{-v_i} \, \mathrm{CE}_i + v_i \right) $$
 
     v = KL(other || first) per pixel, with gradient to both heads; both means are over all pixels, ignored included.
 
@@ -375,7 +384,9 @@ def reverse_huber_loss(pred: Tensor, depth: Tensor, *, ratio: float = 0.2) -> Te
 def focal_loss_map(
     logits: Tensor, labels: Tensor, prior: Tensor, *, power: float = 3.0, ignore_index: int = IGNORE
 ) -> Tensor:
-    """DA-SAC's focal loss of every pixel (Araslanov & Roth 2021): CE * (1 - prior_label)^power.
+    r"""DA-SAC's focal loss of every pixel (Araslanov & Roth 2021): CE * (1 - prior_label)^power.
+
+    $$ \mathcal{L} = -(1 - \chi_y)^{\lambda} \log p_y $$
 
     Args:
         logits: ``(N, C, H, W)``.

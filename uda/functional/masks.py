@@ -76,7 +76,9 @@ def class_mix_masks(
     ignore_index: int | None = None,
     chosen: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """One ClassMix mask for each image: True where the source is pasted.
+    r"""One ClassMix mask for each image: True where the source is pasted.
+
+    $$ M_{h,w} = \left[ y_{h,w} \in \mathcal{C} \right], \qquad x^m = M \odot x^s + (1 - M) \odot x^t $$
 
     Args:
         labels: ``(N, H, W)`` int64 source labels.
@@ -159,7 +161,10 @@ def block_mask(
     generator: Generator | None = None,
     draw: Tensor | None = None,
 ) -> Tensor:
-    """MIC's block mask (Hoyer et al. 2023): 1 where the image stays, 0 in the masked blocks.
+    r"""MIC's block mask (Hoyer et al. 2023): 1 where the image stays, 0 in the masked blocks.
+
+    $$ M_{ij} = \left[ v_{ij} > r \right], \qquad v_{ij} \sim U(0, 1) \text{ for each block}, \qquad x^M = M
+    \odot x $$
 
     The grid of :func:`block_grid` is enlarged by nearest neighbour, so that blocks are not exactly ``block`` pixels
     where it does not divide the size. The masked image is image * mask on NORMALISED images (masked = the mean colour);

@@ -121,7 +121,9 @@ def reset_statistics(module: nn.Module) -> None:
 def blend_statistics(
     source: Mapping[str, Statistics], target: Mapping[str, Statistics], prior: float
 ) -> dict[str, Statistics]:
-    """prior * source + (1 - prior) * target, for means and variances alike (Schneider et al. 2020).
+    r"""prior * source + (1 - prior) * target, for means and variances alike (Schneider et al. 2020).
+
+    $$ \bar{\mu} = a \, \mu_s + (1 - a) \, \mu_t, \qquad \bar{\sigma}^2 = a \, \sigma_s^2 + (1 - a) \, \sigma_t^2 $$
 
     Args:
         source: statistics of the trained network.

@@ -131,7 +131,9 @@ def prototype_distance(features: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def prototype_weight(distance: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Softmax over classes of -distance * temperature: larger is sharper, as in ProDA's code.
+    r"""Softmax over classes of -distance * temperature: larger is sharper, as in ProDA's code.
+
+    $$ \omega_c = \frac{e^{-\tau d_c}}{\sum_k e^{-\tau d_k}} $$
 
     Args:
         distance: ``(N, C, h, w)`` of :func:`prototype_distance`.
@@ -251,7 +253,10 @@ def crop_soft_labels(packed: Tensor, window: Window, crop: Sequence[int]) -> Ten
 def prototype_consistency(
     distance: Tensor, teacher_distance: Tensor, *, temperature: float = 1.0, padding: float | None = 250.0
 ) -> Tensor:
-    """KL of the teacher's and the student's soft assignment to the prototypes, averaged over all ELEMENTS.
+    r"""KL of the teacher's and the student's soft assignment to the prototypes, averaged over all ELEMENTS.
+
+    $$ \mathcal{L} = \frac{1}{n C} \sum_i \sum_c z_{i,c} \log \frac{z_{i,c}}{z_{i,c}^{\dagger}}, \qquad z:
+    \text{teacher's}, \; z^{\dagger}: \text{student's} $$
 
     The class axis counts in the average, so that this is 1/C of the mean per-pixel divergence.
 

@@ -49,7 +49,9 @@ def confident_share(confidence: Tensor, threshold: float = 0.968) -> Tensor:
 
 
 def confidence_weight(confidence: Tensor, *, threshold: float = 0.968, mode: str = "uniform") -> Tensor:
-    """Weight of target pixels in DACS (Tranheden et al. 2021).
+    r"""Weight of target pixels in DACS (Tranheden et al. 2021).
+
+    $$ w = \frac{1}{N H W} \sum_{n,h,w} \left[ \max_c p^{(n,h,w,c)} \geq \tau \right] $$
 
     Args:
         confidence: ``(N, H, W)`` of :func:`confident_labels`.
@@ -154,7 +156,9 @@ def without_margins(weight: Tensor, windows: Sequence[Window], margins: Mapping[
 
 
 def running_confidence(running: Tensor, prob: Tensor, *, beta: float = 1e-3, momentum: float = 0.99) -> Tensor:
-    """One step of DA-SAC's moving class prior (Araslanov & Roth 2021).
+    r"""One step of DA-SAC's moving class prior (Araslanov & Roth 2021).
+
+    $$ \chi_c \leftarrow \gamma \, \chi_c + (1 - \gamma) \, \frac{1}{N H W} \sum_{n,h,w} p^{(n,h,w,c)} $$
 
     A class whose prior is still exactly ``beta`` takes the batch's mean at once when that is above 1e-8.
 
@@ -194,7 +198,10 @@ def sac_pseudo_labels(
     invalid: Tensor | None = None,
     ignore_index: int = IGNORE,
 ) -> tuple[Tensor, Tensor]:
-    """DA-SAC's pseudo-labels with thresholds that grow with the class prior (Araslanov & Roth 2021).
+    r"""DA-SAC's pseudo-labels with thresholds that grow with the class prior (Araslanov & Roth 2021).
+
+    $$ \theta_c = \max \left( m_c \, \zeta_{upper} \left( 1 - e^{-\chi_c / \beta} \right), \zeta_{lower} \right),
+    \qquad m_c: \text{largest confidence of the class} $$
 
     For each image and class: threshold = max(peak * upper * (1 - exp(-prior / beta)), lower), with peak the largest
     confidence among the pixels predicted as the class. A pixel stays where its confidence is strictly above.

@@ -6,7 +6,9 @@ from torch import Tensor
 
 
 def rcs_probs(counts: Tensor, temperature: float = 0.01) -> tuple[Tensor, Tensor]:
-    """Rare class sampling (DAFormer, Hoyer et al. 2022): softmax over classes of (1 - frequency) / temperature.
+    r"""Rare class sampling (DAFormer, Hoyer et al. 2022): softmax over classes of (1 - frequency) / temperature.
+
+    $$ P(c) = \frac{e^{(1 - f_c) / T}}{\sum_k e^{(1 - f_k) / T}} $$
 
     Args:
         counts: ``(C,)`` pixels of each class in the data set.

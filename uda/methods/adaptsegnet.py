@@ -1,8 +1,11 @@
-"""AdaptSegNet: adversarial adaptation of the output space (Tsai et al., CVPR 2018).
+r"""AdaptSegNet: adversarial adaptation of the output space (Tsai et al., CVPR 2018).
 
 A discriminator on the softmax output tells the domains apart; the segmenter makes target outputs look like source ones
 (equation 4; equation 6 with the auxiliary classifier, ``level="multi"``). Source is labelled 0 and target 1, as in the
 published code; each half of the discriminator's loss counts one half (equation 2).
+
+$$ \min_{\theta} \mathcal{L}_{seg}(x^s, y^s) + \lambda_{adv} \mathcal{L}_D(p^t, 0),
+\qquad \min_D \tfrac{1}{2} \mathcal{L}_D(p^s, 0) + \tfrac{1}{2} \mathcal{L}_D(p^t, 1) $$
 
 Departure: without ``requires_grad`` toggling; the trainer's backward of the segmenter's losses does not reach the
 discriminators, which then train on the same outputs, detached.

@@ -1,7 +1,10 @@
-"""AdvEnt: adversarial entropy minimisation (Vu et al., "ADVENT", CVPR 2019, section 3.2, equations 6 to 8).
+r"""AdvEnt: adversarial entropy minimisation (Vu et al., "ADVENT", CVPR 2019, section 3.2, equations 6 to 8).
 
 AdaptSegNet's game on the weighted self-information maps -p log p instead of the probabilities. No departures other than
 those of :mod:`uda.methods.adaptsegnet`.
+
+$$ \min_{\theta} \mathcal{L}_{seg}(x^s, y^s) + \lambda_{adv} \mathcal{L}_D(I^t, 0),
+\qquad \min_D \tfrac{1}{2} \mathcal{L}_D(I^s, 0) + \tfrac{1}{2} \mathcal{L}_D(I^t, 1) $$
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
-"""ClassMix with a mean teacher: DACS (Tranheden et al., WACV 2021, algorithm 1); DAFormer's variant by its options.
+r"""ClassMix with a mean teacher: DACS (Tranheden et al., WACV 2021, algorithm 1); DAFormer's variant by its options.
 
 The EMA teacher labels the target; half of a source image's classes are pasted onto a target image, labels and weights
 alike (ClassMix, Olsson et al., WACV 2021); the student learns the mixed image after colour jitter and blur. Pasted
 pixels weigh 1, target pixels the share of the batch's target pixels of which the teacher is sure (confidence at least
 0.968).
+
+$$ x^m = M \odot x^s + (1 - M) \odot x^t, \qquad y^m = M \odot y^s + (1 - M) \odot \hat{y}^t,
+\qquad \mathcal{L} = \mathrm{CE}(f(x^m), y^m; w) $$
 
 DAFormer (Hoyer et al., CVPR 2022, section 3.3), HRDA, MIC: ``classes="batch"``, ``jitter=0.2``, and no weight for the
 target's margins, where Cityscapes has rectification seams and the car's own bonnet: 15 / 512 at the top and 120 / 512

@@ -1,8 +1,10 @@
-"""Optimal transport of colours (Ferradans et al., "Regularized discrete optimal transport", SIIMS 2014), by POT.
+r"""Optimal transport of colours (Ferradans et al., "Regularized discrete optimal transport", SIIMS 2014), by POT.
 
 A map is fitted between pixels sampled from a source and a target image (:mod:`uda.functional.transport`) and moves
 every colour of the source image. Departure: the default is the closed-form map between the two Gaussians, which matches
 the covariance of the channels as well; exact and entropic plans of the samples, the paper's, cost far more a step.
+
+$$ \min_{\gamma \in \Pi} \sum_{i,j} \gamma_{ij} \| x_i - y_j \|^2, \qquad \hat{x} = T_{\gamma}(x) $$
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
-"""CoTTA: continual test-time adaptation (Wang et al., CVPR 2022, section 3, algorithm 1).
+r"""CoTTA: continual test-time adaptation (Wang et al., CVPR 2022, section 3, algorithm 1).
 
 An EMA teacher predicts each image; where the source network is unsure (equation 4), the prediction is the mean over
 resized and mirrored copies (equation 3). The student learns the teacher's prediction (equation 2), the teacher follows
 it (equation 5), and a random share of the student's weights returns to the source's after each step (equations 7 and
 8). The teacher's prediction is what is returned.
+
+$$ \mathcal{L} = -\sum_c \hat{y}'_c \log p_c, \qquad \theta' \leftarrow \alpha \theta' + (1 - \alpha) \theta,
+\qquad \theta \leftarrow B \odot \theta^0 + (1 - B) \odot \theta, \quad B \sim \mathrm{Bernoulli}(p) $$
 
 Defaults are those of the authors' code for segmentation (Cityscapes to ACDC, not in their repository). It differs from
 the paper: the source network decides for each pixel, not for the image; the student learns hard labels, where equation

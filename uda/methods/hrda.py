@@ -1,10 +1,13 @@
-"""HRDA: the loss of the high-resolution detail crop (Hoyer et al., ECCV 2022, section 3.2, equations 10 and 11).
+r"""HRDA: the loss of the high-resolution detail crop (Hoyer et al., ECCV 2022, section 3.2, equations 10 and 11).
 
 The network is :class:`uda.models.HrdaSegmenter` (model ``hrda``), whose logits are fused from context and detail. The
 detail crop's own logits get a tenth of the loss, the fused logits the rest. Here the tenth is this method's, one for
 each view that is trained on, and the rest is the weight 0.9 of the methods that own those views (``Supervised``,
 ``ClassMix``, ``MIC``); the preset ``HRDA`` lists them so. Views are separate methods because methods that share no view
 never hold two graphs at once.
+
+$$ \mathcal{L} = (1 - \lambda_d) \, \mathcal{L}_{ce}(\hat{y}_{fused}, y)
++ \lambda_d \, \mathcal{L}_{ce}(\hat{y}_{detail}, y_d) $$
 
 Departures: none in the terms. MIC's weight does not scale the detail term in the published code, and so it is here.
 """

@@ -1,8 +1,10 @@
-"""L1 penalty on the network's weights (Tibshirani, "Regression shrinkage and selection via the lasso", JRSS-B 1996).
+r"""L1 penalty on the network's weights (Tibshirani, "Regression shrinkage and selection via the lasso", JRSS-B 1996).
 
 Weights that no data holds up shrink to 0. Departures: norms, biases and position embeddings are left out, as they are
 of the weight decay; the optimiser adds the gradient as it adds any other, without a proximal step, so that weights come
 near 0 and seldom arrive.
+
+$$ \mathcal{L} = \lambda \sum_i |w_i| $$
 """
 
 from __future__ import annotations

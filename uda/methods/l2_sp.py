@@ -1,9 +1,11 @@
-"""L2-SP: stay near the weights that training started from (Li et al., "Explicit Inductive Bias for Transfer Learning
+r"""L2-SP: stay near the weights that training started from (Li et al., "Explicit Inductive Bias for Transfer Learning
 with Convolutional Networks", ICML 2018, equation 3).
 
 alpha / 2 |w - w0|^2 for the weights that were trained before, beta / 2 |w|^2 for the new ones. It takes the place of
 weight decay, which pulls everything to 0: set the run's ``weight_decay`` to 0 beside it. Departures: norms, biases and
 position embeddings are left out. What was trained before is the encoder or, after a warm start, the whole network.
+
+$$ \Omega(w) = \frac{\alpha}{2} \| w_S - w_S^0 \|_2^2 + \frac{\beta}{2} \| w_{\bar{S}} \|_2^2 $$
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
-"""MIC: masked image consistency (Hoyer et al., CVPR 2023, section 3.2, equations 5 to 8).
+r"""MIC: masked image consistency (Hoyer et al., CVPR 2023, section 3.2, equations 5 to 8).
 
 The student predicts target images of which random blocks are hidden, and learns the EMA teacher's labels of the whole
 images, so that it must use context. It goes with any other method: the paper puts it on DAFormer and HRDA.
+
+$$ \mathcal{L} = w^t \, \mathrm{CE}(f(M \odot x^t), \hat{y}^t), \qquad \hat{y}^t = \mathrm{argmax}_c g_{\phi}(x^t)_c,
+\qquad \phi \leftarrow \alpha \phi + (1 - \alpha) \theta $$
 
 As in the published code the masked images are jittered in colour and blurred first (DACS' augmentation), hidden blocks
 have the mean colour that the network's normalisation takes to 0, and the pseudo-label's weight is the share of sure

@@ -132,7 +132,10 @@ class DaformerSegmenter(SegmentationNetwork):
         weights: see :func:`~uda.models.weights.load_encoder_weights`.
         mean: three numbers for RGB in [0, 1]; ``None`` takes those of the encoder's pretraining.
         std: likewise.
-        embed_channels: of the head, as ``channels``, ``dilations`` and ``dropout``.
+        embed_channels: of the head, to which each level is brought.
+        channels: of the head's fused features.
+        dilations: of the head's parallel convolutions; 1 is a 1x1 convolution.
+        dropout: probability before the classifier, in [0, 1).
         drop_path: stochastic depth rate of a timm encoder, in [0, 1).
         options: further arguments of the encoder.
 

@@ -215,5 +215,12 @@ class DeepLabV2(SegmentationNetwork):
 
 
 def deeplabv2_resnet101(num_classes: int, weights: str | None = "auto", aux: bool = True, **options: Any) -> DeepLabV2:
-    """The literature's network; ``options`` are :class:`DeepLabV2`'s."""
+    """The literature's network.
+
+    Args:
+        num_classes: classes C, at least 1.
+        weights: see :class:`DeepLabV2`.
+        aux: add the classifier on the second-last stage (AdaptSegNet's multi-level).
+        options: further ones of :class:`DeepLabV2`.
+    """
     return DeepLabV2(num_classes, weights, aux, **options)

@@ -277,7 +277,15 @@ def build_hrda(
     embed_channels: int = 256,
     **options: Any,
 ) -> HrdaSegmenter:
-    """HRDA over a network by name: ``crop`` and what follows as :class:`HrdaSegmenter`, ``options`` the base's.
+    """HRDA over a network by name.
+
+    Args:
+        num_classes: classes C, at least 1.
+        base: the network that sees both resolutions, by its name among the models.
+        crop: height and width of the detail crop, see :class:`HrdaSegmenter`.
+        class_attention: attention for each class, otherwise one for all.
+        embed_channels: of the attention head.
+        options: of the base.
 
     Raises:
         ValueError: no such base network, or one that is no :class:`~uda.models.SegmentationNetwork`.
