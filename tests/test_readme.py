@@ -94,7 +94,7 @@ def test_files_that_are_named_exist() -> None:
 
 
 def test_it_is_a_front_page() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 180
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
 
 
 def test_every_python_and_yaml_block_is_covered() -> None:

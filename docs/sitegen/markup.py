@@ -28,7 +28,11 @@ def library() -> griffe.Module:
 
 def packages() -> list[griffe.Module]:
     """The modules that have public names, sorted: those with ``__all__``, and the single files beside them."""
-    inside = [module for name, module in library().modules.items() if not name.startswith("_") and name != "cli"]
+    inside = [
+        module
+        for name, module in library().modules.items()
+        if not name.startswith("_") and name not in ("cli", "opencv")
+    ]
     return [library(), *sorted(inside, key=lambda module: module.path)]
 
 

@@ -23,6 +23,7 @@ from sitegen.markup import arguments, in_cell, library, markdown
 from uda.config.options import splits_of
 from uda.config.records import (
     BenchConfig,
+    CurvesSpec,
     DatasetSpec,
     EvaluateSpec,
     MethodEntry,
@@ -42,7 +43,7 @@ REQUIRED = "required"
 SECTIONS = {
     "DatasetSpec": "data-sets", "StreetsSpec": "streets", "StreetsDomain": "streetsdomainsname", "Settings": "settings",
     "Augment": "settingsaugment-settingstarget_augment", "EvaluateSpec": "evaluate", "OracleSpec": "oracle",
-    "MethodEntry": "a-row",
+    "MethodEntry": "a-row", "CurvesSpec": "curves",
 }  # fmt: skip
 """Record -> the anchor of its section."""
 
@@ -210,6 +211,7 @@ def sections() -> dict[str, tuple[str, list[Key]]]:
         "settings.augment, settings.target_augment": ("", list(keys_of(Augment))),
         "settings.teacher": ("", list(keys_of_dataclass(TeacherSpec, "types.TeacherSpec"))),
         "evaluate": ("Also `uda eval --evaluate NAME=VALUE`.", list(keys_of(EvaluateSpec))),
+        "curves": ("", list(keys_of(CurvesSpec))),
         "oracle": ("", list(keys_of(OracleSpec))),
         "streets": ("", list(keys_of(StreetsSpec))),
         "streets.domains.NAME": ("", list(keys_of(StreetsDomain))),

@@ -129,7 +129,7 @@ def test_a_bad_line_of_the_curves_is_named(line: bytes, finished: BenchResult, c
     assert result.ran == []
     assert f"{path}: " in said
     assert same_scores(result, finished)
-    assert "loss/Supervised" in write_tables(result.config, result.folder, result.table)["html"].read_text()
+    assert "loss Supervised" in write_tables(result.config, result.folder, result.table)["html"].read_text()
 
 
 def misshape(path: Path) -> None:

@@ -31,7 +31,7 @@ def test_the_source_is_predicted_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(model.passes) == 4 + 4 + pictures
     assert sorted(set(source.touched)) == evenly_spaced(9, 4) == [1, 3, 5, 7]
     # the same numbers as from passes of their own
-    some: Any = label_free._Some(source, [1, 3, 5, 7])
+    some: Any = label_free.Spaced(source, 4)
     alone = certainty(model, some, source.space.names)
     assert report["source"]["confidence"] == pytest.approx(alone.confidence)
     assert report["source"]["shares"] == pytest.approx(alone.shares)

@@ -142,6 +142,7 @@ NOT_COMPILED = {
     "entropy_score": NUMBER,
     "fit_colour_map": "POT's solver",
     "frechet": "SciPy's eigenvalues",
+    "evenly_spaced": "integers alone",
     "half_width": "integers alone",
     "information_score": NUMBER,
     "load_statistics": STATE,

@@ -295,6 +295,7 @@ NOT_DIFFERENTIABLE = {
     "fda_source_to_target": "detached",
     "fit_colour_map": "detached",
     "frechet": "float",
+    "evenly_spaced": "integers",
     "half_width": "integers",
     "image_class_weights": "counting",
     "information_score": "float",

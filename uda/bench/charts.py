@@ -13,13 +13,12 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING, Any
 
 from uda.bench.intervals import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK = "#010203"
 ROLES = {
@@ -68,7 +67,7 @@ def forest(title: str, differences: Sequence[Difference]) -> str:
     """Differences in points of mIoU with their intervals around a zero line, in the order given, first on top."""
 
     def draw() -> Figure:
-        figure = Figure(figsize=(WIDTH, 0.75 + 0.3 * len(differences)), layout="constrained")
+        figure = _figure((WIDTH, 0.75 + 0.3 * len(differences)))
         axes = figure.subplots()
         axes.axvline(0, color=INK, linewidth=0.8)
         for at, difference in enumerate(differences):
@@ -99,7 +98,7 @@ def scatter(title: str, x_label: str, y_label: str, points: Mapping[str, tuple[E
 
     def draw() -> Figure:
         lines = math.ceil(len(points) / 2)
-        figure = Figure(figsize=(WIDTH, 3.6 + 0.2 * lines), layout="constrained")
+        figure = _figure((WIDTH, 3.6 + 0.2 * lines))
         axes = figure.subplots()
         for at, (name, (x, y)) in enumerate(points.items()):
             colour = ROW_COLOURS[at % len(ROW_COLOURS)]
@@ -124,7 +123,7 @@ def curves(title: str, lines: Mapping[str, Curve], rows: Sequence[str]) -> str:
     """Means over the seeds as lines, smallest to largest as bands; a row has the same colour in every chart."""
 
     def draw() -> Figure:
-        figure = Figure(figsize=(WIDTH, 2.6 + 0.2 * math.ceil(len(lines) / 2)), layout="constrained")
+        figure = _figure((WIDTH, 2.6 + 0.2 * math.ceil(len(lines) / 2)))
         axes = figure.subplots()
         for name, curve in lines.items():
             at = rows.index(name)
@@ -136,13 +135,19 @@ def curves(title: str, lines: Mapping[str, Curve], rows: Sequence[str]) -> str:
                 label=f"\u200b{name}",
             )  # fmt: skip
         axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.locator_params(axis="x", integer=True)
         axes.set_title(title, loc="left", parse_math=False)
         axes.grid(linewidth=0.5)
         _legend(figure)
         return figure
 
     return _svg(title, draw)
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    from matplotlib.figure import Figure  # only where a page is drawn
+
+    return Figure(figsize=size, layout="constrained")
 
 
 def _legend(figure: Figure) -> None:
@@ -154,6 +159,8 @@ def _legend(figure: Figure) -> None:
 
 def _svg(title: str, draw: Callable[[], Figure]) -> str:
     text = io.StringIO()
+    from matplotlib import rc_context
+
     with rc_context({**STYLE, "svg.hashsalt": title}):
         draw().savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = text.getvalue()

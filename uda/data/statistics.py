@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uda.data.decode import read_size
 from uda.registry import nearest
 from uda.types import IMAGENET_MEAN, IMAGENET_STD, LabelledDataset, UnlabelledDataset
 
@@ -98,6 +97,8 @@ def image_sizes(dataset: UnlabelledDataset, limit: int | None = None) -> list[tu
     if files is None:
         count = len(dataset) if limit is None else min(limit, len(dataset))
         return [(int(image.shape[-2]), int(image.shape[-1])) for image in (dataset[i].image for i in range(count))]
+    from uda.data.decode import read_size  # OpenCV stands behind it
+
     return [read_size(path) for path in files[:limit]]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -252,7 +253,7 @@ def project(
         ends = np.cumsum([len(part) for part in (features, *others)])[:-1]
         return np.split(placed.astype(np.float64), ends), ("t-SNE 1", "t-SNE 2")
     try:
-        import umap  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        umap = import_module("umap")  # optional, and heavy
     except ImportError as error:
         raise ValueError("projection is 'umap', which needs the package umap-learn: pip install umap-learn") from error
     mapper = umap.UMAP(n_components=2, random_state=seed).fit(features)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -178,6 +177,8 @@ def _pictures(
 
 def loss_colours() -> Bytes:
     """``(256, 3)`` uint8 of the loss map."""
+    import matplotlib
+
     return np.asarray(matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 
 

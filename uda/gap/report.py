@@ -7,6 +7,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -379,12 +380,11 @@ def _write_samples(content: Mapping[str, Any], out: Path) -> None:
         for row in zip(*samples.values(), strict=True):
             writer.writerow(["" if value is None else spreadsheet_safe(value) for value in row])
     try:
-        import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]
-        import pyarrow.parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError:
         return
     with atomic_write(out / "samples.parquet", binary=True) as file:
-        pyarrow.parquet.write_table(pyarrow.table(samples), file)
+        parquet.write_table(pyarrow.table(samples), file)
 
 
 def markdown(content: Mapping[str, Any]) -> str:
