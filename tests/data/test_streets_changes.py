@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from uda.data.base import STREETS
 from uda.data.cityscapes import Cityscapes
 from uda.data.errors import DataError
 from uda.data.kitti import Kitti
-from uda.data.streets import DOMAINS, check_empty, differences, entries, generate, render, vary
+from uda.data.streets import DOMAINS, ONE_FACTOR, check_empty, differences, entries, generate, render, vary
 
 SIZE = (48, 96)
 QUIET = {"sensor.noise": 0.0, "sensor.blur": 0.0}
@@ -187,3 +188,12 @@ def test_every_value_that_is_allowed_can_be_rendered(value: float) -> None:
         assert image.shape[:2] == label.shape
         rendered += 1
     assert rendered
+
+
+def test_the_docs_list_every_entry() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "streets.md").read_text(encoding="utf-8")
+    table = page.partition("|---|---|\n")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`(\w+)`", line) for line in table.splitlines()]
+    assert [f"{part}.{name}" for part, *fields in rows for name in fields] == list(entries())
+    factors = re.findall(r"^\| `(\w+)` \|", page.partition("| factor |")[2], re.MULTILINE)
+    assert factors == list(ONE_FACTOR)
