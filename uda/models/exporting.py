@@ -82,7 +82,7 @@ def export(
         model: a segmenter, as :func:`uda.models.load` gives it; exported in evaluation mode, on the CPU, and left as it
             is. With batch norm per domain, the statistics that are in place are exported.
         path: the file, ``.onnx`` or ``.pt2``; one that is there is replaced.
-        format: ``"onnx"`` (needs ``pip install 'uda[export]'``), or ``"torch"``, which ``torch.export.load`` opens.
+        format: ``"onnx"`` (needs ``pip install 'uda-seg[export]'``), or ``"torch"``, which ``torch.export.load`` opens.
         output: ``"logits"`` or ``"probabilities"``, ``(N, C, H, W)`` float32, or ``"labels"``, ``(N, H, W)`` int64
             train ids, all at the image's size.
         size: height and width of the images; by default any, up to 65536 pixels a side.
@@ -158,7 +158,7 @@ def _import(package: str) -> Any:
     try:
         return __import__(package)
     except ImportError as error:
-        raise ModelError(f"ONNX needs the package {package} ({error}): pip install 'uda[export]'") from error
+        raise ModelError(f"ONNX needs the package {package} ({error}): pip install 'uda-seg[export]'") from error
 
 
 class _Exported(nn.Module):
