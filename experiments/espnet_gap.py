@@ -23,7 +23,7 @@ from uda.data.label_spaces import CAMVID11
 from uda.data.statistics import published_stats
 from uda.engine import Inference
 from uda.gap import Gap, Options, Summary, analyse, sentences, write_report
-from uda.gap.verdict import percent, plain
+from uda.gap.verdict import percent, plain, points
 from uda.models import adapt
 from uda.types import LabelledDataset
 
@@ -88,15 +88,20 @@ def table(results: dict[str, tuple[Gap, Summary]]) -> str:
     for name, (result, summary) in results.items():
         lines += [f"## {name}", "", *(f"{line}\n" for line in sentences(result, summary))]
         if summary.shares:
-            lines += ["| factor | share of the excess loss | loss when only this is edited |", "|---|---:|---:|"]
+            lines += [
+                "| factor | share of the excess loss | change of the loss when only this is edited |",
+                "|---|---:|---:|",
+            ]
             for share in (*summary.shares, *summary.groups):
                 shown = "–" if share.share.value != share.share.value else percent(share.share)
                 lines.append(f"| {share.label} | {shown} | {plain(share.alone)} |")
             lines.append("")
         lines += ["| fix at test time | loss | Δ loss | Δ mIoU, points | |", "|---|---:|---:|---:|---|"]
         for fix in summary.fixes:
-            change, points = percent(fix.change, signed=True), percent(fix.miou_change, signed=True)
-            lines.append(f"| {fix.result.fix.name} | {fix.loss:.2f} | {change} | {points} | {fix.verdict} |")
+            change = percent(fix.change, signed=True)
+            lines.append(
+                f"| {fix.result.fix.name} | {fix.loss:.2f} | {change} | {points(fix.miou_change)} | {fix.verdict} |"
+            )
         lines.append("")
     return "\n".join(lines)
 

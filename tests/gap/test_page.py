@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from matplotlib import colormaps
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from plotly.offline import get_plotlyjs
 
 from uda.gap.page import figures, page, write_page
@@ -669,9 +669,9 @@ def test_points_are_drawn_and_open_their_sample(reader: Reader, measured: dict[s
     box = ring.bounding_box()
     assert box is not None
     assert (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) == pytest.approx(reader.point(index), abs=1.5)
-    assert reader.page.locator("#figure-after .shapelayer path").count() == 1
+    expect(reader.page.locator("#figure-after .shapelayer path")).to_have_count(1)
     reader.page.click("#close")
-    assert ring.count() == 0
+    expect(ring).to_have_count(0)
     reader.check()
 
 

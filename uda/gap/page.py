@@ -183,7 +183,8 @@ def figures(content: Mapping[str, Any], count: int) -> dict[str, go.Figure]:
     reader's."""
     drawn = {}
     if factors := content.get("factors"):
-        drawn["figure-factors"] = _waterfall(factors)
+        if any(row.get("share") is not None for row in factors):
+            drawn["figure-factors"] = _waterfall(factors)
         edits = [
             (row.get("label") or row["name"], *_triple(row, "alone"), *_group_mark(row, factors))
             for row in factors

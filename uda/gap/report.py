@@ -120,6 +120,8 @@ def page_content(result: Gap, summary: Summary, *, command: str = "", title: str
         "how": how(result, summary),
         "missing": missing,
     }
+    if result.target.labelled and not content["config"]:
+        missing["config"] = "no fix that was tried clearly helps, so there is nothing to write into a config"
     if result.source is None:
         missing["where"] = "there are no source images to compare to, only published statistics"
     return content

@@ -47,9 +47,11 @@ def sentences(result: Gap, summary: Summary) -> list[str]:
         ]
     if summary.gap is None:
         return [
+            *_fix_sentences(summary)[:1],
             f"The loss on {result.target.name} is {plain(summary.target.loss)}; without labelled source images "
             "there is nothing to compare it to, so that no shares of a gap can be given.",
-            *_fix_sentences(summary),
+            *_fix_sentences(summary)[1:],
+            *_after_sentences(result, summary),
         ]
     source = result.source_name
     against = f"{plain(summary.target.loss)} on {result.target.name} against {plain(summary.source_loss)} on {source}"
