@@ -281,6 +281,18 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert list((tmp_path / "out/projector").rglob("*.tsv"))
 
 
+def test_features_of_each_class_go_to_the_projector(tmp_path: Path) -> None:
+    source, target = Blocks("source", 4, 0), Blocks("target", 4, 1, shift=0.12)
+    result = run(source, target, tmp_path / "work", fixes=(), options=Options(by_class=True, causes=False))
+    cells = result.target.before[0].class_features
+    assert cells is not None
+    assert cells[:, 0] == pytest.approx(np.array(LEVELS) + 0.12, abs=0.01)
+    write_report(result, tmp_path / "out")
+    lines = next((tmp_path / "out/projector").rglob("classes/metadata.tsv")).read_text().splitlines()
+    assert lines[0] == "dataset\tfile\tclass"
+    assert len(lines) == 1 + 8 * 3
+
+
 def test_pictures_of_the_largest_losses_go_first_where_there_is_no_room(tmp_path: Path) -> None:
     from uda.gap.report import _pictures, _samples
 

@@ -54,7 +54,7 @@ def gap(
     ),
     out: Path = typer.Option(..., "--out", "-o", help="Folder for report.html, samples.csv, ...", show_default=False),
     projection: Axes = typer.Option(Axes.pca, "--projection", help="Of the latent space."),
-    by_class: bool = typer.Option(False, "--by-class", help="Pool features by class as well (in gap.json)."),
+    by_class: bool = typer.Option(False, "--by-class", help="Pool features by class too: a second embedding."),
     causes: bool = typer.Option(True, "--causes/--no-causes", help="Edit images to find causes; takes the longest."),
     budget: int = typer.Option(
         4000, "--budget", min=1, help="Forward passes up to which all combinations of edits are tried."

@@ -483,6 +483,7 @@ def _write_projector(result: Gap, content: Mapping[str, Any], folder: Path) -> N
     from torch.utils.tensorboard import SummaryWriter
 
     shutil.rmtree(folder, ignore_errors=True)
+    samples = content["samples"]
     names = [column["name"] for column in content["columns"] if not column["name"].startswith(("share/", "iou/"))]
     table = [["" if value is None else str(value) for value in row]
              for row in zip(*(content["samples"][name] for name in names), strict=True)]  # fmt: skip
@@ -491,6 +492,19 @@ def _write_projector(result: Gap, content: Mapping[str, Any], folder: Path) -> N
     with SummaryWriter(str(folder)) as writer:
         features = torch.from_numpy(np.stack([row.features for row in rows]))
         writer.add_embedding(features, table, thumbnails, tag="features", metadata_header=names)
+        regions = [
+            (cells[k], [samples["dataset"][at], samples["file"][at], result.class_names[k]])
+            for at, row in enumerate(rows)
+            if (cells := row.class_features) is not None
+            for k in range(len(cells))
+            if np.isfinite(cells[k]).all()
+        ]
+        if regions:
+            vectors, about = zip(*regions, strict=True)
+            header = ["dataset", "file", "class"]
+            writer.add_embedding(
+                torch.from_numpy(np.stack(vectors)), list(about), tag="classes", metadata_header=header
+            )
 
 
 def _thumbnail(uri: str | None, side: int = 48) -> torch.Tensor:
