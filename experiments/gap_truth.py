@@ -3,7 +3,7 @@
     python experiments/gap_truth.py --out OUT [--trials 5] [--images 24]
 
 Trains a source-only network on streets in Cityscapes' look (``--steps``), then analyses targets of other scenes in the
-same look, each changed in one factor (``uda.data.streets.ONE_FACTOR``), ``--trials`` of each, and as many targets that
+same look, each changed in one factor (``uda.data.streets.one_factor``), ``--trials`` of each, and as many targets that
 were not changed. Prints how often the true factor has the largest share of the gap, and how often a gap
 is seen where there is none. A trial that is finished is not made again.
 """
@@ -21,7 +21,7 @@ import torch
 
 from uda.data import Cityscapes
 from uda.data.label_spaces import label_space
-from uda.data.streets import ONE_FACTOR, generate, vary
+from uda.data.streets import ONE_FACTOR, generate, one_factor, vary
 from uda.engine import Settings, Trainer
 from uda.files import atomic_write
 from uda.gap import Options, analyse, sentences, summarise
@@ -32,6 +32,8 @@ from uda.models import Segmenter, load
 SIZE = (96, 192)
 SPACE = "street8"
 NONE = "none"
+STRENGTH = {"deviation": 1.5, "histogram": 1.5, "sharpness": 2.5, "aspect": 2.0}
+"""Of the factors that this network hardly minds at strength 1."""
 
 
 def network(out: Path, steps: int) -> Segmenter:
@@ -53,7 +55,8 @@ def trial(model: Any, out: Path, factor: str, number: int, images: int) -> dict[
     if record.is_file():
         content: dict[str, Any] = json.loads(record.read_text())
         return content
-    domain = "cityscapes" if factor == NONE else vary("cityscapes", ONE_FACTOR[factor], name=factor)
+    changes = {} if factor == NONE else one_factor(factor, STRENGTH.get(factor, 1.0))
+    domain = vary("cityscapes", changes, name=factor) if changes else "cityscapes"
     root = generate(
         out / f"targets/{factor}_{number}", domain, {"val": images}, size=SIZE, seed=1000 + number, workers=2
     )

@@ -26,7 +26,7 @@ from uda.data.statistics import ChannelStats
 from uda.engine.identity import model_identity
 from uda.engine.inference import PLAIN, Inference, ResizedImages, predict_logits, resize_images
 from uda.gap.columns import IMAGE_COLUMNS
-from uda.gap.factors import Editor
+from uda.gap.factors import BATCH_NORM, Editor
 from uda.gap.fixes import Fix, default_fixes
 from uda.gap.interventions import Interventions, Plan
 from uda.gap.latent import Projection, centred_distance
@@ -401,7 +401,8 @@ def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progres
     """Loss under edits, shared among the factors that take part.
 
     First each factor alone. One that makes the loss clearly larger alone, and clearly larger again when it joins those
-    that do not, takes no part: its edit does harm of its own, and says nothing about what the target lacks.
+    that do not, takes no part: its edit does harm of its own, and says nothing about what the target lacks. The game is
+    of the image's factors; batch norm, of the model's side, has what it still takes off when they are all edited.
     """
     options, target = result.options, result.target
     editor = Editor(result.source_style, target.style)
@@ -417,26 +418,39 @@ def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progres
         batch_size=options.batch_size,
     )
     factors = work.factors()
+    image_factors = [factor for factor in factors if factor != BATCH_NORM]
     trials = _Trials(work, store, shelf, target, watch)
     trials.run("alone", [[frozenset({factor}) for factor in factors]] * len(shelf))
     images = Images(target.sequences, options.seed)
-    doubtful = [f for f in factors if images.interval(trials.losses({f}) - trials.losses(())).low > 0]
-    part = [factor for factor in factors if factor not in doubtful]
+
+    def worse(after: Iterable[str], before: Iterable[str]) -> bool:
+        return images.interval(trials.losses(after) - trials.losses(before)).low > 0
+
+    doubtful = [factor for factor in image_factors if worse({factor}, ())]
+    part = [factor for factor in image_factors if factor not in doubtful]
     trials.run("joined", [[frozenset({*part, factor}) for factor in doubtful] + [frozenset(part)]] * len(shelf))
-    harmful = [f for f in doubtful if images.interval(trials.losses({*part, f}) - trials.losses(part)).low > 0]
-    part = [factor for factor in factors if factor not in harmful]
+    harmful = [factor for factor in doubtful if worse({*part, factor}, part)]
+    part = [factor for factor in image_factors if factor not in harmful]
     plan = Plan.of(part, len(shelf), options.budget, options.seed)
     trials.run("together", [plan.coalitions(index) for index in range(len(shelf))])
     shares: dict[str, list[float]] = {factor: [] for factor in part}
     for index, values in enumerate(trials.values):
         for factor, value in plan.shares(values, index).items():
             shares[factor].append(value)
-    tried = {factor: frozenset({factor}) for factor in factors} | {"all": frozenset(part)}
+    taken = {factor: np.array(values) for factor, values in shares.items()}
+    if BATCH_NORM in factors:
+        # after the images: its statistics make up for what their edits take away, and would be credited with that
+        trials.run("normed", [[frozenset({*part, BATCH_NORM})]] * len(shelf))
+        if worse({BATCH_NORM}, ()) and worse({*part, BATCH_NORM}, part):
+            harmful.append(BATCH_NORM)
+        else:
+            taken[BATCH_NORM] = trials.losses(part) - trials.losses({*part, BATCH_NORM})
+    tried = {factor: frozenset({factor}) for factor in factors} | {"all": frozenset(taken)}
     return {
         "plan": plan,
         "differences": editor.differences(),
         "harmful": tuple(harmful),
-        "shares": {factor: np.array(values) for factor, values in shares.items()},
+        "shares": taken,
         "alone": {name: (trials.losses(c), trials.confusions(c)) for name, c in tried.items() if c},
     }
 

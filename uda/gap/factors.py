@@ -26,6 +26,8 @@ BATCH_NORM = "batch_norm"
 """The factor of the model's side."""
 MAX_GAIN = 4.0
 """Amplitudes are multiplied or divided by at most so much."""
+CLEAR = 2.0
+"""Standard errors by which low frequencies must differ to be edited: of some hundred, many differ by chance."""
 BORDER = 16
 """Pixels that are mirrored at the borders where high frequencies are edited."""
 WIENER = 5
@@ -65,8 +67,8 @@ FACTORS: dict[str, Factor] = {
             "low_frequency",
             "low-frequency amplitude",
             "detail",
-            f"amplitudes of up to {CYCLES} cycles an image multiplied to the source's mean (by at most {MAX_GAIN:g}), "
-            "the mean left alone",
+            f"amplitudes of up to {CYCLES} cycles an image multiplied to the source's geometric mean (by at most "
+            f"{MAX_GAIN:g}) where these clearly differ",
         ),
         Factor(
             "histogram",
@@ -207,8 +209,13 @@ class Editor:
 
     @cached_property
     def _low_gain(self) -> Floats:
+        """``(3, 9, 9)``; 1 where the styles do not clearly differ (two standard errors)."""
         source, target = known(self.source.low), known(self.target.low)
-        return np.asarray(np.clip((source + 1e-9) / (target + 1e-9), 1 / MAX_GAIN, MAX_GAIN))
+        error = np.hypot(known(self.source.low_error), known(self.target.low_error))
+        # left and right are alike in the world
+        difference = (source - target + (source - target)[..., ::-1]) / 2
+        clear = np.abs(difference) > CLEAR * (error + error[..., ::-1]) / 2
+        return np.asarray(np.exp(np.where(clear, difference, 0).clip(-np.log(MAX_GAIN), np.log(MAX_GAIN))))
 
     def _sharpness(self, image: Pixels) -> Pixels:
         # mirrored at the borders: the transform would take the jump from one to the other for detail

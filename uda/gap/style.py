@@ -18,6 +18,8 @@ CYCLES = 4
 """Low frequencies are of at most so many cycles an image, in each direction."""
 BANDS = np.array([1 / 16, 1 / 8, 3 / 16, 1 / 4, 5 / 16, 3 / 8, 7 / 16, 1 / 2])
 """Edges of the bands of high frequencies, cycles a pixel; the first band is what the others are related to."""
+LEAST = 1e-4
+"""Added to low amplitudes, of images with deviation 1, before their logarithm is taken."""
 LEVELS = 256
 
 
@@ -32,8 +34,10 @@ class Style:
     histogram: Floats | None = None
     """``(3, 256)`` share of the pixels at each grey level."""
     low: Floats | None = None
-    """``(3, 9, 9)`` mean amplitude of each low frequency (-4 to 4 cycles, rows then columns), of images that were
-    given mean 0 and deviation 1; a constant image counts as 0."""
+    """``(3, 9, 9)`` mean logarithm of the amplitude of each low frequency (-4 to 4 cycles, rows then columns) of
+    images that were given mean 0 and deviation 1."""
+    low_error: Floats | None = None
+    """``(3, 9, 9)`` its standard error, of independent images."""
     high: Floats | None = None
     """``(7,)`` mean power of the luma in each band of high frequencies, on the scale of an image with deviation 1,
     without the noise's."""
@@ -53,7 +57,7 @@ class StyleSums:
     """Running sums of a data set's style; memory does not grow with the number of images but for their sizes."""
 
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, LEVELS), np.int64))
-    low: Floats = field(default_factory=lambda: np.zeros((3, 2 * CYCLES + 1, 2 * CYCLES + 1)))
+    low: Floats = field(default_factory=lambda: np.zeros((2, 3, 2 * CYCLES + 1, 2 * CYCLES + 1)))
     high: Floats = field(default_factory=lambda: np.zeros(len(BANDS) - 1))
     noise: float = 0.0
     sizes: list[tuple[int, int]] = field(default_factory=list)
@@ -64,7 +68,8 @@ class StyleSums:
             self.counts[channel] += np.bincount(image[..., channel].reshape(-1), minlength=LEVELS)
         pixels = as_float(image)
         luma = luma_of(pixels)
-        self.low += low_amplitude(pixels)
+        low = np.log(low_amplitude(pixels) + LEAST)
+        self.low += np.stack([low, low**2])
         self.high += high_power(luma, noise_level(luma))
         self.noise += channel_noise(pixels)
         self.sizes.append(image.shape[:2])  # type: ignore[arg-type]
@@ -80,7 +85,9 @@ class StyleSums:
         std = np.sqrt(((levels - mean[:, None]) ** 2 * shares).sum(1))
         height, width = np.median(np.array(self.sizes), axis=0)
         size = (float(height), float(width))
-        return Style(mean, std, shares, self.low / count, self.high / count, self.noise / count, size)
+        low, squares = self.low / count
+        error = np.sqrt(np.maximum(squares - low**2, 0) / max(count - 1, 1))
+        return Style(mean, std, shares, low, error, self.high / count, self.noise / count, size)
 
 
 def low_amplitude(pixels: npt.NDArray[np.float32]) -> Floats:

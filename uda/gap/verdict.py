@@ -85,7 +85,8 @@ def _headline(summary: Summary) -> str:
     parts = ["None of the factors tried clearly accounts for a part of the excess loss"]
     if clear:
         named = [f"{SHORT[share.name]} for {percent(share.share)}" for share in clear]
-        named[0] = named[0].replace(" for ", " accounts for ", 1)
+        verb = " account for " if clear[0].name == "geometry" else " accounts for "
+        named[0] = named[0].replace(" for ", verb, 1)
         parts = [f"Of the excess loss, {', '.join(named[:-1])}{' and ' if named[:-1] else ''}{named[-1]}"]
     best = best_fix(summary)
     if best is not None:
@@ -183,7 +184,7 @@ def how(result: Gap, summary: Summary) -> list[str]:
     if result.plan is not None and result.plan.factors:
         count = len(result.plan.factors)
         lines.append(
-            "Shares: Shapley values of the loss over the factors that take part, per image, then averaged; "
+            "Shares: Shapley values of the loss over the image's factors that take part, per image, then averaged; "
             + (
                 f"from all {2**count} combinations."
                 if result.plan.exact
@@ -200,7 +201,8 @@ def how(result: Gap, summary: Summary) -> list[str]:
         lines.append("A factor whose edit makes the loss clearly larger, alone and beside the others, takes no part.")
     if BATCH_NORM in result.alone:
         lines.append(
-            f"Batch norm as a factor: {result.options.prior:g} of the model's own statistics blended with those of at "
+            "Batch norm has what it still takes off when the images are edited in all of these: "
+            f"{result.options.prior:g} of the model's own statistics blended with those of at "
             "most 16 target images, edited like the images that are predicted."
         )
     if summary.fixes:
