@@ -17,7 +17,7 @@ from uda.shipped import benchmarks, config_file, hides, summary
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.yaml"))
-LEFT_OUT = {".git", "runs", "data", "build", "dist", "uda_seg.egg-info"}
+LEFT_OUT = {".git", "runs", "site", "data", "build", "dist", "uda_seg.egg-info"}
 
 
 def python(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -181,7 +181,7 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
         return real(name, *args, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ModelError, match=r"needs the package onnxscript .*pip install 'uda\[export\]'"):
+    with pytest.raises(ModelError, match=r"needs the package onnxscript .*pip install 'uda-seg\[export\]'"):
         export(adapted(), tmp_path / "a.onnx")
 
 
