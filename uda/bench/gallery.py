@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from uda.bench import build
 from uda.bench.plan import picture_indices
 from uda.bench.results import Domain
 from uda.config import BenchConfig
-from uda.data.encode import encode_image
+from uda.data.encode import data_uri
 from uda.metrics import confusion, miou
 from uda.opencv import cv2
 from uda.types import IGNORE
@@ -76,8 +75,19 @@ def samples(config: BenchConfig, domain: Domain, folder: Path, seeds: Mapping[st
                 continue
             matrix = confusion(torch.from_numpy(labels), torch.from_numpy(label), dataset.space.num_classes)
             score = float(miou(matrix, over="labelled"))
-            pictures.append(Picture(row, _uri(colours(labels), ".png"), _uri(error_map(labels, label), ".png"), score))
-        shown.append(Sample(sample.name, _uri(image, ".jpg"), _uri(colours(label), ".png"), tuple(pictures)))
+            pictures.append(
+                Picture(
+                    row,
+                    data_uri(colours(labels), ".png", WIDTH),
+                    data_uri(error_map(labels, label), ".png", WIDTH),
+                    score,
+                )
+            )
+        shown.append(
+            Sample(
+                sample.name, data_uri(image, ".jpg", WIDTH), data_uri(colours(label), ".png", WIDTH), tuple(pictures)
+            )
+        )
     return shown
 
 
@@ -86,12 +96,3 @@ def error_map(prediction: npt.NDArray[np.integer], label: npt.NDArray[np.integer
     wrong = (prediction != label).astype(np.intp)
     pixels: npt.NDArray[np.uint8] = np.array([RIGHT, WRONG, UNLABELLED], np.uint8)[np.where(label == IGNORE, 2, wrong)]
     return pixels
-
-
-def _uri(rgb: npt.NDArray[np.uint8], suffix: str) -> str:
-    scale = min(1.0, WIDTH / rgb.shape[1])
-    size = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
-    method = cv2.INTER_AREA if suffix == ".jpg" else cv2.INTER_NEAREST
-    small = np.asarray(cv2.resize(np.ascontiguousarray(rgb), size, interpolation=method), dtype=np.uint8)
-    kind = {".jpg": "jpeg", ".png": "png"}[suffix]
-    return f"data:image/{kind};base64,{base64.b64encode(encode_image(small, suffix)).decode()}"

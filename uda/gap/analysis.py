@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from uda.data.identity import dataset_identity
 from uda.data.statistics import ChannelStats
 from uda.engine.identity import model_identity
 from uda.engine.inference import PLAIN, Inference, ResizedImages, predict_logits, resize_images
-from uda.gap.columns import IMAGE_COLUMNS
+from uda.gap.columns import IMAGE_COLUMNS, image_columns
 from uda.gap.factors import BATCH_NORM, Editor
 from uda.gap.fixes import Fix, default_fixes
 from uda.gap.interventions import Interventions, Plan
@@ -123,7 +123,7 @@ class Gap:
     shares: dict[str, Floats] = field(default_factory=dict)
     """Factor -> ``(n,)`` what it takes off each target image's loss (Shapley)."""
     alone: dict[str, tuple[Floats, npt.NDArray[np.int64]]] = field(default_factory=dict)
-    """Factor, or ``"all"`` that take part -> losses ``(n,)`` and confusions ``(n, C, C)`` of the target so edited."""
+    """Factor -> losses ``(n,)`` and confusions ``(n, C, C)`` of the target so edited."""
     fixes: list[FixResult] = field(default_factory=list)
     after_name: str | None = None
     missing: dict[str, str] = field(default_factory=dict)
@@ -203,8 +203,8 @@ def analyse(
     width = picture_width((0 if images is None else len(images)) + len(target))
     with evaluating(model):
         pass_ = _Pass(store, table, width, options.by_class, watch)
-        first = None if images is None else pass_.base(ask, "source", images, keep=True)
-        second = pass_.base(ask, "target", target, keep=True)
+        first = None if images is None else pass_.base(ask, "source", images)
+        second = pass_.base(ask, "target", target)
         style = Style.published(source) if isinstance(source, ChannelStats) else first.style  # type: ignore[union-attr]
         missing: dict[str, str] = {}
         name = source_name or ("published statistics" if images is None else images.name)
@@ -262,10 +262,7 @@ class _Asker:
     def logits(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """Of ``(N, 3, h, w)``, at another size."""
         images = images.to(self.device)
-        if not self._plain():
-            return predict_logits(self.model, images, self.inference, precision=self.precision, size=size)
-        output = self._forward(images)
-        return at_size(output.logits if isinstance(output, SegOutput) else output, size)
+        return predict_logits(self.model, images, self.inference, precision=self.precision, size=size).float()
 
     def resize(self, images: Tensor) -> Tensor:
         """As the network sees them."""
@@ -290,7 +287,7 @@ class _Pass:
     ) -> None:
         self.store, self.palette, self.width, self.by_class, self.watch = store, palette, width, by_class, watch
 
-    def base(self, ask: _Asker, domain: str, dataset: UnlabelledDataset, *, keep: bool) -> DomainResult:
+    def base(self, ask: _Asker, domain: str, dataset: UnlabelledDataset) -> DomainResult:
         """Decode, keep and measure every image of a data set."""
         labelled = isinstance(dataset, LabelledDataset) and getattr(dataset, "labelled", True)
         sums, rows = StyleSums(), []
@@ -318,8 +315,10 @@ class _Pass:
             if not labelled:
                 sample = sample._replace(label=None)
             self.store.put_sample(domain, index, sample)
-            sums.add(as_pixels(sample.image))
-            rows.append(pack(self.measured(ask, sample)))
+            pixels = as_pixels(sample.image)
+            columns = image_columns(pixels)
+            sums.add(pixels, columns["noise"])
+            rows.append(pack(self.measured(ask, sample, columns)))
             names.append(sample.name)
         return {"rows": rows, "names": names, "style": _sums(sums)}
 
@@ -346,15 +345,13 @@ class _Pass:
         self,
         ask: _Asker,
         sample: Sample,
-        columns: Mapping[str, float] | None = None,
+        columns: Mapping[str, float],
         pictures: Sequence[str] = ("image", "label", "prediction", "loss", "error"),
     ) -> Measured:
         """One image."""
         size = sample.image.shape[-2:] if sample.label is None else sample.label.shape[-2:]
         output = ask.output(sample.as_float()[None], (int(size[0]), int(size[1])))
-        numbers = None
-        if columns is not None:
-            numbers = {name: columns[name] for name in IMAGE_COLUMNS if name in columns}
+        numbers = {name: columns[name] for name in IMAGE_COLUMNS}
         try:
             return measure(
                 sample, output, sample.label, self.palette, columns=numbers, width=self.width, by_class=self.by_class,
@@ -445,13 +442,13 @@ def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progres
             harmful.append(BATCH_NORM)
         else:
             taken[BATCH_NORM] = trials.losses(part) - trials.losses({*part, BATCH_NORM})
-    tried = {factor: frozenset({factor}) for factor in factors} | {"all": frozenset(taken)}
+    tried = {factor: frozenset({factor}) for factor in factors}
     return {
         "plan": plan,
         "differences": editor.differences(),
         "harmful": tuple(harmful),
         "shares": taken,
-        "alone": {name: (trials.losses(c), trials.confusions(c)) for name, c in tried.items() if c},
+        "alone": {name: (trials.losses(c), trials.confusions(c)) for name, c in tried.items()},
     }
 
 
@@ -556,7 +553,7 @@ def _after(
     if after is None and attach is None:
         return {}
     network: nn.Module = after if after is not None else attach(source, seen)  # type: ignore[misc]
-    mode = _nothing() if isinstance(network, TestTimeMethod) else evaluating(network)
+    mode = nullcontext() if isinstance(network, TestTimeMethod) else evaluating(network)
     rows = {}
     with mode:
         ask = _Asker(network, inference, precision)
@@ -616,8 +613,3 @@ def _numbers(stats: Any) -> Iterable[list[float]]:
 @contextmanager
 def _silent(label: str, total: int) -> Iterator[Callable[[], None]]:
     yield lambda: None
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

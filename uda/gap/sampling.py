@@ -14,7 +14,6 @@ from scipy import stats
 from uda.bench.intervals import LEVEL, degrees_of_images, group_weights
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 DRAWS = 2000
 
 
@@ -36,11 +35,6 @@ class Interval:
         """1 or -1 where the interval leaves 0 out, else 0."""
         return 0 if not self.clear else 1 if self.value > 0 else -1
 
-    def scaled(self, factor: float) -> Interval:
-        """The number times a factor."""
-        low, high = sorted((self.low * factor, self.high * factor))
-        return Interval(self.value * factor, low, high)
-
 
 class Images:
     """Draws of image weights for one data set; images of one sequence are weighted together.
@@ -54,8 +48,8 @@ class Images:
     """
 
     def __init__(self, sequences: Sequence[str], seed: int = 0) -> None:
-        self.names, self.group = np.unique(np.asarray(sequences, dtype=str), return_inverse=True)
-        self.count = len(self.names)
+        names, self.group = np.unique(np.asarray(sequences, dtype=str), return_inverse=True)
+        self.count = len(names)
         self.df = degrees_of_images(len(sequences), self.group.astype(np.int64))
         self.weights = group_weights(self.count, DRAWS, seed)
 

@@ -62,8 +62,8 @@ class StyleSums:
     noise: float = 0.0
     sizes: list[tuple[int, int]] = field(default_factory=list)
 
-    def add(self, image: npt.NDArray[np.uint8]) -> None:
-        """Count an image ``(H, W, 3)`` uint8 RGB."""
+    def add(self, image: npt.NDArray[np.uint8], noise: float | None = None) -> None:
+        """Count an image ``(H, W, 3)`` uint8 RGB; its noise is measured where it is not known yet."""
         for channel in range(3):
             self.counts[channel] += np.bincount(image[..., channel].reshape(-1), minlength=LEVELS)
         pixels = as_float(image)
@@ -71,7 +71,7 @@ class StyleSums:
         low = np.log(low_amplitude(pixels) + LEAST)
         self.low += np.stack([low, low**2])
         self.high += high_power(luma, noise_level(luma))
-        self.noise += channel_noise(pixels)
+        self.noise += channel_noise(pixels) if noise is None else noise
         self.sizes.append(image.shape[:2])  # type: ignore[arg-type]
 
     def style(self) -> Style:

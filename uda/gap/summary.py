@@ -102,13 +102,9 @@ class Summary:
     target_after: DomainNumbers | None
     gap: Interval | None
     """Target's loss less the source's."""
-    relative: Interval | None
-    """The gap over the source's loss."""
     shares: list[Share]
     groups: list[Share]
     """The same, by group of factors; the last is what is unexplained."""
-    everything: FixNumbers | None
-    """All edits together."""
     fixes: list[FixNumbers]
     where: dict[str, list[Row]]
     correlations: list[tuple[str, Interval]]
@@ -132,17 +128,11 @@ def summarise(result: Gap) -> Summary:
     seed = result.options.seed
     target = _Domain(result.target, seed)
     source = None if result.source is None else _Domain(result.source, seed + 1)
-    gap = relative = None
-    if source is not None and result.target.labelled:
-        gap, relative = _gap(source, target)
-    clear = gap is not None and gap.low > 0
-    shares, groups = _shares(result, target, source, clear)
+    excess = None if source is None or not result.target.labelled else _Excess(source, target)
+    gap = None if excess is None else excess.interval()
+    shares, groups = _shares(result, target, excess if gap is not None and gap.low > 0 else None)
     together = len(result.fixes)
     fixes = [_fix_numbers(fix, target, 1 - (1 - LEVEL) / max(1, together)) for fix in result.fixes]
-    everything = None
-    if "all" in result.alone:
-        losses, confusions = result.alone["all"]
-        everything = _numbers_of(losses, confusions, target, LEVEL)
     change = {}
     for name, domain in (("source", source), ("target", target)):
         if domain is not None and domain.result.after is not None and domain.result.labelled:
@@ -155,10 +145,8 @@ def summarise(result: Gap) -> Summary:
         None if source is None or source.result.after is None else source.numbers(source.result.after),
         None if target.result.after is None else target.numbers(target.result.after),
         gap,
-        relative,
         shares,
         groups,
-        everything,
         fixes,
         {} if source is None or not result.target.labelled else _where(result, source, target),
         _correlations(target) if result.target.labelled else [],
@@ -222,32 +210,33 @@ def _confusions(rows: Sequence[Measured]) -> npt.NDArray[np.int64]:
     return np.stack([row.confusion for row in rows])
 
 
-def _gap(source: _Domain, target: _Domain) -> tuple[Interval, Interval]:
-    (below, drawn_below), (above, drawn_above) = source.images.draws(source.losses), target.images.draws(target.losses)
-    df = satterthwaite((float(drawn_below.var()), float(drawn_above.var())), (source.images.df, target.images.df))
-    gap = interval_of(float(above - below), drawn_above - drawn_below, df)
-    relative = interval_of(float(above / below - 1), drawn_above / drawn_below - 1, df)
-    return gap, relative
+class _Excess:
+    """The target's loss less the source's, with its draws."""
+
+    def __init__(self, source: _Domain, target: _Domain) -> None:
+        (below, drawn_below), (above, drawn_above) = (d.images.draws(d.losses) for d in (source, target))
+        self.value, self.draws = float(above - below), drawn_above - drawn_below
+        variances = (float(drawn_below.var()), float(drawn_above.var()))
+        self.df = satterthwaite(variances, (source.images.df, target.images.df))
+
+    def interval(self) -> Interval:
+        return interval_of(self.value, self.draws, self.df)
 
 
-def _shares(result: Gap, target: _Domain, source: _Domain | None, clear: bool) -> tuple[list[Share], list[Share]]:
+def _shares(result: Gap, target: _Domain, excess: _Excess | None) -> tuple[list[Share], list[Share]]:
     """Shares of the gap by factor and by group; without a clear gap there is nothing to take a share of."""
     if not result.alone:
         return [], []
     nothing = Interval(math.nan, math.nan, math.nan)
-    excess, drawn_excess, df = math.nan, np.array([]), target.images.df
-    if clear and source is not None:
-        (below, drawn_below) = source.images.draws(source.losses)
-        (above, drawn_above) = target.images.draws(target.losses)
-        excess, drawn_excess = float(above - below), drawn_above - drawn_below
-        df = satterthwaite((float(drawn_below.var()), float(drawn_above.var())), (source.images.df, target.images.df))
+    untouched = nothing if excess is None else Interval(0.0, 0.0, 0.0)
 
     def share(values: Floats, unexplained: bool = False) -> Interval:
-        if not clear:
+        if excess is None:
             return nothing
         mean, drawn = target.images.draws(values)
-        part, parts = float(mean) / excess, drawn / drawn_excess
-        return interval_of(1 - part, 1 - parts, df) if unexplained else interval_of(part, parts, df)
+        part, parts = float(mean) / excess.value, drawn / excess.draws
+        value, draws = (1 - part, 1 - parts) if unexplained else (part, parts)
+        return interval_of(value, draws, excess.df)
 
     shares, tried = [], set(result.shares)
     for factor in FACTORS.values():
@@ -272,7 +261,7 @@ def _shares(result: Gap, target: _Domain, source: _Domain | None, clear: bool) -
                     factor.name,
                     factor.label,
                     factor.group,
-                    zero if clear else nothing,
+                    untouched,
                     zero,
                     target.images.interval(losses - target.losses),
                     target.miou_change(confusions, LEVEL),
@@ -282,7 +271,7 @@ def _shares(result: Gap, target: _Domain, source: _Domain | None, clear: bool) -
         elif factor.name in result.differences:
             zero = Interval(0.0, 0.0, 0.0)
             shares.append(
-                Share(factor.name, factor.label, factor.group, zero if clear else nothing, zero, zero, zero,
+                Share(factor.name, factor.label, factor.group, untouched, zero, zero, zero,
                       "the domains do not differ in it")
             )  # fmt: skip
     groups = []
