@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.bench.test_table import METHODS, fill, plain
 from uda.bench import BenchResult, Table, make_table
 from uda.bench.headline import about_images, about_origin, headline
 from uda.bench.plan import RESULT
-from uda.bench.provenance import commit
+from uda.bench.provenance import PACKAGES, commit, versions
 from uda.bench.render import markdown
 from uda.bench.results import _is_of_streets
 from uda.config import BenchConfig, load_config, streets_folder
@@ -95,6 +96,18 @@ def test_date_and_commit_are_those_of_the_cells(finished: BenchResult) -> None:
     known = replace(finished.table, commits=("0123456789ab",))
     assert about_origin(known).endswith("(commit 0123456789ab)")
     assert about_origin(replace(finished.table, date="", commits=(), versions={})) == ""
+
+
+def test_a_package_that_is_not_there_under_its_name_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bare server has opencv-python-headless, a fork of timm another name: no cell fails for that."""
+
+    def installed(name: str) -> str:
+        if name in ("opencv-python", "timm"):
+            raise metadata.PackageNotFoundError(name)
+        return "5.0"
+
+    monkeypatch.setattr(metadata, "version", installed)
+    assert set(versions()) == {"uda", "python", *PACKAGES} - {"opencv-python", "timm"}
 
 
 def test_commit_is_of_a_checkout_that_tracks_the_code(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
@@ -14,7 +15,18 @@ import torch
 
 import uda
 
-PACKAGES = ("torch", "torchvision", "numpy", "timm", "segmentation-models-pytorch", "opencv-python")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "timm",
+    "segmentation-models-pytorch",
+    # the four distributions of OpenCV; a bare server has a headless one
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
 GIT_SECONDS = 10.0
 """A repository on a network drive may take long; a run does not wait for it."""
 
@@ -50,9 +62,12 @@ def commit(package: Path | None = None) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    installed = {"uda": uda.__version__, "python": platform.python_version()}
-    return installed | {name: metadata.version(name) for name in PACKAGES}
+    """Versions of what a result depends on, as far as they are known: a run does not fail for a missing one."""
+    known = {"uda": uda.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            known[name] = metadata.version(name)
+    return known
 
 
 def machine() -> str:
