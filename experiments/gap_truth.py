@@ -1,6 +1,6 @@
 """Does ``uda gap`` name the right factor where the truth is known? Street domains that differ in exactly one.
 
-    python experiments/gap_truth.py --out OUT [--trials 5] [--images 24]
+    python experiments/gap_truth.py --out OUT [--trials 5] [--images 32]
 
 Trains a source-only network on streets in Cityscapes' look (``--steps``), then analyses targets of other scenes in the
 same look, each changed in one factor (``uda.data.streets.one_factor``), ``--trials`` of each, and as many targets that
@@ -32,7 +32,7 @@ from uda.models import Segmenter, load
 SIZE = (96, 192)
 SPACE = "street8"
 NONE = "none"
-STRENGTH = {"deviation": 1.5, "histogram": 1.5, "sharpness": 2.5, "aspect": 2.0}
+STRENGTH = {"deviation": 1.5, "histogram": 1.5, "low_frequency": 1.5, "sharpness": 2.0, "aspect": 3.0}
 """Of the factors that this network hardly minds at strength 1."""
 
 
@@ -117,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--trials", type=int, default=5)
-    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--steps", type=int, default=400)
     arguments = parser.parse_args()
     model = network(arguments.out, arguments.steps)

@@ -26,7 +26,7 @@ from uda.data.statistics import ChannelStats
 from uda.engine.identity import model_identity
 from uda.engine.inference import PLAIN, Inference, ResizedImages, predict_logits, resize_images
 from uda.gap.columns import IMAGE_COLUMNS, image_columns
-from uda.gap.factors import BATCH_NORM, Editor
+from uda.gap.factors import BATCH_NORM
 from uda.gap.fixes import Fix, default_fixes
 from uda.gap.interventions import Interventions, Plan
 from uda.gap.latent import Projection, centred_distance
@@ -380,6 +380,7 @@ def _sums(sums: StyleSums) -> dict[str, Any]:
     return {
         "counts": torch.from_numpy(sums.counts),
         "low": torch.from_numpy(sums.low),
+        "low_power": torch.from_numpy(sums.low_power),
         "high": torch.from_numpy(sums.high),
         "noise": sums.noise,
         "sizes": [list(size) for size in sums.sizes],
@@ -389,6 +390,7 @@ def _sums(sums: StyleSums) -> dict[str, Any]:
 def _add(sums: StyleSums, content: Mapping[str, Any]) -> None:
     sums.counts += content["counts"].numpy()
     sums.low += content["low"].numpy()
+    sums.low_power += content["low_power"].numpy()
     sums.high += content["high"].numpy()
     sums.noise += content["noise"]
     sums.sizes += [(size[0], size[1]) for size in content["sizes"]]
@@ -397,18 +399,18 @@ def _add(sums: StyleSums, content: Mapping[str, Any]) -> None:
 def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progress) -> dict[str, Any]:
     """Loss under edits, shared among the factors that take part.
 
-    First each factor alone. One that makes the loss clearly larger alone, and clearly larger again when it joins those
-    that do not, takes no part: its edit does harm of its own, and says nothing about what the target lacks. The game is
-    of the image's factors; batch norm, of the model's side, has what it still takes off when they are all edited.
+    First each factor alone. One that does not make the loss clearly smaller alone, and clearly larger when it joins
+    those that do, takes no part: its edit does harm of its own, and says nothing about what the target lacks. The game
+    is of the image's factors; batch norm, of the model's side, has what it still takes off when they are all edited.
     """
     options, target = result.options, result.target
-    editor = Editor(result.source_style, target.style)
     step = max(1, math.ceil(len(shelf) / CALIBRATION))
     calibration = [shelf[index] for index in range(0, len(shelf), step)]
     work = Interventions(
         ask.model,
         ask.logits,
-        editor,
+        result.source_style,
+        target.style,
         calibration,
         resize=ask.resize,
         prior=options.prior,
@@ -423,7 +425,7 @@ def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progres
     def worse(after: Iterable[str], before: Iterable[str]) -> bool:
         return images.interval(trials.losses(after) - trials.losses(before)).low > 0
 
-    doubtful = [factor for factor in image_factors if worse({factor}, ())]
+    doubtful = [factor for factor in image_factors if not worse((), {factor})]
     part = [factor for factor in image_factors if factor not in doubtful]
     trials.run("joined", [[frozenset({*part, factor}) for factor in doubtful] + [frozenset(part)]] * len(shelf))
     harmful = [factor for factor in doubtful if worse({*part, factor}, part)]
@@ -445,7 +447,7 @@ def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progres
     tried = {factor: frozenset({factor}) for factor in factors}
     return {
         "plan": plan,
-        "differences": editor.differences(),
+        "differences": work.editor.differences(),
         "harmful": tuple(harmful),
         "shares": taken,
         "alone": {name: (trials.losses(c), trials.confusions(c)) for name, c in tried.items()},

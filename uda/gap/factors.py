@@ -2,36 +2,25 @@
 
 The factors are made so that each changes its own property and leaves the others': the tone curve keeps the data set's
 mean and deviation, low frequencies, sharpness and noise keep each image's; mean, deviation and tone curve together
-are the full histogram transfer between data sets. They are applied in the order of :data:`FACTORS`. All carry
-statistics from data set to data set: an image that is darker than the rest stays so.
+are the full histogram transfer between data sets. They are applied in the order of :data:`FACTORS`, in which a camera's
+last step is undone first. All carry statistics from data set to data set: an image that is darker than the rest stays
+so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from uda.gap.style import BANDS, CYCLES, LEVELS, Style, radius, waves
+from uda.gap.detail import MAX_GAIN, WIENER, Detail, Floats, Pixels, known
+from uda.gap.style import CYCLES, LEVELS, Style, StyleSums
 from uda.opencv import cv2
 
-Pixels = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
-T = TypeVar("T")
 BATCH_NORM = "batch_norm"
 """The factor of the model's side."""
-MAX_GAIN = 4.0
-"""Amplitudes are multiplied or divided by at most so much."""
-CLEAR = 2.0
-"""Standard errors by which low frequencies must differ to be edited: of some hundred, many differ by chance."""
-BORDER = 16
-"""Pixels that are mirrored at the borders where high frequencies are edited."""
-WIENER = 5
-"""Side of the window of the noise filter, pixels."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +40,19 @@ FACTORS: dict[str, Factor] = {
         Factor("resolution", "resolution", "geometry", "resized to the source's median height, with its own aspect"),
         Factor("aspect", "aspect", "geometry", "stretched to the source's median ratio of width to height"),
         Factor(
+            "histogram",
+            "tone curve",
+            "colour",
+            "each channel's histogram given the source's shape, with mean and deviation kept",
+        ),
+        Factor(
+            "low_frequency",
+            "low frequencies",
+            "detail",
+            f"up to {CYCLES} cycles an image: their mean (light that all images share) moved to the source's, and the "
+            f"amplitude about it scaled (by at most {MAX_GAIN:g}), where these clearly differ",
+        ),
+        Factor(
             "noise",
             "noise",
             "detail",
@@ -61,20 +63,8 @@ FACTORS: dict[str, Factor] = {
             "sharpness",
             "sharpness",
             "detail",
-            f"what is above 1/8 cycle a pixel amplified or damped to the source's mean power (by at most {MAX_GAIN:g})",
-        ),
-        Factor(
-            "low_frequency",
-            "low-frequency amplitude",
-            "detail",
-            f"amplitudes of up to {CYCLES} cycles an image multiplied to the source's geometric mean (by at most "
-            f"{MAX_GAIN:g}) where these clearly differ",
-        ),
-        Factor(
-            "histogram",
-            "tone curve",
-            "colour",
-            "each channel's histogram given the source's shape, with mean and deviation kept",
+            "what is above 1/16 cycle a pixel damped to the source's mean power, or amplified as far as noise allows "
+            f"(parametric Wiener filter; by at most {MAX_GAIN:g})",
         ),
         Factor("deviation", "channel deviation", "colour", "each channel's deviation scaled about its mean"),
         Factor("mean", "channel mean", "colour", "each channel's mean shifted"),
@@ -83,6 +73,8 @@ FACTORS: dict[str, Factor] = {
 }
 """By name, in the order in which they are applied."""
 IMAGE_FACTORS = tuple(name for name in FACTORS if name != BATCH_NORM)
+BEFORE_DETAIL = ("resolution", "aspect", "histogram")
+"""Edits that move the statistics of detail, which are measured again after them."""
 
 
 class Editor:
@@ -91,17 +83,22 @@ class Editor:
     Args:
         source: style to bring images to.
         target: style of all of the target's images.
+        images: some of these, ``(H, W, 3)`` float32 in [0, 1], on which the style is measured again after the edits of
+            :data:`BEFORE_DETAIL`; without any it is taken to be the same after them.
     """
 
-    def __init__(self, source: Style, target: Style) -> None:
+    def __init__(self, source: Style, target: Style, images: Sequence[Pixels] = ()) -> None:
         self.source = source
         self.target = target
+        self._images = images
+        self._details: dict[tuple[str, ...], Detail] = {(): Detail(source, target)}
 
     def differences(self) -> dict[str, float]:
         """Factor -> how far the styles differ in it, in units of the least that counts; only those that are known.
 
         The units: half a grey level of a mean, 1 % of a deviation, half a grey level of the tone curve (mean over
-        levels), 5 % of low or high frequencies' amplitude, half a grey level of noise, 2 % of height or of aspect.
+        levels), a change of low frequencies by 2 % of the images' deviation, 5 % of high ones' amplitude, half a grey
+        level of noise, 2 % of height or of aspect.
         """
         source, target = self.source, self.target
         sizes = {
@@ -112,12 +109,7 @@ class Editor:
             levels = np.arange(LEVELS) / 255
             moved = (np.abs(self._curve - levels) * target.histogram).sum(1).max()
             sizes["histogram"] = moved * 255 / 0.5
-        if source.low is not None and target.low is not None:
-            sizes["low_frequency"] = float(np.abs(np.log(self._low_gain)).mean()) / 0.05
-        if source.high is not None and target.high is not None:
-            sizes["sharpness"] = float(np.abs(np.log(self._high_gain)).max()) / 0.05
-        if source.noise is not None and target.noise is not None:
-            sizes["noise"] = abs(source.noise - target.noise) * 255 / 0.5
+        sizes |= self._details[()].differences()
         if source.size is not None and target.size is not None:
             sizes["resolution"] = abs(np.log(source.size[0] / target.size[0])) / 0.02
             sizes["aspect"] = abs(np.log(self._aspect)) / 0.02
@@ -144,13 +136,14 @@ class Editor:
         unknown = sorted(set(factors) - set(IMAGE_FACTORS))
         if unknown:
             raise ValueError(f"factor {unknown[0]!r} is none of {', '.join(IMAGE_FACTORS)}")
+        before = tuple(name for name in BEFORE_DETAIL if name in factors)
         edits: dict[str, Callable[[Pixels], Pixels]] = {
             "resolution": self._resolution,
             "aspect": self._stretch,
-            "noise": lambda image: self._noise(image, seed),
-            "sharpness": self._sharpness,
-            "low_frequency": self._low_frequency,
             "histogram": self._histogram,
+            "low_frequency": lambda image: self._detail(before).low_frequency(image),
+            "noise": lambda image: self._detail(before).noise(image, seed),
+            "sharpness": lambda image: self._detail(before).sharpness(image),
             "deviation": self._deviation,
             "mean": self._mean,
         }
@@ -158,6 +151,16 @@ class Editor:
             if name in factors:
                 pixels = edits[name](pixels)
         return np.ascontiguousarray(pixels, dtype=np.float32)
+
+    def _detail(self, before: tuple[str, ...]) -> Detail:
+        """The edits of detail for images that were edited before."""
+        if before not in self._details and self._images:
+            sums = StyleSums()
+            for image in self._images:
+                edited = self.apply(image, before).clip(0, 1) * 255
+                sums.add(edited.round().astype(np.uint8))
+            self._details[before] = Detail(self.source, sums.style())
+        return self._details.get(before, self._details[()])
 
     # colour
 
@@ -196,56 +199,6 @@ class Editor:
             curve[channel] = (quantiles - mean) * scale + self.target.mean[channel]
         return curve
 
-    # detail
-
-    def _low_frequency(self, image: Pixels) -> Pixels:
-        height, width = image.shape[:2]
-        rows, columns = waves(height), waves(width)
-        spectrum = np.einsum("uh,hwc,vw->uvc", rows, image, columns, optimize=True)
-        change = spectrum * (self._low_gain.transpose(1, 2, 0) - 1)
-        change[CYCLES, CYCLES] = 0
-        added = np.einsum("uh,uvc,vw->hwc", rows.conj(), change, columns.conj(), optimize=True).real
-        return _like(image + (added / (height * width)).astype(np.float32), image)
-
-    @cached_property
-    def _low_gain(self) -> Floats:
-        """``(3, 9, 9)``; 1 where the styles do not clearly differ (two standard errors)."""
-        source, target = known(self.source.low), known(self.target.low)
-        error = np.hypot(known(self.source.low_error), known(self.target.low_error))
-        # left and right are alike in the world
-        difference = (source - target + (source - target)[..., ::-1]) / 2
-        clear = np.abs(difference) > CLEAR * (error + error[..., ::-1]) / 2
-        return np.asarray(np.exp(np.where(clear, difference, 0).clip(-np.log(MAX_GAIN), np.log(MAX_GAIN))))
-
-    def _sharpness(self, image: Pixels) -> Pixels:
-        # mirrored at the borders: the transform would take the jump from one to the other for detail
-        edge = min(BORDER, min(image.shape[:2]) - 1)
-        padded = np.pad(image, ((edge, edge), (edge, edge), (0, 0)), mode="reflect")
-        height, width = padded.shape[:2]
-        middles = (BANDS[:-1] + BANDS[1:]) / 2
-        gain = np.interp(radius(height, width), middles, self._high_gain).astype(np.float32)
-        spectrum = np.fft.rfft2(padded, axes=(0, 1)) * gain[..., None]
-        edited = np.fft.irfft2(spectrum, s=(height, width), axes=(0, 1)).astype(np.float32)
-        return _like(edited[edge : height - edge, edge : width - edge], image)
-
-    @cached_property
-    def _high_gain(self) -> Floats:
-        """``(7,)`` amplitude of each band against the first."""
-        source, target = known(self.source.high), known(self.target.high)
-        gain = np.sqrt((source + 1e-9) / (target + 1e-9))
-        return np.asarray(np.clip(gain / gain[0], 1 / MAX_GAIN, MAX_GAIN))
-
-    def _noise(self, image: Pixels, seed: int) -> Pixels:
-        variance = known(self.source.noise) ** 2 - known(self.target.noise) ** 2
-        if variance >= 0:
-            drawn = np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32)
-            return _like(image + drawn * np.float32(np.sqrt(variance)), image)
-        mean = cv2.blur(image, (WIENER, WIENER))
-        local = np.maximum(cv2.blur(image * image, (WIENER, WIENER)) - mean * mean, 1e-12)
-        # what is left is the source's noise
-        share = np.sqrt(np.maximum(local + np.float32(variance), 0) / local)
-        return _like(mean + (image - mean) * share, image)
-
     # geometry
 
     def _resolution(self, image: Pixels) -> Pixels:
@@ -259,24 +212,6 @@ class Editor:
     def _aspect(self) -> float:
         (high, wide), (own_high, own_wide) = known(self.source.size), known(self.target.size)
         return (wide / high) / (own_wide / own_high)
-
-
-def known(value: T | None) -> T:
-    """A statistic that the style has.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if value is None:
-        raise ValueError("this factor needs a statistic that the style does not have; published ones are mean and std")
-    return value
-
-
-def _like(edited: Pixels, image: Pixels) -> Pixels:
-    """With each channel's mean and deviation of before."""
-    mean, std = edited.mean((0, 1)), edited.std((0, 1))
-    scale = np.where(std > 1e-6, image.std((0, 1)) / np.maximum(std, 1e-6), 1.0).astype(np.float32)
-    return np.asarray((edited - mean) * scale + image.mean((0, 1)), np.float32)
 
 
 def _resize(image: Pixels, height: int, width: int) -> Pixels:

@@ -29,7 +29,7 @@ from uda.gap.sampling import (
     orders_for,
     shapley_of_orders,
 )
-from uda.gap.style import as_images, as_pixels
+from uda.gap.style import Style, as_images, as_pixels
 from uda.metrics import confusion
 from uda.types import Sample
 
@@ -79,8 +79,10 @@ class Interventions:
     Args:
         model: in evaluation mode; its batch-norm statistics are the same again after every call.
         predict: how it is asked.
-        editor: of the images.
-        calibration: target images that batch norm is calibrated on, edited like those that are predicted.
+        source: style to bring images to.
+        target: style of the target's images.
+        calibration: target images that batch norm is calibrated on, edited like those that are predicted, and on which
+            edits are measured.
         resize: images as they are edited -> as the network is to see them.
         prior: share of the model's own statistics in those, in [0, 1].
         batch_size: images of one size that go through the model together.
@@ -90,17 +92,19 @@ class Interventions:
         self,
         model: nn.Module,
         predict: Predict,
-        editor: Editor,
+        source: Style,
+        target: Style,
         calibration: Iterable[Sample],
         *,
         resize: Callable[[Tensor], Tensor],
         prior: float,
         batch_size: int,
     ) -> None:
-        self.model, self.editor, self.prior = model, editor, prior
+        self.model, self.prior = model, prior
         self._batch_size, self._resize = batch_size, resize
         self._predict = predict
         self._calibration = [as_float(as_pixels(sample.image)) for sample in calibration]
+        self.editor = Editor(source, target, self._calibration)
         self._own = {name: Statistics(s.mean.clone(), s.var.clone()) for name, s in running_statistics(model).items()}
         self._adapted: dict[Coalition, dict[str, Statistics]] = {}
         self._device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

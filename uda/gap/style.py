@@ -16,10 +16,8 @@ from uda.gap.columns import as_float, channel_noise, luma_of, noise_level
 Floats = npt.NDArray[np.float64]
 CYCLES = 4
 """Low frequencies are of at most so many cycles an image, in each direction."""
-BANDS = np.array([1 / 16, 1 / 8, 3 / 16, 1 / 4, 5 / 16, 3 / 8, 7 / 16, 1 / 2])
+BANDS = np.array([1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 5 / 16, 3 / 8, 7 / 16, 1 / 2])
 """Edges of the bands of high frequencies, cycles a pixel; the first band is what the others are related to."""
-LEAST = 1e-4
-"""Added to low amplitudes, of images with deviation 1, before their logarithm is taken."""
 LEVELS = 256
 
 
@@ -34,12 +32,14 @@ class Style:
     histogram: Floats | None = None
     """``(3, 256)`` share of the pixels at each grey level."""
     low: Floats | None = None
-    """``(3, 9, 9)`` mean logarithm of the amplitude of each low frequency (-4 to 4 cycles, rows then columns) of
-    images that were given mean 0 and deviation 1."""
-    low_error: Floats | None = None
-    """``(3, 9, 9)`` its standard error, of independent images."""
+    """``(3, 9, 9)`` mean of each low frequency (0 to 4 cycles in halves, rows then columns) of images that were given
+    mean 0 and deviation 1: the light that all of them share."""
+    low_spread: Floats | None = None
+    """``(3, 9, 9)`` root mean square distance of an image's low frequency from that mean."""
+    images: int = 0
+    """How many were counted."""
     high: Floats | None = None
-    """``(7,)`` mean power of the luma in each band of high frequencies, on the scale of an image with deviation 1,
+    """``(8,)`` mean power of the luma in each band of high frequencies, on the scale of an image with deviation 1,
     without the noise's."""
     noise: float | None = None
     """Mean standard deviation of the channels' noise, [0, 1]."""
@@ -57,7 +57,8 @@ class StyleSums:
     """Running sums of a data set's style; memory does not grow with the number of images but for their sizes."""
 
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, LEVELS), np.int64))
-    low: Floats = field(default_factory=lambda: np.zeros((2, 3, 2 * CYCLES + 1, 2 * CYCLES + 1)))
+    low: Floats = field(default_factory=lambda: np.zeros((3, 2 * CYCLES + 1, 2 * CYCLES + 1)))
+    low_power: Floats = field(default_factory=lambda: np.zeros((3, 2 * CYCLES + 1, 2 * CYCLES + 1)))
     high: Floats = field(default_factory=lambda: np.zeros(len(BANDS) - 1))
     noise: float = 0.0
     sizes: list[tuple[int, int]] = field(default_factory=list)
@@ -68,8 +69,9 @@ class StyleSums:
             self.counts[channel] += np.bincount(image[..., channel].reshape(-1), minlength=LEVELS)
         pixels = as_float(image)
         luma = luma_of(pixels)
-        low = np.log(low_amplitude(pixels) + LEAST)
-        self.low += np.stack([low, low**2])
+        low = low_frequencies(pixels)
+        self.low += low
+        self.low_power += low**2
         self.high += high_power(luma, noise_level(luma))
         self.noise += channel_noise(pixels) if noise is None else noise
         self.sizes.append(image.shape[:2])  # type: ignore[arg-type]
@@ -85,30 +87,44 @@ class StyleSums:
         std = np.sqrt(((levels - mean[:, None]) ** 2 * shares).sum(1))
         height, width = np.median(np.array(self.sizes), axis=0)
         size = (float(height), float(width))
-        low, squares = self.low / count
-        error = np.sqrt(np.maximum(squares - low**2, 0) / max(count - 1, 1))
-        return Style(mean, std, shares, low, error, self.high / count, self.noise / count, size)
+        low = self.low / count
+        spread = np.sqrt(np.maximum(self.low_power / count - low**2, 0))
+        return Style(mean, std, shares, low, spread, count, self.high / count, self.noise / count, size)
 
 
-def low_amplitude(pixels: npt.NDArray[np.float32]) -> Floats:
-    """``(3, 9, 9)`` amplitudes of low frequencies of ``(H, W, 3)``, channels first brought to mean 0, deviation 1."""
+def low_frequencies(pixels: npt.NDArray[np.float32]) -> Floats:
+    """``(3, 9, 9)`` low frequencies of ``(H, W, 3)``, channels first brought to mean 0, deviation 1.
+
+    Of the cosine transform, whose waves do not have to fit together at opposite borders as Fourier's do: light that
+    falls from left to right is a few of them. The sum of all squares is the image's variance.
+    """
     flat = pixels - pixels.mean((0, 1))
     deviation = flat.std((0, 1))
     flat = flat / np.where(deviation > 1e-6, deviation, np.inf)
-    height, width = flat.shape[:2]
-    rows, columns = waves(height), waves(width)
-    spectrum = np.einsum("uh,hwc,vw->cuv", rows, flat, columns, optimize=True)
-    return np.asarray(np.abs(spectrum) / (height * width), dtype=np.float64)
+    return to_waves(flat)
 
 
-def waves(length: int) -> npt.NDArray[np.complex64]:
-    """``(9, length)`` the waves of -4 to 4 cycles."""
-    cycles = np.arange(-CYCLES, CYCLES + 1)[:, None]
-    return np.asarray(np.exp(-2j * np.pi * cycles * np.arange(length) / length), np.complex64)
+def to_waves(image: npt.NDArray[np.float32]) -> Floats:
+    """``(3, 9, 9)`` low frequencies of ``(H, W, 3)`` as it is."""
+    height, width = image.shape[:2]
+    return np.asarray(np.einsum("uh,hwc,vw->cuv", waves(height), image, waves(width), optimize=True), np.float64)
+
+
+def from_waves(low: Floats, height: int, width: int) -> npt.NDArray[np.float32]:
+    """``(H, W, 3)`` of low frequencies ``(3, 9, 9)`` alone."""
+    rows, columns = waves(height) * height, waves(width) * width
+    return np.asarray(np.einsum("uh,cuv,vw->hwc", rows, low, columns, optimize=True), np.float32)
+
+
+def waves(length: int) -> Floats:
+    """``(9, length)`` cosines of 0 to 4 cycles in halves; times their transpose 1 / ``length`` of the identity."""
+    halves = np.arange(2 * CYCLES + 1)[:, None]
+    scale = np.where(halves > 0, np.sqrt(2), 1) / length
+    return np.asarray(scale * np.cos(np.pi * halves * (np.arange(length) + 0.5) / length))
 
 
 def high_power(luma: npt.NDArray[np.float32], noise: float) -> Floats:
-    """``(7,)`` power of ``(H, W)`` in each band of high frequencies, less the noise's, for an image of deviation 1."""
+    """``(8,)`` power of ``(H, W)`` in each band of high frequencies, less the noise's, for an image of deviation 1."""
     variance = float(luma.var())
     if variance < 1e-8:
         return np.zeros(len(BANDS) - 1)
