@@ -1,6 +1,6 @@
 """Does ``uda gap`` name the right factor where the truth is known? Street domains that differ in exactly one.
 
-    python experiments/gap_truth.py --out OUT [--trials 5] [--images 32]
+    python experiments/gap_truth.py --out OUT [--trials 5] [--images 32] [--workers 2]
 
 Trains a source-only network on streets in Cityscapes' look (``--steps``), then analyses targets of other scenes in the
 same look, each changed in one factor (``uda.data.streets.one_factor``), ``--trials`` of each, and as many targets that
@@ -14,6 +14,9 @@ import argparse
 import json
 import math
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -36,29 +39,28 @@ STRENGTH = {"deviation": 1.5, "histogram": 1.5, "low_frequency": 1.5, "sharpness
 """Of the factors that this network hardly minds at strength 1."""
 
 
-def network(out: Path, steps: int) -> Segmenter:
-    """Source-only, trained once."""
+def network(out: Path, steps: int) -> None:
+    """Source-only, trained once, in ``out/network``."""
     root = generate(out / "source", "cityscapes", {"train": 80, "val": 48}, size=SIZE, seed=0, workers=2)
-    if not (out / "network/model.json").is_file():
-        torch.manual_seed(0)
-        model = Segmenter(num_classes=label_space(SPACE).num_classes)
-        settings = Settings(steps=steps, batch_size=4, crop=SIZE, lr=1e-3)
-        trainer = Trainer(model, [Supervised()], settings, out=out / "network")
-        trainer.fit(Cityscapes(root, "train", space=SPACE, cache="memory"))
-    model = load(out / "network")
-    return model
+    torch.manual_seed(0)
+    model = Segmenter(num_classes=label_space(SPACE).num_classes)
+    settings = Settings(steps=steps, batch_size=4, crop=SIZE, lr=1e-3)
+    trainer = Trainer(model, [Supervised()], settings, out=out / "network")
+    trainer.fit(Cityscapes(root, "train", space=SPACE, cache="memory"))
 
 
-def trial(model: Any, out: Path, factor: str, number: int, images: int) -> dict[str, Any]:
-    """Analyse one target."""
+def trial(out: Path, factor: str, number: int, images: int) -> dict[str, Any]:
+    """Analyse one target, in a process of its own."""
     record = out / f"trials/{factor}_{number}.json"
     if record.is_file():
         content: dict[str, Any] = json.loads(record.read_text())
         return content
+    torch.set_num_threads(1)
+    model = load(out / "network").eval()
     changes = {} if factor == NONE else one_factor(factor, STRENGTH.get(factor, 1.0))
     domain = vary("cityscapes", changes, name=factor) if changes else "cityscapes"
     root = generate(
-        out / f"targets/{factor}_{number}", domain, {"val": images}, size=SIZE, seed=1000 + number, workers=2
+        out / f"targets/{factor}_{number}", domain, {"val": images}, size=SIZE, seed=1000 + number, workers=1
     )
     space = label_space(SPACE)
     work = out / f"work/{factor}_{number}"
@@ -119,14 +121,19 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--workers", type=int, default=1, help="trials side by side")
     arguments = parser.parse_args()
-    model = network(arguments.out, arguments.steps)
+    network(arguments.out, arguments.steps)
     trials: dict[str, list[dict[str, Any]]] = {factor: [] for factor in (*ONE_FACTOR, NONE)}
-    for number in range(arguments.trials):
-        for factor, rows in trials.items():
-            rows.append(trial(model, arguments.out, factor, number, arguments.images))
-            print(factor, number, rows[-1]["verdict"], flush=True)
-    print(table(trials))
+    jobs = [(factor, number) for number in range(arguments.trials) for factor in trials]
+    with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
+        run = partial(trial, arguments.out, images=arguments.images)
+        for (factor, number), row in zip(jobs, pool.map(run, *zip(*jobs, strict=True)), strict=True):
+            trials[factor].append(row)
+            print(factor, number, row["verdict"], flush=True)
+    text = table(trials)
+    (arguments.out / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

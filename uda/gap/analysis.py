@@ -119,7 +119,7 @@ class Gap:
     differences: dict[str, float] = field(default_factory=dict)
     """Factor -> how far the domains differ in it, see :meth:`uda.gap.factors.Editor.differences`."""
     harmful: tuple[str, ...] = ()
-    """Factors whose edit makes the loss clearly larger; they take no part in the shares."""
+    """Factors whose edit does harm beside those that help; they take no part in the shares."""
     shares: dict[str, Floats] = field(default_factory=dict)
     """Factor -> ``(n,)`` what it takes off each target image's loss (Shapley)."""
     alone: dict[str, tuple[Floats, npt.NDArray[np.int64]]] = field(default_factory=dict)
