@@ -35,7 +35,7 @@ from uda.models import Segmenter, load
 SIZE = (96, 192)
 SPACE = "street8"
 NONE = "none"
-STRENGTH = {"deviation": 1.5, "histogram": 1.5, "low_frequency": 1.5, "sharpness": 2.0, "aspect": 3.0}
+STRENGTH = {"low_frequency": 1.5, "sharpness": 2.0, "aspect": 3.0}
 """Of the factors that this network hardly minds at strength 1."""
 
 

@@ -119,7 +119,7 @@ class Gap:
     differences: dict[str, float] = field(default_factory=dict)
     """Factor -> how far the domains differ in it, see :meth:`uda.gap.factors.Editor.differences`."""
     harmful: tuple[str, ...] = ()
-    """Factors whose edit does harm beside those that help; they take no part in the shares."""
+    """Factors whose edit does harm beside the others; they take no part in the shares."""
     shares: dict[str, Floats] = field(default_factory=dict)
     """Factor -> ``(n,)`` what it takes off each target image's loss (Shapley)."""
     alone: dict[str, tuple[Floats, npt.NDArray[np.int64]]] = field(default_factory=dict)
@@ -399,9 +399,9 @@ def _add(sums: StyleSums, content: Mapping[str, Any]) -> None:
 def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progress) -> dict[str, Any]:
     """Loss under edits, shared among the factors that take part.
 
-    First each factor alone. One that does not make the loss clearly smaller alone, and clearly larger when it joins
-    those that do, takes no part: its edit does harm of its own, and says nothing about what the target lacks. The game
-    is of the image's factors; batch norm, of the model's side, has what it still takes off when they are all edited.
+    First each factor alone. Then all together: as long as the loss is clearly smaller without one of them, the one that
+    does most harm goes; its edit is a bad one, and says nothing about what the target lacks. The game is of the image
+    factors that are left; batch norm, of the model's side, has what it still takes off when they are all edited.
     """
     options, target = result.options, result.target
     step = max(1, math.ceil(len(shelf) / CALIBRATION))
@@ -425,11 +425,20 @@ def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progres
     def worse(after: Iterable[str], before: Iterable[str]) -> bool:
         return images.interval(trials.losses(after) - trials.losses(before)).low > 0
 
-    doubtful = [factor for factor in image_factors if not worse((), {factor})]
-    part = [factor for factor in image_factors if factor not in doubtful]
-    trials.run("joined", [[frozenset({*part, factor}) for factor in doubtful] + [frozenset(part)]] * len(shelf))
-    harmful = [factor for factor in doubtful if worse({*part, factor}, part)]
-    part = [factor for factor in image_factors if factor not in harmful]
+    part, harmful = list(image_factors), list[str]()
+    while len(part) > 1:
+        without = {factor: [other for other in part if other != factor] for factor in part}
+        every = [frozenset(part), *map(frozenset, without.values())]
+        trials.run(f"without_{len(harmful)}", [every] * len(shelf))
+        harm = {factor: float((trials.losses(part) - trials.losses(rest)).mean()) for factor, rest in without.items()}
+        clear = [factor for factor, rest in without.items() if worse(part, rest)]
+        if not clear:
+            break
+        harmful.append(max(clear, key=lambda factor: harm[factor]))
+        part.remove(harmful[-1])
+    if len(part) == 1 and worse(part, ()):
+        harmful += part
+        part = []
     plan = Plan.of(part, len(shelf), options.budget, options.seed)
     trials.run("together", [plan.coalitions(index) for index in range(len(shelf))])
     shares: dict[str, list[float]] = {factor: [] for factor in part}

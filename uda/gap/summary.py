@@ -265,7 +265,7 @@ def _shares(result: Gap, target: _Domain, excess: _Excess | None) -> tuple[list[
                     zero,
                     target.images.interval(losses - target.losses),
                     target.miou_change(confusions, LEVEL),
-                    "the edit makes the loss larger: it takes no part",
+                    "the edit does harm beside the others: it takes no part",
                 )
             )
         elif factor.name in result.differences:

@@ -198,9 +198,7 @@ def how(result: Gap, summary: Summary) -> list[str]:
             + "; ".join(f"{factor.label}: {factor.meaning}" for factor in FACTORS.values() if factor.name != BATCH_NORM)
             + "."
         )
-        lines.append(
-            "A factor whose edit does not clearly help alone and clearly does harm beside those that do takes no part."
-        )
+        lines.append("A factor whose edit clearly does harm beside the others takes no part.")
     if BATCH_NORM in result.alone:
         lines.append(
             "Batch norm has what it still takes off when the images are edited in all of these: "
