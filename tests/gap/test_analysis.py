@@ -34,8 +34,10 @@ class Blocks:
 
     space = Space()
 
-    def __init__(self, name: str, count: int, seed: int, shift: float = 0.0, sequences: int = 0) -> None:
-        self.name, self.shift, self.seed, self.count = name, shift, seed, count
+    def __init__(
+        self, name: str, count: int, seed: int, shift: float = 0.0, sequences: int = 0, noise: float = 0.02
+    ) -> None:
+        self.name, self.shift, self.seed, self.count, self.noise = name, shift, seed, count, noise
         self.sequences = [f"{name}/{k % sequences if sequences else k}" for k in range(count)]
         self.reads = 0
 
@@ -46,7 +48,7 @@ class Blocks:
         self.reads += 1
         generator = np.random.default_rng((self.seed, index))
         label = generator.integers(0, 3, (4, 6)).repeat(8, 0).repeat(8, 1)
-        image = np.take(LEVELS, label) + generator.normal(0, 0.02, label.shape) + self.shift
+        image = np.take(LEVELS, label) + generator.normal(0, self.noise, label.shape) + self.shift
         image = np.stack([image] * 3).clip(0, 1)
         label[0, :4] = 255
         return Sample(
@@ -113,6 +115,19 @@ def test_a_shift_of_the_mean_is_the_whole_gap_and_its_edit_the_fix(tmp_path: Pat
     fix = next(fix for fix in summary.fixes if fix.result.fix.name == "mean and deviation of the data sets")
     assert fix.change.value < -0.8
     assert fix.verdict == "helps"
+
+
+def test_an_edit_that_does_harm_takes_no_part(tmp_path: Path) -> None:
+    """The source is noisier, which this network minds: noise that is added to the target is no cure of anything."""
+    source = Blocks("source", 12, 0, noise=0.08)
+    result = run(source, Blocks("target", 12, 1, shift=0.15), tmp_path)
+    summary = summarise(result)
+    assert "noise" in result.harmful
+    assert "mean" not in result.harmful
+    shares = {share.name: share for share in summary.shares}
+    assert shares["noise"].share.value == 0
+    assert "takes no part" in shares["noise"].note
+    assert shares["mean"].share.value > 0.8
 
 
 def test_without_a_difference_there_is_no_gap_and_no_share(tmp_path: Path) -> None:
