@@ -1,11 +1,11 @@
 """Does ``uda gap`` name the right factor where the truth is known? Street domains that differ in exactly one.
 
-    python experiments/gap_truth.py --out OUT [--trials 5] [--images 32] [--workers 2]
+    python experiments/gap_truth.py --out OUT [--trials 5] [--first 0] [--images 32] [--workers 2]
 
 Trains a source-only network on streets in Cityscapes' look (``--steps``), then analyses targets of other scenes in the
 same look, each changed in one factor (``uda.data.streets.one_factor``), ``--trials`` of each, and as many targets that
 were not changed. Prints how often the true factor has the largest share of the gap, and how often a gap
-is seen where there is none. A trial that is finished is not made again.
+is seen where there is none, and draws all shares (``OUT/shares.png``). A trial that is finished is not made again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from uda.data import Cityscapes
 from uda.data.label_spaces import label_space
@@ -28,6 +29,7 @@ from uda.data.streets import ONE_FACTOR, generate, one_factor, vary
 from uda.engine import Settings, Trainer
 from uda.files import atomic_write
 from uda.gap import Options, analyse, sentences, summarise
+from uda.gap.factors import BATCH_NORM
 from uda.gap.store import remove_work
 from uda.methods import Supervised
 from uda.models import Segmenter, load
@@ -115,22 +117,48 @@ def table(trials: Mapping[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def picture(trials: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
+    """Each factor's share in every trial, a panel for each true factor."""
+    changed = [factor for factor in trials if factor != NONE]
+    columns = [*ONE_FACTOR, BATCH_NORM, "unexplained"]
+    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    panels = figure.subplots(2, 4, sharex=True, sharey=True)
+    panels[0, 0].set_yticks(range(len(columns)), columns)
+    panels[0, 0].invert_yaxis()  # all share it
+    for axes, factor in zip(panels.flat, changed, strict=True):
+        axes.axvline(0, color="0.6", linewidth=0.8)
+        for height, name in enumerate(columns):
+            shares = [
+                100 * (row["unexplained"] if name == "unexplained" else row["shares"].get(name) or 0)
+                for row in trials[factor]
+                if row["is_gap"]
+            ]
+            mark, colour = ("o", "C1") if name == factor else ("x", "C0")
+            axes.plot(shares, [height] * len(shares), mark, color=colour)
+        axes.set_title(f"only {factor} differs", fontsize=10)
+    figure.supxlabel("share of the gap, %: each mark is a trial")
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--trials", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="number of the first trial, which seeds its scenes")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--workers", type=int, default=1, help="trials side by side")
     arguments = parser.parse_args()
     network(arguments.out, arguments.steps)
     trials: dict[str, list[dict[str, Any]]] = {factor: [] for factor in (*ONE_FACTOR, NONE)}
-    jobs = [(factor, number) for number in range(arguments.trials) for factor in trials]
+    numbers = range(arguments.first, arguments.first + arguments.trials)
+    jobs = [(factor, number) for number in numbers for factor in trials]
     with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
         run = partial(trial, arguments.out, images=arguments.images)
         for (factor, number), row in zip(jobs, pool.map(run, *zip(*jobs, strict=True)), strict=True):
             trials[factor].append(row)
             print(factor, number, row["verdict"], flush=True)
+    picture(trials, arguments.out / "shares.png")
     text = table(trials)
     (arguments.out / "table.md").write_text(text + "\n", encoding="utf-8")
     print(text)
