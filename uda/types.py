@@ -370,6 +370,31 @@ class TaskSpec:
             draws_source=draws_source,
         )
 
+    @classmethod
+    def at_test_time(
+        cls, model: nn.Module, source: LabelledDataset | None = None, target: UnlabelledDataset | None = None
+    ) -> Self:
+        """The task of a test-time method; the model may have more outputs than there are classes.
+
+        Args:
+            model: a segmenter, see :class:`SegmenterLike`.
+            source: data that it was trained on, for methods that need its statistics.
+            target: unlabelled images, for methods that look at some beforehand.
+
+        Raises:
+            TypeError: the model is no segmenter.
+        """
+        shape = as_segmenter(model)
+        return cls(
+            num_classes=shape.num_classes,
+            class_names=() if source is None else tuple(source.space.names),
+            feature_channels=shape.feature_channels,
+            model=shape,
+            source=source,
+            target=target,
+            device=next((parameter.device for parameter in model.parameters()), "cpu"),
+        )
+
 
 def as_segmenter(model: nn.Module) -> SegmenterLike:
     """``model``, if it is a segmenter.

@@ -23,7 +23,7 @@ from uda.models.batch_norm import add_target_norms, needs_target_norms
 from uda.models.pretrained import CHECKPOINT
 from uda.models.pretrained import DESCRIPTION as MODEL
 from uda.models.teacher import inner_state
-from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset, as_segmenter
+from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset
 
 
 @dataclass(frozen=True)
@@ -215,20 +215,8 @@ def attach(
     if not isinstance(method, TestTimeMethod):
         raise ConfigError(f"{next(iter(spec))} acts in training, not at test time")
     try:
-        segmenter = as_segmenter(model)
+        task = TaskSpec.at_test_time(model, source, images)
     except TypeError as error:
         raise ConfigError(f"{next(iter(spec))} needs a segmenter: {error}") from error
-    names = tuple(source.space.names) if source is not None else ()
-    method.attach(
-        model,
-        TaskSpec(
-            num_classes=segmenter.num_classes,
-            class_names=names,
-            feature_channels=segmenter.feature_channels,
-            model=segmenter,
-            source=source,
-            target=images,
-            device=next(model.parameters()).device,
-        ),
-    )
+    method.attach(model, task)
     return method

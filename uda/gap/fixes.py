@@ -14,7 +14,7 @@ from uda.functional.normalisation import batch_norms
 from uda.gap.style import Style
 from uda.methods import AdaBN, ColourAtTest
 from uda.methods.base import TestTimeMethod
-from uda.types import SEGMENTER_ATTRIBUTES, LabelledDataset, TaskSpec, UnlabelledDataset, as_segmenter
+from uda.types import SEGMENTER_ATTRIBUTES, LabelledDataset, TaskSpec, UnlabelledDataset
 
 Make = Callable[[], TestTimeMethod]
 
@@ -53,19 +53,7 @@ class Fix:
             yield model, inference
             return
         method = self.make()
-        segmenter = as_segmenter(model)
-        method.attach(
-            model,
-            TaskSpec(
-                num_classes=segmenter.num_classes,
-                class_names=tuple(source.space.names) if source is not None else (),
-                feature_channels=segmenter.feature_channels,
-                model=segmenter,
-                source=source,
-                target=ResizedImages(target, inference),
-                device=next(model.parameters()).device,
-            ),
-        )
+        method.attach(model, TaskSpec.at_test_time(model, source, ResizedImages(target, inference)))
         try:
             yield method, inference
         finally:
