@@ -199,6 +199,90 @@ def test_mixture_weights_fill_the_view() -> None:
     assert Pairs(Mixture([(Numbers(3), 1.0)]), None, WHOLE, batch_size=2)[0]["source"].weight is None
 
 
+def naive_turns(share: float, draws: int) -> list[tuple[int, int]]:
+    """The second part has a draw whenever its due number of draws passes a whole number."""
+    turns, first, second = [], 0, 0
+    for drawn in range(draws):
+        if int((drawn + 1) * share + 1e-9) > second:
+            turns.append((1, second))
+            second += 1
+        else:
+            turns.append((0, first))
+            first += 1
+    return turns
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25, 0.3, 0.75])
+def test_parts_take_turns_by_their_shares(share: float) -> None:
+    mixed = Mixture([(Numbers(100), 1.0), (Numbers(2, "few"), 1.0)], shares=[1 - share, share])
+    assert [mixed.turn(position) for position in range(60)] == naive_turns(share, 60)
+
+
+def test_three_parts_get_their_shares_and_every_image_of_a_part_its_turn() -> None:
+    mixed = Mixture([(Numbers(6), 1.0), (Numbers(2, "few"), 1.0), (Numbers(3, "some"), 1.0)], shares=[0.5, 0.2, 0.3])
+    data = Pairs(mixed, None, WHOLE, batch_size=3, seed=1)
+    names = [name for step in range(40) for name in data[step]["source"].names]
+    parts = Counter(name.partition("/")[0] for name in names)
+    assert parts == {"numbers": 60, "few": 24, "some": 36}
+    counts = Counter(names)
+    assert {counts[f"few/{at}"] for at in range(2)} == {12}
+    assert {counts[f"some/{at}"] for at in range(3)} == {12}
+    assert {counts[f"numbers/{at}"] for at in range(6)} == {10}
+    assert names[:3] != [name for name in Pairs(mixed, None, WHOLE, batch_size=3, seed=2)[0]["source"].names]
+
+
+def test_draws_by_shares_depend_on_neither_ranks_nor_workers() -> None:
+    mixed = Mixture([(Numbers(7), 1.0), (Numbers(2, "few"), 0.5)], shares=[0.75, 0.25])
+    whole = Pairs(mixed, None, RANDOM, batch_size=4, seed=3)
+    ranks = [Pairs(mixed, None, RANDOM, batch_size=2, seed=3, rank=rank, world=2) for rank in range(2)]
+    for step, batch in enumerate(whole.loader(5, 9, workers=2), start=5):
+        assert same(batch, whole[step])
+        assert batch["source"].names == tuple(name for part in ranks for name in part[step]["source"].names)
+        assert [mixed[index].name for index in whole.indices(step)] == list(batch["source"].names)
+        assert sum(name.startswith("few") for name in batch["source"].names) == 1
+
+
+def test_a_mixture_by_shares_inside_a_mixture_takes_its_own_turns() -> None:
+    inner = Mixture([(Numbers(4, "a"), 1.0), (Numbers(4, "b"), 1.0)], shares=[0.25, 0.75])
+    mixed = Mixture([(inner, 1.0), (Numbers(1, "few"), 1.0)], shares=[0.5, 0.5])
+    names = [name for step in range(8) for name in Pairs(mixed, None, WHOLE, batch_size=4)[step]["source"].names]
+    assert Counter(name[0] for name in names) == {"f": 16, "a": 4, "b": 12}
+
+
+def test_rare_classes_are_drawn_part_by_part() -> None:
+    mixed = Mixture([(Numbers(12), 1.0), (Numbers(2, "few"), 0.5)], shares=[0.5, 0.5])
+    data = Pairs(mixed, None, WHOLE, batch_size=4, rare_class=RareClasses(temperature=0.5))
+    names = [name for step in range(30) for name in data[step]["source"].names]
+    assert Counter(name.partition("/")[0] for name in names) == {"numbers": 60, "few": 60}
+    assert (data[0]["source"].weight[1] == 0.5).all()
+
+
+def test_a_mixture_without_shares_is_drawn_as_before() -> None:
+    parts = [(Numbers(7), 1.0), (Numbers(2, "few"), 1.0)]
+    mixed = Pairs(Mixture(parts), None, WHOLE, batch_size=3, seed=4)
+    assert [mixed.indices(step) for step in range(6)] == [
+        Pairs(Numbers(9), None, WHOLE, batch_size=3, seed=4).indices(step) for step in range(6)
+    ]
+    with pytest.raises(ValueError, match="without shares"):
+        Mixture(parts).turn(0)
+
+
+@pytest.mark.parametrize(
+    "shares", [[1.0], [0.5, 0.6], [1.0, 0.0], [-0.5, 1.5], [1e-9, 1.0 - 1e-9], [float("nan"), 0.5]]
+)
+def test_wrong_shares_are_refused(shares: list[float]) -> None:
+    with pytest.raises(ValueError, match="shares must be one for each of 2 data sets, above 0 and together 1"):
+        Mixture([(Numbers(3), 1.0), (Numbers(3), 1.0)], shares=shares)
+
+
+def test_shares_are_of_the_identity() -> None:
+    parts = [(Numbers(3), 1.0), (Numbers(2), 1.0)]
+    plain, half, more = (Mixture(parts, shares=shares).identity() for shares in (None, [0.5, 0.5], [0.75, 0.25]))
+    assert "share" not in plain["parts"][0]
+    assert [part["share"] for part in more["parts"]] == [0.75, 0.25]
+    assert half != more
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_gives_the_steps_in_order(workers: int) -> None:
     data = pairs(transform=RANDOM)

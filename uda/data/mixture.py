@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from itertools import accumulate
+from math import floor
 from typing import Any
 
 import torch
@@ -20,18 +22,24 @@ class Mixture:
     """Labelled data sets one after the other; every sample carries its data set's loss weight.
 
     For training on a source together with a few labelled target samples. Images are drawn equally often whatever
-    their weight; the weight scales the loss of all pixels of a sample (``View.weight``).
+    their weight; the weight scales the loss of all pixels of a sample (``View.weight``). With ``shares`` the parts are
+    drawn that often whatever their sizes, each part's images equally often: a few images among hundreds would
+    otherwise hardly be seen.
 
     Args:
         parts: (data set, weight) pairs in one label space.
+        shares: of the draws, one for each part, above 0 and 1 together; by default every image is drawn equally often.
 
     Raises:
-        ValueError: no parts, a weight that is not finite or negative, or different label spaces.
+        ValueError: no parts, a weight that is not finite or negative, different label spaces, or shares that are not
+            one for each part, above 0 and together 1.
     """
 
     kind = "mixture"
 
-    def __init__(self, parts: Sequence[tuple[LabelledDataset, float]]) -> None:
+    def __init__(
+        self, parts: Sequence[tuple[LabelledDataset, float]], *, shares: Sequence[float | Fraction] | None = None
+    ) -> None:
         if not parts:
             raise ValueError("a mixture needs at least one (data set, weight) pair")
         first: LabelSpace = parts[0][0].space
@@ -42,6 +50,7 @@ class Mixture:
                 spaces = f"in label space {dataset.space.name!r} but {parts[0][0].name} in {first.name!r}"
                 raise ValueError(f"{dataset.name} is {spaces}; remap one of them")
         self.parts = tuple((dataset, float(weight)) for dataset, weight in parts)
+        self.shares = None if shares is None else _checked_shares(shares, len(parts))
         self.space = first
         self.name = "+".join(dataset.name for dataset, _ in parts)
         self._ends = list(accumulate(len(dataset) for dataset, _ in parts))
@@ -55,7 +64,35 @@ class Mixture:
         index %= len(self)
         part = bisect_right(self._ends, index)
         dataset, weight = self.parts[part]
-        return dataset, index - (self._ends[part - 1] if part else 0), weight
+        return dataset, index - self.first(part), weight
+
+    def turn(self, position: int) -> tuple[int, int]:
+        """Which part has a draw by the shares, and how many draws that part had before.
+
+        The parts take turns as evenly as their shares allow: after any number n of draws, a mixture of two parts has
+        drawn ``floor(n * share)`` times from the second. A pure function of the position, so that it depends on
+        neither what was loaded before nor on who loads it.
+
+        Args:
+            position: of the draw in the whole run, from 0.
+
+        Raises:
+            ValueError: a mixture without shares.
+        """
+        if self.shares is None:
+            raise ValueError(f"{self.name}: drawn image by image, without shares")
+        left = Fraction(1)
+        for part in range(len(self.parts) - 1, 0, -1):
+            share = self.shares[part] / left
+            before, after = floor(position * share), floor((position + 1) * share)
+            if after > before:
+                return part, before
+            position, left = position - before, left - self.shares[part]
+        return 0, position
+
+    def first(self, part: int) -> int:
+        """Index of the first sample of a part."""
+        return self._ends[part - 1] if part else 0
 
     def __getitem__(self, index: int) -> Sample:
         dataset, inner, weight = self._place(index)
@@ -80,8 +117,10 @@ class Mixture:
         return JoinedImages([dataset.unlabelled() for dataset, _ in self.parts])
 
     def identity(self) -> dict[str, Any]:
-        """What the parts are and weigh; see :func:`uda.data.identity.dataset_identity`."""
+        """What the parts are, weigh and how often they are drawn; see :func:`uda.data.identity.dataset_identity`."""
         parts = [{**dataset_identity(dataset), "weight": weight} for dataset, weight in self.parts]
+        if self.shares is not None:
+            parts = [{**part, "share": float(share)} for part, share in zip(parts, self.shares, strict=True)]
         return {"name": self.name, "samples": len(self), "parts": parts}
 
     def remap(self, space: LabelSpace | str, aliases: Mapping[str, str | None] | None = None) -> Mixture:
@@ -91,22 +130,26 @@ class Mixture:
             if not isinstance(dataset, FileDataset | Mixture):
                 raise TypeError(f"{dataset.name} ({type(dataset).__name__}) cannot be remapped")
             moved.append((dataset.remap(space, aliases), weight))
-        return Mixture(moved)
+        return Mixture(moved, shares=self.shares)
 
     def subset(self, indices: Sequence[int]) -> Mixture:
-        """Some of the samples; parts keep their order, samples of a part the order given."""
+        """Some of the samples; parts keep their order and the proportion of their shares, samples of a part the order
+        given."""
         chosen: dict[int, list[int]] = {}
         for index in indices:
             self._place(index)
             part = bisect_right(self._ends, index % len(self))
-            chosen.setdefault(part, []).append(index % len(self) - (self._ends[part - 1] if part else 0))
+            chosen.setdefault(part, []).append(index % len(self) - self.first(part))
         subsets: list[tuple[LabelledDataset, float]] = []
         for part in sorted(chosen):
             dataset, weight = self.parts[part]
             if not isinstance(dataset, FileDataset | Mixture):
                 raise TypeError(f"{dataset.name} ({type(dataset).__name__}) has no subsets")
             subsets.append((dataset.subset(chosen[part]), weight))
-        return Mixture(subsets)
+        if self.shares is None:
+            return Mixture(subsets)
+        shares = [self.shares[part] for part in sorted(chosen)]
+        return Mixture(subsets, shares=[share / sum(shares) for share in shares])
 
 
 class JoinedImages:
@@ -140,6 +183,17 @@ class JoinedImages:
     def names(self) -> list[str]:
         """The images' files, part after part."""
         return [name for part in self.parts for name in part.names]
+
+
+def _checked_shares(shares: Sequence[float | Fraction], parts: int) -> tuple[Fraction, ...]:
+    """The shares as fractions: who has a draw is then exact however long a run is."""
+    if len(shares) == parts and all(0 < share <= 1 for share in shares) and abs(sum(shares) - 1) < 1e-6:
+        others = [Fraction(share).limit_denominator(1_000_000) for share in shares[1:]]
+        exact = (1 - sum(others, Fraction(0)), *others)
+        if min(exact) > 0:
+            return exact
+    written = [float(share) for share in shares]
+    raise ValueError(f"shares must be one for each of {parts} data sets, above 0 and together 1, got {written}")
 
 
 def label_of(dataset: LabelledDataset, index: int) -> torch.Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from uda.data.mixture import Mixture
 from uda.data.statistics import image_class_counts
 from uda.functional.sampling import rcs_probs
 from uda.opencv import cv2
@@ -58,7 +60,8 @@ class RareClasses:
 class Pairs(Dataset[dict[str, View]]):
     """``pairs[step]`` is the batch of one training step, whatever was loaded before: a run's position is one integer.
 
-    Source and target are each gone through in a new seeded order every epoch. The ranks of one step share a global
+    Source and target are each gone through in a new seeded order every epoch; a source whose parts are drawn by shares
+    (:class:`~uda.data.Mixture`) part by part. The ranks of one step share a global
     batch of ``batch_size * world`` different samples, whose content does not depend on how it is split over ranks; what
     is left at the end of an epoch and would not fill a global batch is dropped. A data set smaller than a global batch
     repeats inside it.
@@ -75,7 +78,8 @@ class Pairs(Dataset[dict[str, View]]):
         seed: of everything.
         rank: in 0..world - 1.
         world: processes that train together.
-        rare_class: draw the source by rare classes instead of by epochs; counts all source labels once.
+        rare_class: draw the source by rare classes instead of by epochs, of a mixture with shares each part by its
+            own; counts all source labels once.
 
     Raises:
         ValueError: an empty data set, a batch size below 1, a rank outside of the world.
@@ -110,7 +114,9 @@ class Pairs(Dataset[dict[str, View]]):
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self._together = batch_size * accumulate * world
         self.rare_class = rare_class
-        self._rare = None if rare_class is None else _RareTable(source, rare_class)
+        self._rare = (
+            None if rare_class is None else {path: _RareTable(leaf, rare_class) for path, leaf in _leaves(source)}
+        )
 
     def __len__(self) -> int:
         """Endless in practice: any step from 0 to 2^62 is there."""
@@ -131,8 +137,10 @@ class Pairs(Dataset[dict[str, View]]):
         dataset = self.source if domain == "source" else self.target
         if dataset is None:
             return []
-        stream = _SOURCE if domain == "source" else _TARGET
-        return [self._index(len(dataset), stream, step, slot) for slot in range(self.batch_size)]
+        slots = range(self.batch_size)
+        if domain == "source":
+            return [self._source_index(step, slot) for slot in slots]
+        return [self._index(len(dataset), _TARGET, step, slot) for slot in slots]
 
     def _position(self, step: int, slot: int) -> int:
         return (step * self.world + self.rank) * self.batch_size + slot
@@ -142,11 +150,18 @@ class Pairs(Dataset[dict[str, View]]):
         epoch, place = divmod(self._position(step, slot), per_epoch)
         return int(_permutation(count, self.seed, stream, epoch)[place])
 
+    def _source_index(self, step: int, slot: int) -> int:
+        turn = _turn(self.source, self._position(step, slot))
+        if not turn.path:
+            return self._index(len(self.source), _SOURCE, step, slot)
+        epoch, place = divmod(turn.before, len(turn.dataset))
+        return turn.first + int(_permutation(len(turn.dataset), self.seed, _SOURCE, *turn.path, epoch)[place])
+
     def _source_sample(self, step: int, slot: int) -> _Drawn:
         position = self._position(step, slot)
         if self._rare is not None:
             return self._rare_sample(self._rare, position)
-        index = self._index(len(self.source), _SOURCE, step, slot)
+        index = self._source_index(step, slot)
         return _draw(self.transform, self.source[index], index, _derive(self.seed, _SOURCE, position))
 
     def _target_sample(self, target: UnlabelledDataset, step: int, slot: int) -> _Drawn:
@@ -154,8 +169,11 @@ class Pairs(Dataset[dict[str, View]]):
         sample = target[index]._replace(label=None)
         return _draw(self.target_transform, sample, index, _derive(self.seed, _TARGET, self._position(step, slot)))
 
-    def _rare_sample(self, table: _RareTable, position: int) -> _Drawn:
-        wanted, index = table.draw(_derive(self.seed, _RARE, position))
+    def _rare_sample(self, tables: Mapping[tuple[int, ...], _RareTable], position: int) -> _Drawn:
+        turn = _turn(self.source, position)
+        table = tables[turn.path]
+        wanted, inner = table.draw(_derive(self.seed, _RARE, position))
+        index = turn.first + inner
         sample = self.source[index]
         for attempt in range(table.config.tries):
             drawn = _draw(self.transform, sample, index, _derive(self.seed, _RARE, position, attempt + 1))
@@ -184,6 +202,36 @@ class Pairs(Dataset[dict[str, View]]):
             if isinstance(batch, Exception):
                 raise batch
             yield batch
+
+
+class _Turn(NamedTuple):
+    """Whose draw it is."""
+
+    dataset: LabelledDataset
+    first: int
+    """Index of its first sample in the whole source."""
+    path: tuple[int, ...]
+    """Which part it is, of which part; empty for a source without shares."""
+    before: int
+    """Draws that it had before."""
+
+
+def _turn(source: LabelledDataset, position: int) -> _Turn:
+    """The part of a source that has a draw; mixtures in a mixture take turns too."""
+    turn = _Turn(source, 0, (), position)
+    while isinstance(mixture := turn.dataset, Mixture) and mixture.shares is not None:
+        part, before = mixture.turn(turn.before)
+        turn = _Turn(mixture.parts[part][0], turn.first + mixture.first(part), (*turn.path, part), before)
+    return turn
+
+
+def _leaves(source: LabelledDataset, path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], LabelledDataset]]:
+    """What takes turns in a source, by the path of :class:`_Turn`."""
+    if isinstance(source, Mixture) and source.shares is not None:
+        for part, (dataset, _) in enumerate(source.parts):
+            yield from _leaves(dataset, (*path, part))
+    else:
+        yield path, source
 
 
 class _RareTable:
@@ -236,9 +284,10 @@ def _derive(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-@lru_cache(maxsize=8)
-def _permutation(count: int, seed: int, stream: int, epoch: int) -> Tensor:
-    generator = torch.Generator().manual_seed(_derive(seed, stream, epoch, count))
+@lru_cache(maxsize=16)
+def _permutation(count: int, *numbers: int) -> Tensor:
+    """An order of ``count`` things, for each combination of seed, stream, part and epoch another."""
+    generator = torch.Generator().manual_seed(_derive(*numbers, count))
     return torch.randperm(count, generator=generator)
 
 
