@@ -228,7 +228,7 @@ def test_three_parts_get_their_shares_and_every_image_of_a_part_its_turn() -> No
     assert {counts[f"few/{at}"] for at in range(2)} == {12}
     assert {counts[f"some/{at}"] for at in range(3)} == {12}
     assert {counts[f"numbers/{at}"] for at in range(6)} == {10}
-    assert names[:3] != [name for name in Pairs(mixed, None, WHOLE, batch_size=3, seed=2)[0]["source"].names]
+    assert names[:3] != list(Pairs(mixed, None, WHOLE, batch_size=3, seed=2)[0]["source"].names)
 
 
 def test_draws_by_shares_depend_on_neither_ranks_nor_workers() -> None:

@@ -21,6 +21,7 @@ from torch import nn
 from uda.bench import build, label_free
 from uda.bench.identity import Identities
 from uda.bench.label_free import Spaced
+from uda.bench.labelled import with_labels
 from uda.bench.plan import CONFIG, DESCRIPTION, ERROR, RESULT, Cell, picture_indices
 from uda.bench.provenance import commit, machine, now, versions
 from uda.bench.restore import adaptation_images, attach, load_model
@@ -192,6 +193,7 @@ def _train(
         source = target
     elif labels == "both":
         source = build.open_source([*config.source, config.target], config.space)
+    source = with_labels(config, cell, root, folder, source, target)
     methods: list[Any] = [build_method(spec) for spec in cell.training["methods"]]
     # scored by the trainer, where it does so as the config says, so that the scores stand in the run's TensorBoard too
     watched = datasets if cell.settings.eval_every or _plain(cell) else {}
@@ -206,12 +208,18 @@ def _train(
         model, methods, settings, out=folder, evaluate_on=watched, evaluate_along=along, progress=progress,
         inference=scoring, on_step=tell,
         score=next((options.model for options in scoring.values()), "student"),
-        labelled={"target": "labelled target", "both": "source and labelled target"}.get(labels or "", "source"),
+        labelled=_called(cell),
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CropWarning)  # it is said once for all cells
         trainer.fit(source, target.unlabelled(), extend=extend)
     return trainer
+
+
+def _called(cell: Cell) -> str:
+    """What the labelled images of a cell are."""
+    labels = "both" if "target_labels" in cell.training else cell.training.get("labels")
+    return {"target": "labelled target", "both": "source and labelled target"}.get(labels or "", "source")
 
 
 def _along(config: BenchConfig, cell: Cell, settings: Settings) -> tuple[Settings, dict[str, LabelledDataset] | None]:

@@ -73,7 +73,16 @@ class Identities:
             cell.settings.teacher_spec or shared_teacher(methods, labels),
         )
         identity["model"] = _with_weights(identity["model"], cell.training["model"])
+        if "target_labels" in cell.training:
+            identity["target_labels"] = self._labels(cell.training["target_labels"], target)
         return {**identity, "warm_start": needs[0] if needs else None}
+
+    def _labels(self, labels: dict[str, Any], target: dict[str, Any] | None) -> dict[str, Any]:
+        """Which images are labelled follows from this and the seed, or from the warm start and how it looks at them."""
+        if labels["choose"] == "random":
+            return {**labels, "data": target}
+        looked = self.config.evaluate.on("target").model_dump(include={"input_size", "scale", "interpolation"})
+        return {**labels, "data": target, "looked_at": plain(looked)}
 
     def defaults(self, cell: Cell) -> dict[str, Any]:
         """The default values at their places in :meth:`training`."""
@@ -130,7 +139,10 @@ class Identities:
             return []
         # a trainer knows the model's weights and the target in words of its own, and no warm start
         training = self.training(cell)
-        said = [key for key in training if key not in ("model", "target", "warm_start")]
+        own = {"model", "target", "warm_start"}
+        if "target_labels" in training:
+            own |= {"target_labels", "source"}
+        said = [key for key in training if key not in own]
         return differences(_only(recorded, said), _only(training, said), self.defaults(cell))
 
     def is_done(self, cell: Cell, root: Path) -> bool:

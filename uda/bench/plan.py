@@ -91,6 +91,8 @@ def _add(cells: dict[str, Cell], config: BenchConfig, rows: dict[str, PlannedRow
             "labels": row.labels,
             "warm_start": warm.name if warm else None,
         }
+        if entry.target_labels is not None:
+            training["target_labels"] = entry.target_labels.model_dump(mode="json")
         cell = Cell(name, seed, "train", training, scoring, settings, (warm.name,) if warm else ())
     else:
         base = _add(cells, config, rows, rows[SOURCE_ONLY], seed)

@@ -95,9 +95,8 @@ class _Rows:
     def baseline(self, name: str, entry: MethodEntry) -> str | None:
         if entry.model is None:
             return self.evaluated_alike(name, entry)
-        source_only = entry.model_copy(
-            update={"methods": [spec for spec in entry.methods or [] if _needs_no_target(spec)], "test_time": None}
-        )
+        methods = [spec for spec in entry.methods or [] if _needs_no_target(spec)]
+        source_only = entry.model_copy(update={"methods": methods, "test_time": None, "target_labels": None})
         is_one = _content(source_only) == _content(entry)
         return None if is_one or not self.config.controls else self.row(f"{SOURCE_ONLY}-{name}", source_only)
 
@@ -124,7 +123,7 @@ class _Rows:
             like = entry.model_copy(update={"test_time": None if starts_from is None else {starts_from: {}}})
             label = "prediction_time_bn" if entry.methods is None else f"{name}-control"
         source_only = like.methods == self.config.methods[SOURCE_ONLY].methods
-        if source_only and not (like.test_time or like.model or like.settings):
+        if source_only and not (like.test_time or like.model or like.settings or like.target_labels):
             return baseline
         return baseline if _content(like) == _content(entry) else self.row(label, like)
 
@@ -132,7 +131,8 @@ class _Rows:
         """The name of a control that is nothing but source-only with passes; empty for others."""
         passes = [spec[PASS_ONLY] for spec in control.methods or [] if PASS_ONLY in spec]
         others = [spec for spec in control.methods or [] if PASS_ONLY not in spec]
-        if control.model or control.settings or control.evaluate or others != self.config.methods[SOURCE_ONLY].methods:
+        own = control.model or control.settings or control.evaluate or control.target_labels
+        if own or others != self.config.methods[SOURCE_ONLY].methods:
             return ""
         return "+".join([BN_ONLY, *(next(iter(arguments["of"])) for arguments in passes if arguments.get("of"))])
 

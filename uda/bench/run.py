@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from uda.bench import build
 from uda.bench.cell import Progress, run_cell, write_config
 from uda.bench.identity import Identities
+from uda.bench.labelled import check_labels
 from uda.bench.plan import CONFIG, Cell, make_plan
 from uda.bench.restore import load_model, open_run
 from uda.bench.stored import RETRAINED, REWRITTEN, Damage, damages, describe, evaluation_file, has_training, read_result
@@ -239,6 +240,7 @@ def _do(
     report(Event("plan", message=f"{len(todo)} of {len(cells)} cells to do in {folder}", total=len(todo)))
     if todo:
         build.check(config)
+        check_labels(config)
         for line in _misfits(config, todo):
             report(Event("warning", message=line))
     work = _Work(config, cells, folder, todo, extend, report)

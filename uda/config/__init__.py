@@ -13,10 +13,12 @@ from uda.config.records import (
     BenchConfig,
     DatasetSpec,
     EvaluateSpec,
+    LearningCurve,
     MethodEntry,
     Scoring,
     StreetsDomain,
     StreetsSpec,
+    TargetLabels,
 )
 from uda.config.specs import ConfigError, Spec, build_method, parse_spec
 
@@ -27,11 +29,13 @@ __all__ = [
     "ConfigError",
     "DatasetSpec",
     "EvaluateSpec",
+    "LearningCurve",
     "MethodEntry",
     "Scoring",
     "Spec",
     "StreetsDomain",
     "StreetsSpec",
+    "TargetLabels",
     "build_method",
     "load_config",
     "load_recorded",

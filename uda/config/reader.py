@@ -16,7 +16,16 @@ from pydantic import BaseModel, ValidationError
 from uda.config.content import VARIABLE, read_content
 from uda.config.names import check_row
 from uda.config.options import OptionError, check_options
-from uda.config.records import ORACLE, SOURCE_ONLY, BenchConfig, DatasetSpec, EvaluateSpec, MethodEntry, StreetsSpec
+from uda.config.records import (
+    ORACLE,
+    SOURCE_ONLY,
+    BenchConfig,
+    DatasetSpec,
+    EvaluateSpec,
+    LearningCurve,
+    MethodEntry,
+    StreetsSpec,
+)
 from uda.config.runs import METHOD, RunError, as_benchmark, is_run
 from uda.config.spaces import build_space
 from uda.config.specs import ConfigError, Spec, build_method, parse_spec
@@ -160,7 +169,7 @@ class _Reader:
         if isinstance(content.get("source"), dict):
             content["source"] = [content["source"]]
         self.known_keys(BenchConfig, content, "")
-        content["methods"] = self.methods(content.get("methods"))
+        content["methods"] = self.with_curve(self.methods(content.get("methods")), content)
         settings, warm = content.get("settings"), content.get("warm_start")
         content["settings"] = self.settings(settings, {}, "settings")
         if warm is not None:
@@ -230,6 +239,31 @@ class _Reader:
             rows[str(name)] = row
         return rows
 
+    def with_curve(self, rows: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+        """The rows and those that the learning curve adds; a config that was written down has these already."""
+        if content.get("learning_curve") is None:
+            return rows
+        curve = self.validate(LearningCurve, content["learning_curve"], "learning_curve")
+        added: dict[str, Any] = {}
+        for name, (row, labels) in curve.labels_of().items():
+            path = f"learning_curve.rows.{row}"
+            if row not in rows:
+                raise self.fail(path, f"no such row; {nearest(row, rows)}")
+            if rows[row].get("methods") is None or rows[row].get("target_labels") is not None:
+                raise self.fail(path, "a row that trains, without target_labels of its own, is needed")
+            # without controls, what a method gains is seen beside the same images with labels
+            beside = curve.name_of(SOURCE_ONLY, labels.count, labels.choose)
+            listed = row != SOURCE_ONLY and content.get("controls") is False and beside in curve.labels_of()
+            entry = {**rows[row], "control": beside if listed else None, "target_labels": labels.model_dump()}
+            if name in rows and self.row(rows[name], f"methods.{name}") != self.row(entry, path):
+                raise self.fail(f"methods.{name}", "the learning curve has another row of this name")
+            added[name] = entry
+        return {**rows, **added}
+
+    def row(self, entry: Any, path: str) -> MethodEntry:
+        """A row as a record."""
+        return self.validate(MethodEntry, entry, path)
+
     def preset(self, row: Any, path: str) -> Any:
         """A row that names a paper's recipe, with the recipe's methods, settings, model and evaluation written out."""
         if not isinstance(row, dict) or "preset" not in row:
@@ -285,10 +319,14 @@ class _Reader:
             raise self.fail(f"methods.{SOURCE_ONLY}.control", "is what others are compared to; it has none")
         if row.evaluate:
             raise self.fail(f"methods.{SOURCE_ONLY}.evaluate", "is the config's own evaluate; write it there")
+        if row.target_labels is not None:
+            raise self.fail(f"methods.{SOURCE_ONLY}.target_labels", "is what others are compared to; add another row")
         for name, row in config.methods.items():
             path = f"methods.{name}.settings"
             if row.settings and not row.trains:
                 raise self.fail(path, "this row does not train")
+            if row.target_labels is not None:
+                self.check_target_labels(config, row, f"methods.{name}.target_labels")
             if "steps" in row.settings:
                 raise self.fail(f"{path}.steps", "all rows of a table train for the same number of steps")
             if row.settings:
@@ -296,6 +334,15 @@ class _Reader:
             if row.control is not None and (row.control == name or row.control not in config.methods):
                 known = nearest(row.control, [other for other in config.methods if other != name])
                 raise self.fail(f"methods.{name}.control", f"no other row {short(row.control)}; {known}")
+
+    def check_target_labels(self, config: BenchConfig, row: MethodEntry, path: str) -> None:
+        """Labelled target images for a row that trains, and a network to choose them with."""
+        if not row.trains:
+            raise self.fail(path, "this row does not train")
+        if row.target_labels is not None and row.target_labels.choose != "random" and config.warm_start is None:
+            raise self.fail(
+                f"{path}.choose", f"{row.target_labels.choose} looks at the network of a warm_start; add it"
+            )
 
     def check_learning(self, config: BenchConfig) -> BenchConfig:
         """The config, if the methods of each row learn from images; not asked of what is recorded already."""
@@ -396,6 +443,9 @@ class _Reader:
             return
         if path == "target" and config.oracle is not None:
             raise self.fail(f"{path}.labelled", "the oracle trains on the target's labels; set oracle: false")
+        few = [name for name, row in config.methods.items() if row.target_labels is not None]
+        if path == "target" and few:
+            raise self.fail(f"{path}.labelled", f"row {short(few[0])} trains on labels of the target (target_labels)")
         if path != "target":
             what = "trains on" if path.startswith("source") and path != "source_val" else "is scored against"
             raise self.fail(f"{path}.labelled", f"is false, but the run {what} these labels; leave it out")

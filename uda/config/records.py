@@ -20,6 +20,7 @@ from pydantic import (
 from uda.config.names import check_different, check_name, check_row
 from uda.config.specs import Spec, build_method
 from uda.data.streets import Domain, vary
+from uda.engine.choosing import Choice
 from uda.engine.evaluate import class_indices
 from uda.engine.inference import Inference
 from uda.engine.settings import Closed, Settings
@@ -183,6 +184,24 @@ class OracleSpec(Closed):
         return {} if self.steps is None else {"steps": self.steps}
 
 
+class TargetLabels(Closed):
+    """Labelled images of the target's training images that a row may train on beside the source.
+
+    They travel in the source's half of a batch, so every method composes with them; those that compare domains count
+    them as source. The target's images stay as they are: the labelled ones are among them, without their labels.
+    """
+
+    count: int = Field(gt=0, strict=True)
+    """How many; the first 5 of 10 are the 5."""
+    weight: float = Field(default=1.0, gt=0, strict=True, allow_inf_nan=False)
+    """Of the loss on them, pixel by pixel; the source's is 1."""
+    share: float = Field(default=0.5, gt=0, lt=1, strict=True)
+    """Of the source half's images that are drawn from them, however few they are: 0.5 is one in a batch of 2."""
+    choose: Choice = "random"
+    """Chosen by the run's seed, or by what the warm start sees, without their labels: far apart in its features, of
+    high entropy, or both (:mod:`uda.engine.choosing`)."""
+
+
 class MethodEntry(Closed):
     """One row of the table: methods that train together, or a test-time method on the source-only model, or both; or
     that model evaluated in another way.
@@ -204,6 +223,8 @@ class MethodEntry(Closed):
     control: str | None = None
     """The row that this one is compared to beside source-only; by default the one that passes the same images without
     learning from the target (:mod:`uda.bench.rows`)."""
+    target_labels: TargetLabels | None = None
+    """Labelled target images to train on as well; their labels are read in no other row but the oracle."""
 
     @property
     def trains(self) -> bool:
@@ -218,6 +239,58 @@ class CurvesSpec(Closed):
     """Of a run's curve, evenly spaced, the last at its end."""
     images: int = Field(default=6, gt=0)
     """Of the target's evaluation set at most, evenly spaced, always the same."""
+
+
+class LearningCurve(Closed):
+    """What labelled target images are worth: rows again with more and more of them.
+
+    ``{counts: [5, 10, 20, 50], rows: {source_only: [random, diverse], class_mix: [random]}}`` adds the rows
+    ``source_only-k5``, ``source_only-k5-diverse``, ``class_mix-k5``, ...; the report gets the curve, and how many
+    labelled images each row without them is worth.
+    """
+
+    counts: list[int] = Field(min_length=1)
+    """Of labelled images; 0 are the rows as they are, which belong to the curve in any case."""
+    rows: dict[str, list[Choice]] = Field(min_length=1)
+    """Row -> how its images are chosen, each way a line of its own; a list of rows chooses at random.
+    ``source_only`` must be among them, at random: what all others are measured by."""
+    weight: float = Field(default=1.0, gt=0, strict=True, allow_inf_nan=False)
+    """See a row's ``target_labels``."""
+    share: float = Field(default=0.5, gt=0, lt=1, strict=True)
+    """Likewise."""
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _at_random(cls, value: Any) -> Any:
+        return {str(name): ["random"] for name in value} if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _complete(self) -> LearningCurve:
+        if min(self.counts) < 0 or sorted(set(self.counts)) != self.counts or not any(self.counts):
+            raise ValueError(f"counts must rise from 0 or more to 1 or more, got {self.counts}")
+        for name, ways in self.rows.items():
+            if not ways or len(set(ways)) < len(ways):
+                raise ValueError(f"rows.{name}: at least one way to choose, each once, got {list(ways)}")
+        if "random" not in self.rows.get(SOURCE_ONLY, []):
+            raise ValueError(f"rows: {SOURCE_ONLY}: [random] is missing, what all others are measured by")
+        return self
+
+    def name_of(self, row: str, count: int, choose: str = "random") -> str:
+        """The row with that many labelled images; without any the row itself."""
+        return row if count == 0 else f"{row}-k{count}" + ("" if choose == "random" else f"-{choose}")
+
+    def labels_of(self) -> dict[str, tuple[str, TargetLabels]]:
+        """The rows to add: name -> the row that it is like, and its labels."""
+        return {
+            self.name_of(row, count, choose): (
+                row,
+                TargetLabels(count=count, weight=self.weight, share=self.share, choose=choose),
+            )
+            for row, ways in self.rows.items()
+            for choose in ways
+            for count in self.counts
+            if count
+        }
 
 
 class BenchConfig(Closed):
@@ -259,6 +332,8 @@ class BenchConfig(Closed):
     curves: CurvesSpec | None = CurvesSpec()
     """Scores along the way; ``false``: none. Where ``settings.eval_every`` is set, everything is scored that often
     instead."""
+    learning_curve: LearningCurve | None = None
+    """Rows again with more and more labelled target images."""
     resamples: int = Field(default=2000, ge=100)
     """Of the bootstrap behind the intervals."""
 

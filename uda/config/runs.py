@@ -24,7 +24,7 @@ from uda.registry import nearest, short
 
 METHOD = "method"
 """The key that a benchmark config does not have."""
-_ROWS = ("methods", "seeds", "oracle", "controls", "resamples")
+_ROWS = ("methods", "seeds", "oracle", "controls", "resamples", "learning_curve")
 KEYS = (METHOD, *(key for key in BenchConfig.model_fields if key not in _ROWS))
 """Keys of a single run's config."""
 SUPERVISED = "Supervised"
@@ -72,7 +72,9 @@ def as_benchmark(content: Mapping[str, Any], name: str) -> tuple[dict[str, Any],
         benchmark["model"] = {**recipe["model"], **model} if same else model
         benchmark["evaluate"] = {**recipe["evaluate"], **(benchmark.get("evaluate") or {})}
         row["methods"] = recipe["methods"]
-    benchmark |= {"settings": settings, "target": _images_of(benchmark["target"])}
+    if row.get("target_labels") is None:
+        benchmark["target"] = _images_of(benchmark["target"])
+    benchmark["settings"] = settings
     benchmark.setdefault("name", as_name(name))
     if benchmark.get("space") is None:
         benchmark["space"] = _own_space(benchmark["source"])
@@ -98,12 +100,13 @@ def _row(value: Any) -> tuple[dict[str, Any], dict[str, Any] | None]:
     if "preset" not in row:
         return row, None
     name, changes = row.pop("preset"), row.pop("change", None) or {}
+    labels = {key: row.pop(key) for key in ("target_labels",) if key in row}
     if row:
         raise RunError(f"{METHOD}.{next(iter(row))}", "goes with methods; what differs from a preset is under change")
     if not isinstance(changes, Mapping):
         raise RunError(f"{METHOD}.change", f"a mapping of entries is needed, got {short(changes)}")
     try:
-        return {}, preset(str(name), changes)
+        return labels, preset(str(name), changes)
     except ValueError as error:
         raise RunError(f"{METHOD}.preset", str(error)) from error
 
@@ -154,4 +157,6 @@ def _label(row: Mapping[str, Any], value: Any) -> str:
         return str(value["preset"])
     names = [str(next(iter(spec)) if isinstance(spec, Mapping) and spec else spec) for spec in row["methods"]]
     label = "+".join(name.rpartition(":")[2] for name in names if name != SUPERVISED)
+    if not label and row.get("target_labels") is not None:
+        return f"{SOURCE_ONLY}-labels"
     return as_name(label) if label else SOURCE_ONLY

@@ -187,9 +187,9 @@ class JoinedImages:
 
 def _checked_shares(shares: Sequence[float | Fraction], parts: int) -> tuple[Fraction, ...]:
     """The shares as fractions: who has a draw is then exact however long a run is."""
-    if len(shares) == parts and all(0 < share <= 1 for share in shares) and abs(sum(shares) - 1) < 1e-6:
+    if len(shares) == parts and all(0 < share <= 1 for share in shares) and abs(float(sum(shares)) - 1) < 1e-6:
         others = [Fraction(share).limit_denominator(1_000_000) for share in shares[1:]]
-        exact = (1 - sum(others, Fraction(0)), *others)
+        exact: tuple[Fraction, ...] = (1 - sum(others, Fraction(0)), *others)
         if min(exact) > 0:
             return exact
     written = [float(share) for share in shares]

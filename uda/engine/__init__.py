@@ -1,6 +1,7 @@
 """The update, the trainer around it, evaluation, checkpoints and logs; of methods it knows the protocol alone."""
 
 from uda.engine.checkpoint import CheckpointError
+from uda.engine.choosing import choose_images
 from uda.engine.evaluate import Evaluation, evaluate
 from uda.engine.inference import Inference
 from uda.engine.optimisation import OPTIMIZERS, segmenter_optimizer
@@ -20,6 +21,7 @@ __all__ = [
     "Settings",
     "Trainer",
     "Update",
+    "choose_images",
     "constant",
     "evaluate",
     "poly",
