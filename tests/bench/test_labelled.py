@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from tests.bench import tiny
-from uda.bench import run
-from uda.bench.labelled import CHOSEN, read_chosen
-from uda.bench.plan import make_plan
+from uda.bench import build, run
+from uda.bench.labelled import CHOSEN, read_chosen, with_labels
+from uda.bench.plan import Cell, make_plan
 from uda.bench.rows import rows_of
-from uda.config import ConfigError, load_config, load_run
-from uda.data import FileDataset
+from uda.config import BenchConfig, ConfigError, load_config, load_run
+from uda.data import FileDataset, Mixture
 from uda.data.pairs import Pairs
 from uda.engine import Update, checkpoint
 from uda.models.pretrained import CHECKPOINT
@@ -60,7 +60,9 @@ def test_the_same_call_again_does_nothing(done: Path, data: Path, no_training: N
 
 
 @pytest.mark.parametrize(
-    "change", [{"count": 1}, {"weight": 2.0}, {"share": 0.25}, {"choose": "both"}], ids=lambda change: next(iter(change))
+    "change",
+    [{"count": 1}, {"weight": 2.0}, {"share": 0.25}, {"choose": "both"}],
+    ids=lambda change: next(iter(change)),
 )
 def test_every_key_makes_another_run(done: Path, data: Path, change: dict[str, Any], no_training: None) -> None:
     rows = content(data)["methods"]
@@ -105,25 +107,25 @@ def test_a_killed_run_goes_on_with_the_images_it_began_with(
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
-def test_labels_are_hidden_while_choosing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from uda.bench import labelled
+def choose(config: BenchConfig, cell: Cell, root: Path, folder: Path) -> list[str]:
+    """What a cell would train on, without training it."""
+    source = build.open_source(config.source, config.space)
+    mixed = with_labels(config, cell, root, folder, source, build.open_dataset(config.target, config.space))
+    assert isinstance(mixed, Mixture)
+    return mixed.names[len(source) :]
 
-    label, choose, looked = FileDataset.label, labelled._choose, []
 
+def test_labels_are_hidden_while_choosing(
+    done: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(dataset: FileDataset, index: int) -> Any:
         raise AssertionError(f"{dataset.name}: a label was read")
 
-    def hidden(*args: Any) -> list[int]:
-        monkeypatch.setattr(FileDataset, "label", refuse)
-        try:
-            looked.append(choose(*args))
-        finally:
-            monkeypatch.setattr(FileDataset, "label", label)
-        return looked[-1]
-
-    monkeypatch.setattr(labelled, "_choose", hidden)
-    assert not run(content(data), out=tmp_path).failed
-    assert len(looked) == len(WAYS)
+    monkeypatch.setattr(FileDataset, "label", refuse)
+    config = load_config(content(data))
+    for cell in make_plan(config):
+        if cell.method.startswith("few"):
+            assert choose(config, cell, done, tmp_path / cell.method) == read_chosen(done / cell.name)
 
 
 def test_only_chosen_labels_of_the_target_are_trained_on(data: Path, tmp_path: Path) -> None:
@@ -146,15 +148,23 @@ def test_only_chosen_labels_of_the_target_are_trained_on(data: Path, tmp_path: P
     assert target == [chosen] * 2, "a quarter of the row's eight draws, none in the warm start"
 
 
-def test_choices_are_nested_and_differ_by_seed(data: Path, tmp_path: Path) -> None:
-    rows = {f"k{count}": {"methods": ["Supervised"], "target_labels": {"count": count}} for count in (1, 2, 3)}
-    changed = content(data, rows, seeds=[0, 1, 2, 3])
-    changed["settings"]["steps"] = 1
-    changed["warm_start"] = None
-    assert not run(changed, out=tmp_path).failed
-    chosen = {seed: [read_chosen(tmp_path / f"labels/k{count}/seed{seed}") for count in (1, 2, 3)] for seed in range(4)}
-    assert all(three[:1] == first and three[:2] == two for first, two, three in chosen.values())
-    assert len({tuple(three) for _, _, three in chosen.values()}) > 1
+def test_choices_are_nested_and_random_ones_differ_by_seed(done: Path, data: Path, tmp_path: Path) -> None:
+    for how in WAYS:
+        rows = {
+            f"k{count}": {"methods": ["Supervised"], "target_labels": {"count": count, "choose": how}}
+            for count in (1, 2, 3)
+        }
+        config = load_config(content(data, rows, seeds=[0, 1, 2, 3] if how == "random" else [0]))
+        chosen = {
+            (cell.seed, cell.method): choose(config, cell, done, tmp_path / how / cell.name)
+            for cell in make_plan(config)
+            if cell.method.startswith("k")
+        }
+        for seed in config.seeds:
+            assert chosen[seed, "k1"] == chosen[seed, "k3"][:1]
+            assert chosen[seed, "k2"] == chosen[seed, "k3"][:2]
+        if how == "random":
+            assert len({tuple(chosen[seed, "k3"]) for seed in config.seeds}) > 1
 
 
 def test_controls_have_the_same_labels(data: Path) -> None:

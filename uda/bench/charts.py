@@ -15,7 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from uda.bench.intervals import Estimate
+from uda.bench.learning_curve import Learning
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +40,8 @@ STYLE: Any = {
     "legend.frameon": False, "legend.fontsize": 8, "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False,
     "axes.spines.right": False, "grid.color": FAINT, "svg.fonttype": "none",
 }  # fmt: skip
+OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
+"""Of figures that are no part of a page."""
 WIDTH = 4.7
 """Inches: a chart is as wide as a phone at nearly its own size."""
 
@@ -142,6 +147,66 @@ def curves(title: str, lines: Mapping[str, Curve], rows: Sequence[str]) -> str:
         return figure
 
     return _svg(title, draw)
+
+
+def learning(title: str, learned: Learning) -> str:
+    """The chart of :func:`draw_learning`."""
+    return _svg(title, lambda: draw_learning(title, learned, ROW_COLOURS, INK))
+
+
+def draw_learning(title: str, learned: Learning, colours: Sequence[str] = OKABE_ITO, ink: str = "black") -> Figure:
+    """Scores against the number of labelled images, with their 95 % intervals over seeds and images.
+
+    Images at random have bands, ways to choose them dashed lines with bars. From each method's score without labels a
+    line leads to the number of labelled images that it is worth; the bar across is that number's interval.
+
+    Args:
+        title: of the chart.
+        learned: the learning curve.
+        colours: of the rows, any that matplotlib knows.
+        ink: of what belongs to no row.
+
+    Returns:
+        A figure, to save as PNG or PDF.
+    """
+    figure = _figure((WIDTH, 3.4 + 0.2 * math.ceil(len(learned.lines) / 2)))
+    axes = figure.subplots()
+    axes.set_xscale("function", functions=(np.log1p, np.expm1))
+    rows = list(dict.fromkeys(line.row for line in learned.lines))
+    ways = list(dict.fromkeys(["random", *(line.choose for line in learned.lines)]))
+    for line in learned.lines:
+        colour, way = colours[rows.index(line.row) % len(colours)], ways.index(line.choose)
+        # a little aside, or bars would hide each other
+        counts = [math.expm1(math.log1p(count) + 0.04 * way) if count else 0.0 for count in line.points]
+        values, lows, highs = (
+            [100 * getattr(point, key) for point in line.points.values()] for key in ("value", "low", "high")
+        )
+        if line.choose == "random":
+            axes.fill_between(counts, lows, highs, color=colour, alpha=0.13, linewidth=0)
+        else:
+            for count, low, high in zip(counts[1:], lows[1:], highs[1:], strict=True):
+                axes.plot([count, count], [low, high], color=colour, linewidth=0.7, alpha=0.7)
+        axes.plot(
+            counts, values, color=colour, linestyle=DASHES[way % len(DASHES)], marker=MARKERS[way % len(MARKERS)],
+            markersize=4, linewidth=1.4, label=f"\u200b{line.name}",
+        )  # fmt: skip
+    most = max(count for line in learned.lines for count in line.points)
+    for worth in learned.worths:
+        if worth.row in rows:
+            colour, score = colours[rows.index(worth.row) % len(colours)], 100 * worth.score
+            axes.plot([0, min(worth.value, most)], [score] * 2, color=colour, linewidth=0.8, linestyle=":")
+            if math.isfinite(worth.low):
+                axes.plot([worth.low, min(worth.high, most)], [score] * 2, "|-", color=colour, linewidth=2.5, alpha=0.5)
+            if math.isfinite(worth.value):
+                axes.plot([worth.value], [score], "*", color=colour, markeredgecolor=ink, markersize=10)
+    axes.set_xticks(sorted({count for line in learned.lines for count in line.points}))
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.minorticks_off()
+    axes.set(xlabel="labelled target images", ylabel="target mIoU %")
+    axes.set_title(title, loc="left", parse_math=False)
+    axes.grid(linewidth=0.5)
+    _legend(figure)
+    return figure
 
 
 def _figure(size: tuple[float, float]) -> Figure:

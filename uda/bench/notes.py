@@ -22,6 +22,10 @@ def describe(row: MethodEntry) -> str:
     parts = [_describe_spec(spec) for spec in row.methods or [{SOURCE_ONLY: {}}]]
     if row.test_time:
         parts.append(f"{_describe_spec(row.test_time)} at test time")
+    if row.target_labels is not None:
+        labels = row.target_labels
+        weight = "" if labels.weight == 1 else f", weight {labels.weight:g}"
+        parts.append(f"{labels.count} labelled target images ({labels.choose}{weight}, share {labels.share:g})")
     options = [f"own {key}" for key in ("model", "settings") if getattr(row, key)]
     if set(row.settings) == {"batch_norm"}:
         options[-1] = f"batch norm {row.settings['batch_norm'].replace('_', ' ')}"
@@ -76,8 +80,15 @@ def _about_training(config: BenchConfig) -> list[str]:
         f"Trained on {' + '.join(sources)} with labels, adapted to {describe_data(config.target)} without.",
         f"{s.steps} optimiser steps for every row that trains, batch size {s.batch_size}, "
         f"crop {s.crop[0]}x{s.crop[1]}. {start}",
-        "Last iterate only. Target labels are read for scoring, and by the oracle.",
+        f"Last iterate only. Target labels are read for scoring, and by {_who_reads_labels(config)}.",
     ]
+
+
+def _who_reads_labels(config: BenchConfig) -> str:
+    if all(row.target_labels is None for row in config.methods.values()):
+        return "the oracle"
+    few = "the rows with labelled target images, whose names are in the cells' labelled_target.json"
+    return f"the oracle and {few}" if config.oracle is not None else few
 
 
 def _about_numbers(config: BenchConfig, rows: Sequence[Row]) -> list[str]:

@@ -93,7 +93,8 @@ def summary(config: BenchConfig, folder: Path, table: Table, command: str) -> di
         "commits": table.commits, "machine": table.machine, "versions": table.versions,
         "seeds": config.seeds, "training_seconds": sum(result["seconds"] for result in results), "rows": rows,
         "ties": table.ties.groups if table.ties else [],
-        "notes": table.notes, "config": config.resolved(),
+        "learning_curve": None if table.learning is None else table.learning.plain(),
+        "labelled": table.labelled, "notes": table.notes, "config": config.resolved(),
     }  # fmt: skip
     plain: dict[str, Any] = _finite(content)
     return plain

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from uda.bench.headline import about_images, about_origin, headline
 from uda.bench.intervals import Estimate, letter
+from uda.bench.learning_curve import Learning
 from uda.bench.results import Domain
 from uda.bench.table import Row, Score, Table
 from uda.config import ORACLE, SOURCE_ONLY
@@ -74,6 +75,21 @@ def sentences(table: Table) -> list[str]:
     return lines
 
 
+def learned(table: Table) -> list[str]:
+    """What the learning curve says, a sentence each; nothing without one."""
+    return [] if table.learning is None else table.learning.sentences
+
+
+def learning_grid(learning: Learning) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows of the learning curve's table: mIoU on the target in % by number of labelled images."""
+    counts = sorted({count for line in learning.lines for count in line.points})
+    rows = [
+        [line.name, *(with_interval(line.points[count]) if count in line.points else DASH for count in counts)]
+        for line in learning.lines
+    ]
+    return ["labelled target images", *map(str, counts)], rows
+
+
 def control_difference(score: Score) -> Estimate:
     """The difference to the control with the interval that holds for all of a table together."""
     if score.to_control is None:
@@ -127,7 +143,15 @@ def terminal(table: Table) -> RenderableType:
         cells = [[row.name], *(cell for _, cell in columns(table, row, wide=False))]
         grid.add_row(*(Text("\n".join(cell)) for cell in cells), style=style)
     words = [
-        Text(line) for line in (*opening(table), "", *sentences(table), "", *(f"* {note}" for note in table.notes))
+        Text(line)
+        for line in (
+            *opening(table),
+            "",
+            *learned(table),
+            *sentences(table),
+            "",
+            *(f"* {note}" for note in table.notes),
+        )
     ]
     return Group(grid, *words)
 
@@ -140,6 +164,9 @@ def _style(row: Row) -> str:
 def markdown(table: Table) -> str:
     """The whole result as GitHub Markdown."""
     lines = [f"# {table.name}", "", *(part for line in opening(table) for part in (line, "")), *_results(table), ""]
+    if table.learning is not None:
+        lines += ["## What labels are worth", "", *(f"- {line}" for line in learned(table)), ""]
+        lines += [*_grid(*learning_grid(table.learning)), ""]
     lines += ["## In words", "", *(f"- {line}" for line in sentences(table)), ""]
     lines += ["## Methods", "", *(f"- `{row.name}`: {row.methods}" for row in table.rows), ""]
     lines += ["## How it was measured", "", *(f"- {note}" for note in table.notes), ""]

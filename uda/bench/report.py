@@ -49,6 +49,11 @@ def html(config: BenchConfig, folder: Path, table: Table, command: str = "") -> 
         classes=[(domain, list(render.class_rows(table, domain))) for domain in table.domains],
         forests=[(domain, _forests(table, domain)) for domain in table.domains],
         scatter=_scatter(table),
+        learning=""
+        if table.learning is None
+        else charts.learning("what labelled target images are worth", table.learning),
+        learned=render.learned(table),
+        source_only=SOURCE_ONLY,
         curves=_curves(table, folder),
         galleries=[(domain, samples(config, domain, folder, seeds)) for domain in table.domains],
         palette=_palette(config),
@@ -97,6 +102,12 @@ def _scatter(table: Table) -> str:
         if {"source", "target"} <= set(row.scores)
     }
     return charts.scatter("target against source", "source mIoU %", "target mIoU %", points) if points else ""
+
+
+def _learning(table: Table) -> str:
+    if table.learning is None or not table.learning.lines:
+        return ""
+    return charts.learning("what labelled target images are worth", table.learning)
 
 
 def _curves(table: Table, folder: Path) -> list[str]:

@@ -7,7 +7,7 @@ were measured on :mod:`uda.bench.notes`.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,6 +17,8 @@ import numpy.typing as npt
 import torch
 
 from uda.bench.intervals import Adjusted, Estimate, ImageScores, Ties, holm_family, holm_ties
+from uda.bench.labelled import read_chosen
+from uda.bench.learning_curve import Learning, learning_curve
 from uda.bench.notes import describe, notes
 from uda.bench.results import Domain, Results, read_results
 from uda.bench.rows import PlannedRow, rows_of
@@ -112,6 +114,10 @@ class Table:
     """Of the last finished cell, ISO 8601 in UTC; empty where it is not known."""
     commits: tuple[str, ...] = ()
     """Of the code that the cells were measured with; none where it was installed."""
+    learning: Learning | None = None
+    """What labelled target images are worth; ``None`` where the config has no learning curve."""
+    labelled: dict[str, dict[int, tuple[str, ...]]] = field(default_factory=dict)
+    """Row -> seed -> the target images whose labels it was trained on."""
 
     @property
     def procedural(self) -> tuple[str, ...]:
@@ -136,7 +142,7 @@ def make_table(config: BenchConfig, folder: Path, seeds: Collection[int] | None 
     """
     results = read_results(config, folder, seeds)
     planned = {name: row for name, row in rows_of(config).items() if name in results.evaluations}
-    scores, ties = _scores(config, results, planned)
+    scores, ties, learning = _scores(config, results, planned)
     rows = tuple(_row(config, row, scores[name], results.cells[name]) for name, row in planned.items())
     cells = [result for by_seed in results.cells.values() for result in by_seed.values()]
     first: dict[str, Any] = cells[0] if cells else {}
@@ -152,6 +158,12 @@ def make_table(config: BenchConfig, folder: Path, seeds: Collection[int] | None 
         shift=f"{' + '.join(dict.fromkeys(map(_short, config.source)))} to {_short(config.target)}",
         date=max((result.get("date", "") for result in cells), default=""),
         commits=tuple(sorted({result["commit"] for result in cells if result.get("commit")})),
+        learning=learning,
+        labelled={
+            name: {seed: tuple(read_chosen(folder / f"{name}/seed{seed}")) for seed in sorted(results.cells[name])}
+            for name, row in planned.items()
+            if row.entry.target_labels is not None
+        },
     )
 
 
@@ -183,9 +195,10 @@ def _row(config: BenchConfig, row: PlannedRow, scores: dict[str, Score], results
 
 def _scores(
     config: BenchConfig, results: Results, planned: dict[str, PlannedRow]
-) -> tuple[dict[str, dict[str, Score]], Ties | None]:
-    """By row and domain; and the ties on the target."""
+) -> tuple[dict[str, dict[str, Score]], Ties | None, Learning | None]:
+    """By row and domain; and the ties and the learning curve on the target."""
     ties: Ties | None = None
+    learning: Learning | None = None
     differences: dict[tuple[str, str], Estimate] = {}
     parts: dict[tuple[str, str], dict[str, Any]] = {}
     for domain in results.domains:
@@ -198,6 +211,7 @@ def _scores(
         }
         if domain.name == "target":
             ties = holm_ties(every, pooled=True)
+            learning = learning_curve(config, planned, every)
         for name, row in planned.items():
             if row.control in planned:
                 differences[name, domain.name] = every.difference(name, row.control, pooled=True)
@@ -221,7 +235,7 @@ def _scores(
     scores: dict[str, dict[str, Score]] = {name: {} for name in planned}
     for (name, domain_name), content in parts.items():
         scores[name][domain_name] = Score(to_control=family.get((name, domain_name)), **content)
-    return scores, ties
+    return scores, ties, learning
 
 
 def _difference(scores: ImageScores, row: str, other: str | None) -> Estimate:
