@@ -26,10 +26,12 @@ from uda.config.records import (
     CurvesSpec,
     DatasetSpec,
     EvaluateSpec,
+    LearningCurve,
     MethodEntry,
     OracleSpec,
     StreetsDomain,
     StreetsSpec,
+    TargetLabels,
 )
 from uda.config.runs import KEYS, METHOD
 from uda.data import DATASETS, Options, dataset_options
@@ -43,7 +45,8 @@ REQUIRED = "required"
 SECTIONS = {
     "DatasetSpec": "data-sets", "StreetsSpec": "streets", "StreetsDomain": "streetsdomainsname", "Settings": "settings",
     "Augment": "settingsaugment-settingstarget_augment", "EvaluateSpec": "evaluate", "OracleSpec": "oracle",
-    "MethodEntry": "a-row", "CurvesSpec": "curves",
+    "MethodEntry": "a-row", "CurvesSpec": "curves", "TargetLabels": "a-rows-target_labels",
+    "LearningCurve": "learning_curve",
 }  # fmt: skip
 """Record -> the anchor of its section."""
 
@@ -207,11 +210,13 @@ def sections() -> dict[str, tuple[str, list[Key]]]:
         ),
         "A benchmark": ("What `uda bench` takes.", benchmark),
         "A row": ("Each of a benchmark's `methods:` is a list of methods or these keys.", list(keys_of(MethodEntry))),
+        "A row's target_labels": ("", list(keys_of(TargetLabels))),
         "settings": ("Of a run, of a row, and of `warm_start:`.", list(keys_of(Settings))),
         "settings.augment, settings.target_augment": ("", list(keys_of(Augment))),
         "settings.teacher": ("", list(keys_of_dataclass(TeacherSpec, "types.TeacherSpec"))),
         "evaluate": ("Also `uda eval --evaluate NAME=VALUE`.", list(keys_of(EvaluateSpec))),
         "curves": ("", list(keys_of(CurvesSpec))),
+        "learning_curve": ("", list(keys_of(LearningCurve))),
         "oracle": ("", list(keys_of(OracleSpec))),
         "streets": ("", list(keys_of(StreetsSpec))),
         "streets.domains.NAME": ("", list(keys_of(StreetsDomain))),
