@@ -128,7 +128,8 @@ def test_labels_are_hidden_while_choosing(
             assert choose(config, cell, done, tmp_path / cell.method) == read_chosen(done / cell.name)
 
 
-def test_only_chosen_labels_of_the_target_are_trained_on(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rare", [False, True])
+def test_only_chosen_labels_of_the_target_are_trained_on(data: Path, tmp_path: Path, rare: bool) -> None:
     drawn: list[str] = []
     sources = Pairs._source_sample
 
@@ -137,7 +138,8 @@ def test_only_chosen_labels_of_the_target_are_trained_on(data: Path, tmp_path: P
         drawn.append(sample[2].name)
         return sample
 
-    rows = {"few": {"methods": ["Supervised", "ClassMix"], "target_labels": {"count": 1, "share": 0.25}}}
+    methods = ["Supervised", "ClassMix", *(["RareClassSampling"] if rare else [])]
+    rows = {"few": {"methods": methods, "target_labels": {"count": 1, "share": 0.25}}}
     changed = content(data, rows)
     changed["settings"] |= {"steps": 4, "batch_size": 2}
     with pytest.MonkeyPatch.context() as patch:
