@@ -155,10 +155,11 @@ def learning(title: str, learned: Learning) -> str:
 
 
 def draw_learning(title: str, learned: Learning, colours: Sequence[str] = OKABE_ITO, ink: str = "black") -> Figure:
-    """Scores against the number of labelled images, with their 95 % intervals over seeds and images.
+    """Scores against the number of labelled images, with 95 % intervals over seeds and images.
 
-    Images at random have bands, ways to choose them dashed lines with bars. From each method's score without labels a
-    line leads to the number of labelled images that it is worth; the bar across is that number's interval.
+    The intervals are those of the difference to source-only without labels, which is paired. Images at random have
+    bands, ways to choose them dashed lines with bars. From each method's score without labels a line leads to the
+    number of labelled images that it is worth; the bar across is that number's interval.
 
     Args:
         title: of the chart.
@@ -178,8 +179,11 @@ def draw_learning(title: str, learned: Learning, colours: Sequence[str] = OKABE_
         colour, way = colours[rows.index(line.row) % len(colours)], ways.index(line.choose)
         # a little aside, or bars would hide each other
         counts = [math.expm1(math.log1p(count) + 0.04 * way) if count else 0.0 for count in line.points]
-        values, lows, highs = (
-            [100 * getattr(point, key) for point in line.points.values()] for key in ("value", "low", "high")
+        values = [100 * point.value for point in line.points.values()]
+        gains = line.gains.values()
+        lows, highs = (
+            [value + 100 * (getattr(gain, end) - gain.value) for value, gain in zip(values, gains, strict=True)]
+            for end in ("low", "high")
         )
         if line.choose == "random":
             axes.fill_between(counts, lows, highs, color=colour, alpha=0.13, linewidth=0)

@@ -45,6 +45,8 @@ class Line:
     """Number of labelled images -> the row that has them; 0 is the row as it is."""
     points: dict[int, Estimate]
     """The score on the target by number of labelled images."""
+    gains: dict[int, Estimate]
+    """The score minus source-only's without labels, paired by seed and image: at a few seeds far better known."""
 
     @property
     def name(self) -> str:
@@ -77,7 +79,7 @@ class Worth:
         if self.low == 0 and self.high == math.inf:
             return (
                 f"{self.row}: these runs do not say how many labelled target images it is worth; anything from none to "
-                f"more than {self.most} fits{self._caution}."
+                f"more than {self.most} fits{self._caution} (the scores alone say {self._number(self.value)})."
             )
         images = f"labelled target image{'' if self._number(self.value) == 'about 1' else 's'}"
         if self.value == 0:
@@ -114,10 +116,10 @@ class Gain:
     def sentence(self) -> str:
         """The difference in points with its joint interval, and whether it is clear."""
         value = 100 * self.difference.estimate.value
-        text = f"{self.what}: {value:+.1f}".replace("-", "\u2212")
+        text = f"{self.what}: {value:+.1f}"
         if math.isnan(self.difference.low):
             return f"{text}, no interval."
-        ends = [f"{100 * end:.1f}".replace("-", "\u2212") for end in (self.difference.low, self.difference.high)]
+        ends = [f"{100 * end:.1f}" for end in (self.difference.low, self.difference.high)]
         if self.difference.estimate.image_noise_only:
             verdict = "one seed, so nothing is said about training again"
         else:
@@ -150,6 +152,7 @@ class Learning:
             {
                 "row": line.row, "choose": line.choose,
                 "points": {str(count): _scored(point) for count, point in line.points.items()},
+                "gains": {str(count): _scored(gain) for count, gain in line.gains.items()},
             }
             for line in self.lines
         ]  # fmt: skip
@@ -178,7 +181,9 @@ def learning_curve(config: BenchConfig, planned: Mapping[str, PlannedRow], score
             names = {count: section.name_of(row, count, choose) for count in (0, *section.counts)}
             rows = {count: name for count, name in names.items() if name in scores.rows}
             if rows:
-                lines.append(Line(row, choose, rows, {count: scores.score(name) for count, name in rows.items()}))
+                points = {count: scores.score(name) for count, name in rows.items()}
+                gains = {count: _gain(scores, name) for count, name in rows.items()}
+                lines.append(Line(row, choose, rows, points, gains))
     base = next((line for line in lines if (line.row, line.choose) == (SOURCE_ONLY, "random")), None)
     without = [
         name
@@ -195,6 +200,11 @@ def learning_curve(config: BenchConfig, planned: Mapping[str, PlannedRow], score
             f"{section.weight:g}; the target's images are all adapted to, these among them."
         ),
     )
+
+
+def _gain(scores: ImageScores, row: str) -> Estimate:
+    unknown = SOURCE_ONLY not in scores.rows
+    return Estimate(math.nan) if unknown else scores.difference(row, SOURCE_ONLY, pooled=True)
 
 
 def worth(scores: ImageScores, row: str, curve: Mapping[int, str]) -> Worth | None:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from uda.bench.headline import about_images, about_origin, headline
 from uda.bench.intervals import Estimate, letter
-from uda.bench.learning_curve import Learning
+from uda.bench.learning_curve import Learning, Line
 from uda.bench.results import Domain
 from uda.bench.table import Row, Score, Table
 from uda.config import ORACLE, SOURCE_ONLY
@@ -81,12 +81,18 @@ def learned(table: Table) -> list[str]:
 
 
 def learning_grid(learning: Learning) -> tuple[list[str], list[list[str]]]:
-    """Titles and rows of the learning curve's table: mIoU on the target in % by number of labelled images."""
+    """Titles and rows of the learning curve's table: mIoU on the target in % by number of labelled images, and the
+    difference to source-only without any."""
     counts = sorted({count for line in learning.lines for count in line.points})
-    rows = [
-        [line.name, *(with_interval(line.points[count]) if count in line.points else DASH for count in counts)]
-        for line in learning.lines
-    ]
+
+    def cell(line: Line, count: int) -> str:
+        if count not in line.points:
+            return DASH
+        gain = line.gains[count]
+        same = line.rows[count] == SOURCE_ONLY or not gain.known
+        return number(line.points[count]) + ("" if same else f", {with_interval(gain, signed=True)}")
+
+    rows = [[line.name, *(cell(line, count) for count in counts)] for line in learning.lines]
     return ["labelled target images", *map(str, counts)], rows
 
 
