@@ -74,6 +74,16 @@ def test_every_key_makes_another_run(done: Path, data: Path, change: dict[str, A
         run(content(data, rows), out=done.parent)
 
 
+def test_how_images_are_looked_at_matters_where_they_are_chosen_by_it(
+    done: Path, data: Path, no_training: None
+) -> None:
+    changed = content(data, evaluate={"input_size": [32, 48]})
+    with pytest.raises(
+        ConfigError, match=r"few_diverse/seed0 and 2 more: .*(.|\n)*target_labels\.looked_at\.input_size"
+    ):
+        run(changed, out=done.parent)
+
+
 def test_a_killed_run_goes_on_with_the_images_it_began_with(
     done: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
