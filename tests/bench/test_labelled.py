@@ -78,9 +78,7 @@ def test_how_images_are_looked_at_matters_where_they_are_chosen_by_it(
     done: Path, data: Path, no_training: None
 ) -> None:
     changed = content(data, evaluate={"input_size": [32, 48]})
-    with pytest.raises(
-        ConfigError, match=r"few_diverse/seed0 and 2 more: (.|\n)*\.looked_at\.input_size"
-    ):
+    with pytest.raises(ConfigError, match=r"few_diverse/seed0 and 2 more: (.|\n)*\.looked_at\.input_size"):
         run(changed, out=done.parent)
 
 

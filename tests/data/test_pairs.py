@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from uda.data import DataError, Mixture
+from uda.data.balance import balanced
 from uda.data.pairs import Pairs, RareClasses
 from uda.data.transforms import TrainTransform
 from uda.types import IGNORE, Sample, View
@@ -281,6 +282,60 @@ def test_shares_are_of_the_identity() -> None:
     assert "share" not in plain["parts"][0]
     assert [part["share"] for part in more["parts"]] == [0.75, 0.25]
     assert half != more
+
+
+def of_each(data: Pairs, steps: int) -> Counter[str]:
+    """How many of the source images that some steps draw are of each data set."""
+    return Counter(name.split("/")[0] for step in range(steps) for name in data[step]["source"].names)
+
+
+def mixture(balance: str) -> Mixture:
+    return balanced([(Numbers(10, "large"), 3.0), (Numbers(2, "small"), 1.0)], balance)
+
+
+@pytest.mark.parametrize(("balance", "large"), [("image", 100), ("domain", 60), ("weight", 90)])
+def test_a_balance_says_how_often_each_data_set_is_drawn(balance: str, large: int) -> None:
+    data = Pairs(mixture(balance), None, WHOLE, batch_size=4, seed=1)
+    assert of_each(data, 30) == {"large": large, "small": 120 - large}
+    names = [name for step in range(30) for name in data[step]["source"].names]
+    counts = Counter(name for name in names if name.startswith("large"))
+    assert len(counts) == 10
+    assert max(counts.values()) - min(counts.values()) <= 1, "inside a data set every image is drawn equally often"
+    assert names != [name for step in range(30) for name in Pairs(mixture(balance), None, WHOLE, batch_size=4)[step][
+        "source"].names]  # fmt: skip
+    view = data[0]["source"]
+    assert (view.weight is None) == (balance == "weight"), "a weight is of the draws or of the loss, never of both"
+
+
+def test_every_batch_has_its_share_and_no_slot_a_data_set() -> None:
+    data = Pairs(mixture("domain"), None, WHOLE, batch_size=2)
+    firsts = [data[step]["source"].names[0].split("/")[0] for step in range(40)]
+    assert all(of_each_batch == {"large": 1, "small": 1} for of_each_batch in (
+        Counter(name.split("/")[0] for name in data[step]["source"].names) for step in range(40)
+    ))  # fmt: skip
+    assert 10 < firsts.count("large") < 30
+    assert data.indices(3) == [
+        int(name.split("/")[1]) + (10 if name.startswith("small") else 0) for name in data[3]["source"].names
+    ]
+
+
+def test_balanced_draws_do_not_depend_on_workers_ranks_or_what_came_before() -> None:
+    def made(**more: int) -> Pairs:
+        return Pairs(mixture("weight"), None, RANDOM, **{"batch_size": 4, "seed": 5, **more})
+
+    data = made()
+    loaded = list(made().loader(3, 7, workers=2))
+    assert all(same(batch, data[step]) for step, batch in enumerate(loaded, start=3))
+    ranks = [made(batch_size=2, rank=rank, world=2) for rank in (0, 1)]
+    for step in (0, 9):
+        together = [name for rank in ranks for name in rank[step]["source"].names]
+        assert together == list(data[step]["source"].names)
+
+
+def test_an_empty_data_set_has_no_turns() -> None:
+    empty = balanced([(Numbers(2), 1.0), (Numbers(0, "none"), 1.0)], "domain")
+    with pytest.raises(ValueError, match="data set none is empty"):
+        Pairs(empty, None, WHOLE, batch_size=1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -14,6 +14,7 @@ import torch
 
 from tests.data.contract import picture, write
 from uda.data import CamVid, DataError, Kitti, Mixture, Unlabelled
+from uda.data.balance import balanced
 from uda.data.check import check, show
 from uda.data.encode import write_image
 from uda.data.mixture import JoinedImages
@@ -183,6 +184,21 @@ def test_wrong_mixtures(camvid: Path) -> None:
         Mixture([(data, float("nan"))])
     with pytest.raises(ValueError, match="remap one of them"):
         Mixture([(data, 1.0), (data.remap("street8"), 1.0)])
+    with pytest.raises(ValueError, match="balance must be one of image, domain, weight, not 'size'"):
+        balanced([(data, 1.0)], "size")
+    with pytest.raises(ValueError, match="above 0"):
+        balanced([(data, 0.0), (data, 1.0)], "weight")
+
+
+def test_a_balance_is_of_the_identity_and_stays_in_other_spaces_and_subsets(camvid: Path) -> None:
+    parts = [(CamVid(camvid), 1.0), (CamVid(camvid).subset([2]), 3.0)]
+    plain = balanced(parts).identity()
+    assert plain == Mixture(parts).identity(), "as in older runs"
+    for balance, expected in {"domain": [0.5, 0.5], "weight": [0.25, 0.75]}.items():
+        mixed = balanced(parts, balance)
+        assert [part["share"] for part in mixed.identity()["parts"]] == expected
+        assert mixed[3].weight == (1.0 if balance == "weight" else 3.0)
+        assert mixed.subset([0, 3]).shares == mixed.remap("street8").shares == mixed.shares
 
 
 def test_unlabelled_folder(camvid: Path) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 
 from uda.config import BenchConfig, ConfigError, DatasetSpec, StreetsSpec, streets_folder
 from uda.config.spaces import build_space as build_space
-from uda.data import Mixture, dataset, streets
+from uda.data import dataset, streets
+from uda.data.balance import Balance, balanced
 from uda.files import atomic_write
 from uda.models import build_model
 from uda.types import LabelledDataset
@@ -23,13 +24,15 @@ def open_dataset(spec: DatasetSpec, space: str | dict[str, Any]) -> LabelledData
     return _opened(spec.model_dump_json(), json.dumps(space))
 
 
-def open_source(specs: Sequence[DatasetSpec], space: str | dict[str, Any]) -> LabelledDataset:
-    """The source: one data set, or a weighted mixture of several."""
+def open_source(
+    specs: Sequence[DatasetSpec], space: str | dict[str, Any], balance: Balance = "image"
+) -> LabelledDataset:
+    """The source: one data set, or a mixture of several; how often each is drawn matters to training alone."""
     opened = [open_dataset(spec, space) for spec in specs]
     return (
         opened[0]
         if len(opened) == 1
-        else Mixture([(source, spec.weight) for source, spec in zip(opened, specs, strict=True)])
+        else balanced([(source, spec.weight) for source, spec in zip(opened, specs, strict=True)], balance)
     )
 
 

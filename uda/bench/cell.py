@@ -182,17 +182,17 @@ def _train(
 ) -> Trainer:
     if cell.settings is None:
         raise ValueError(f"{cell.name} does not train")
-    space = build.build_space(config.space)
+    space, balance = build.build_space(config.space), config.balance
     model = build.build_segmenter(cell.training["model"], space.num_classes, cell.seed)
     if cell.needs and not (folder / CHECKPOINT).is_file():
         model.load_state_dict(checkpoint.load(root / cell.needs[0] / CHECKPOINT)["model"])
-    source = build.open_source(config.source, config.space)
+    source = build.open_source(config.source, config.space, balance)
     target = build.open_dataset(config.target, config.space)
     labels = cell.training.get("labels")
     if labels == "target":
         source = target
     elif labels == "both":
-        source = build.open_source([*config.source, config.target], config.space)
+        source = build.open_source([*config.source, config.target], config.space, balance)
     source = with_labels(config, cell, root, folder, source, target)
     methods: list[Any] = [build_method(spec) for spec in cell.training["methods"]]
     # scored by the trainer, where it does so as the config says, so that the scores stand in the run's TensorBoard too

@@ -16,6 +16,7 @@ from uda.bench.plan import Cell
 from uda.bench.stored import network_damage, read_description, read_evaluation, read_result
 from uda.config import BenchConfig, DatasetSpec, Scoring, Spec, build_method
 from uda.data import DataError, dataset_identity
+from uda.data.balance import Balance
 from uda.engine import checkpoint
 from uda.engine.grouping import shared_teacher, unique_labels
 from uda.engine.identity import (
@@ -68,7 +69,7 @@ class Identities:
             _without_numbers(json.dumps(cell.training["model"]), build.build_space(self.config.space).num_classes),
             methods,
             cell.settings,
-            self._data(labelled.get(cell.training.get("labels", "source"), self.config.source)),
+            self._data(labelled.get(cell.training.get("labels", "source"), self.config.source), self.config.balance),
             _images(target) if any(method.needs_target for method in methods) else None,
             cell.settings.teacher_spec or shared_teacher(methods, labels),
         )
@@ -170,11 +171,11 @@ class Identities:
             add_target_norms(network)
         return network_damage(state, {name: tuple(value.shape) for name, value in network.state_dict().items()})
 
-    def _data(self, specs: list[DatasetSpec]) -> dict[str, Any] | None:
+    def _data(self, specs: list[DatasetSpec], balance: Balance = "image") -> dict[str, Any] | None:
         if not specs:
             return None
         told = _data_identity(
-            json.dumps([spec.model_dump(mode="json") for spec in specs]), json.dumps(self.config.space)
+            json.dumps([spec.model_dump(mode="json") for spec in specs]), json.dumps(self.config.space), balance
         )
         return None if told is None else json.loads(told)  # type: ignore[no-any-return]
 
@@ -223,9 +224,9 @@ def _without_numbers(model_json: str, num_classes: int) -> nn.Module:
 
 
 @lru_cache(maxsize=64)
-def _data_identity(specs_json: str, space_json: str) -> str | None:
+def _data_identity(specs_json: str, space_json: str, balance: Balance) -> str | None:
     specs = [DatasetSpec.model_validate(spec) for spec in json.loads(specs_json)]
     try:
-        return json.dumps(dataset_identity(build.open_source(specs, json.loads(space_json))))
+        return json.dumps(dataset_identity(build.open_source(specs, json.loads(space_json), balance)))
     except (DataError, OSError):
         return None

@@ -12,9 +12,13 @@ import numpy as np
 from uda.bench.intervals import PRIOR_DF, detectable_difference
 from uda.bench.results import Domain, describe_data
 from uda.config import ORACLE, SOURCE_ONLY, BenchConfig, MethodEntry
+from uda.data.balance import Balance
 
 if TYPE_CHECKING:
     from uda.bench.table import Row
+
+
+_WEIGHT: dict[Balance, str] = {"image": "weight", "domain": "weight", "weight": "drawn with weight"}
 
 
 def describe(row: MethodEntry) -> str:
@@ -74,10 +78,11 @@ def _about_training(config: BenchConfig) -> list[str]:
         if warm
         else "No warm start: every row starts from the model's initial weights."
     )
-    weights = [f" (weight {spec.weight:g})" if spec.weight != 1 else "" for spec in config.source]
+    weights = [f" ({_WEIGHT[config.balance]} {spec.weight:g})" if spec.weight != 1 else "" for spec in config.source]
     sources = [describe_data(spec) + weight for spec, weight in zip(config.source, weights, strict=True)]
+    mixed = f" {about_balance(config.balance)}" if len(config.source) > 1 else ""
     return [
-        f"Trained on {' + '.join(sources)} with labels, adapted to {describe_data(config.target)} without.",
+        f"Trained on {' + '.join(sources)} with labels, adapted to {describe_data(config.target)} without.{mixed}",
         f"{s.steps} optimiser steps for every row that trains, batch size {s.batch_size}, "
         f"crop {s.crop[0]}x{s.crop[1]}. {start}",
         f"Last iterate only. Target labels are read for scoring, and by {_who_reads_labels(config)}.",
@@ -89,6 +94,15 @@ def _who_reads_labels(config: BenchConfig) -> str:
         return "the oracle"
     few = "the rows with labelled target images, whose names are in the cells' labelled_target.json"
     return f"the oracle and {few}" if config.oracle is not None else few
+
+
+def about_balance(balance: Balance) -> str:
+    """How often each of several data sets is drawn, in a sentence."""
+    return {
+        "image": "Every image is drawn equally often, so a data set as often as it is large.",
+        "domain": "Every data set is drawn equally often, whatever its size.",
+        "weight": "Every data set is drawn as often as its weight says, whatever its size.",
+    }[balance]
 
 
 def _about_numbers(config: BenchConfig, rows: Sequence[Row]) -> list[str]:

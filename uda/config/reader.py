@@ -429,6 +429,11 @@ class _Reader:
             except OptionError as error:
                 raise self.fail(f"{path}.{error.key}", error.message) from error
             self.check_labels(config, path, spec)
+        mixed = len(config.source) > 1 or (config.oracle is not None and config.oracle.labels == "both")
+        if config.balance != "image" and not mixed:
+            raise self.fail(
+                "balance", f"{config.balance}, but source lists no several data sets, and no oracle has both"
+            )
 
     def check_labels(self, config: BenchConfig, path: str, spec: DatasetSpec) -> None:
         """Labels where they are trained on or scored, and what those of a folder hold."""

@@ -19,6 +19,7 @@ from pydantic import (
 
 from uda.config.names import check_different, check_name, check_row
 from uda.config.specs import Spec, build_method
+from uda.data.balance import Balance
 from uda.data.streets import Domain, vary
 from uda.engine.choosing import Choice
 from uda.engine.evaluate import class_indices
@@ -51,7 +52,8 @@ class DatasetSpec(BaseModel):
     aliases: dict[str, str | None] = Field(default={})
     """Class of the data set -> class of the config's label space, where names alone do not say (``null``: ignored)."""
     weight: float = Field(default=1.0, gt=0, strict=True, allow_inf_nan=False)
-    """Of the loss on its samples; only where ``source`` lists several data sets (see :class:`uda.data.Mixture`)."""
+    """Of the loss on its samples, or of how often they are drawn where ``balance: weight``; only where ``source`` lists
+    several data sets (see :class:`uda.data.Mixture`)."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -301,7 +303,11 @@ class BenchConfig(Closed):
     space: str | dict[str, Any]
     """Label space of the comparison: a name, or ``{name:, base:, merge:|select:}``, or ``{common: [..]}``."""
     source: list[DatasetSpec] = Field(min_length=1)
-    """Labelled training images; several data sets are mixed by their ``weight``."""
+    """Labelled training images; several data sets are mixed as ``balance`` and their ``weight`` say."""
+    balance: Balance = "image"
+    """Where labelled images come from several data sets, the oracle's included: draw every image equally often, every
+    data set (``domain``) whatever its size, or every data set as often as its ``weight`` says, which is then none of
+    the loss."""
     source_val: DatasetSpec | None = None
     """Labelled source images that are scored; only a single run may leave them out."""
     target: DatasetSpec

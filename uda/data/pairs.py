@@ -23,7 +23,7 @@ Transform = Callable[[Sample, int], tuple[Tensor, Tensor | None] | tuple[Tensor,
 are to know what part of the sample they see."""
 _Drawn = tuple[Tensor, Tensor | None, Sample, Window | None]
 
-_SOURCE, _TARGET, _RARE = 0, 1, 2
+_SOURCE, _TARGET, _RARE, _TURNS = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +60,14 @@ class RareClasses:
 class Pairs(Dataset[dict[str, View]]):
     """``pairs[step]`` is the batch of one training step, whatever was loaded before: a run's position is one integer.
 
-    Source and target are each gone through in a new seeded order every epoch; a source whose parts are drawn by shares
-    (:class:`~uda.data.Mixture`) part by part. The ranks of one step share a global
+    Source and target are each gone through in a new seeded order every epoch. The ranks of one step share a global
     batch of ``batch_size * world`` different samples, whose content does not depend on how it is split over ranks; what
     is left at the end of an epoch and would not fill a global batch is dropped. A data set smaller than a global batch
     repeats inside it.
+
+    A source whose parts are drawn by shares (:class:`~uda.data.Mixture`) gives each of them its turns, in a seeded
+    order inside each global batch, and each is gone through in a new order whenever all of its images were drawn.
+    Nothing is dropped then, so that an image can come twice in the global batch in which its part begins anew.
 
     Args:
         source: labelled.
@@ -113,6 +116,9 @@ class Pairs(Dataset[dict[str, View]]):
         self.target_transform = target_transform or transform
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self._together = batch_size * accumulate * world
+        for path, leaf in _leaves(source):
+            if path and len(leaf) == 0:
+                raise ValueError(f"data set {leaf.name} is empty")
         self.rare_class = rare_class
         self._rare = (
             None if rare_class is None else {path: _RareTable(leaf, rare_class) for path, leaf in _leaves(source)}
@@ -150,8 +156,16 @@ class Pairs(Dataset[dict[str, View]]):
         epoch, place = divmod(self._position(step, slot), per_epoch)
         return int(_permutation(count, self.seed, stream, epoch)[place])
 
+    def _turn(self, position: int) -> _Turn:
+        if isinstance(self.source, Mixture) and self.source.shares is not None:
+            batch, place = divmod(position, self._together)
+            # in another order in every batch, or a slot, and with it a rank, would always see the same data set
+            order = _permutation(self._together, self.seed, _TURNS, batch)
+            position = batch * self._together + int(order[place])
+        return _turn(self.source, position)
+
     def _source_index(self, step: int, slot: int) -> int:
-        turn = _turn(self.source, self._position(step, slot))
+        turn = self._turn(self._position(step, slot))
         if not turn.path:
             return self._index(len(self.source), _SOURCE, step, slot)
         epoch, place = divmod(turn.before, len(turn.dataset))
@@ -170,7 +184,7 @@ class Pairs(Dataset[dict[str, View]]):
         return _draw(self.target_transform, sample, index, _derive(self.seed, _TARGET, self._position(step, slot)))
 
     def _rare_sample(self, tables: Mapping[tuple[int, ...], _RareTable], position: int) -> _Drawn:
-        turn = _turn(self.source, position)
+        turn = self._turn(position)
         table = tables[turn.path]
         wanted, inner = table.draw(_derive(self.seed, _RARE, position))
         index = turn.first + inner
@@ -284,7 +298,7 @@ def _derive(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
 def _permutation(count: int, *numbers: int) -> Tensor:
     """An order of ``count`` things, for each combination of seed, stream, part and epoch another."""
     generator = torch.Generator().manual_seed(_derive(*numbers, count))
