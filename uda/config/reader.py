@@ -431,9 +431,7 @@ class _Reader:
             self.check_labels(config, path, spec)
         mixed = len(config.source) > 1 or (config.oracle is not None and config.oracle.labels == "both")
         if config.balance != "image" and not mixed:
-            raise self.fail(
-                "balance", f"{config.balance}, but source lists no several data sets, and no oracle has both"
-            )
+            raise self.fail("balance", f"{config.balance}, but there are no several data sets with labels to balance")
 
     def check_labels(self, config: BenchConfig, path: str, spec: DatasetSpec) -> None:
         """Labels where they are trained on or scored, and what those of a folder hold."""

@@ -36,6 +36,7 @@ class Mixture:
     """
 
     kind = "mixture"
+    name: str
 
     def __init__(
         self, parts: Sequence[tuple[LabelledDataset, float]], *, shares: Sequence[float | Fraction] | None = None
