@@ -95,7 +95,7 @@ def forest(title: str, differences: Sequence[Difference]) -> str:
         axes.set_title(title, loc="left", parse_math=False)
         return figure
 
-    return _svg(title, draw)
+    return as_svg(title, draw)
 
 
 def scatter(title: str, x_label: str, y_label: str, points: Mapping[str, tuple[Estimate, Estimate]]) -> str:
@@ -121,7 +121,7 @@ def scatter(title: str, x_label: str, y_label: str, points: Mapping[str, tuple[E
         _legend(figure)
         return figure
 
-    return _svg(title, draw)
+    return as_svg(title, draw)
 
 
 def curves(title: str, lines: Mapping[str, Curve], rows: Sequence[str]) -> str:
@@ -146,7 +146,7 @@ def curves(title: str, lines: Mapping[str, Curve], rows: Sequence[str]) -> str:
         _legend(figure)
         return figure
 
-    return _svg(title, draw)
+    return as_svg(title, draw)
 
 
 def learning(title: str, learned: Learning) -> str:
@@ -226,7 +226,8 @@ def _legend(figure: Figure) -> None:
         text.set_parse_math(False)
 
 
-def _svg(title: str, draw: Callable[[], Figure]) -> str:
+def as_svg(title: str, draw: Callable[[], Figure]) -> str:
+    """A figure as an ``<svg>`` of a page, whose colours are roles where they are of :data:`ROLES`."""
     text = io.StringIO()
     from matplotlib import rc_context
 

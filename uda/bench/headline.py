@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from uda.bench.results import Domain
     from uda.bench.table import Row, Table
 
 NAMED = 4
@@ -62,7 +63,22 @@ def _number(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def about_images(table: Table) -> str:
+class Measured(Protocol):
+    """What :func:`about_images` and :func:`about_origin` need to know of a table or a matrix."""
+
+    @property
+    def procedural(self) -> tuple[str, ...]: ...
+    @property
+    def domains(self) -> tuple[Domain, ...]: ...
+    @property
+    def versions(self) -> dict[str, str]: ...
+    @property
+    def commits(self) -> tuple[str, ...]: ...
+    @property
+    def date(self) -> str: ...
+
+
+def about_images(table: Measured) -> str:
     """That images are procedural, where they are; empty otherwise."""
     if not table.procedural:
         return ""
@@ -77,7 +93,7 @@ def about_images(table: Table) -> str:
     return f"{which}, not photographs; the domain is called {names} because it is written in that layout."
 
 
-def about_origin(table: Table) -> str:
+def about_origin(table: Measured) -> str:
     """Date, version and commit, ``Measured until 2026-03-01 with uda 0.1.0 (commit 1a2b3c4d)``; empty if not known."""
     version = f"uda {table.versions['uda']}" if "uda" in table.versions else ""
     if table.commits:

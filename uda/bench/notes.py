@@ -49,7 +49,7 @@ def notes(config: BenchConfig, domains: Sequence[Domain], rows: Sequence[Row]) -
     every = [*_about_training(config), *_about_numbers(config, rows)]
     every += [_about_power(domain, rows) for domain in domains]
     every += [_about_oracle(config, rows)] if config.oracle is not None else []
-    every += [_about_domain(domain) for domain in domains]
+    every += [about_domain(domain) for domain in domains]
     every += [f"Mean {name}: over {', '.join(classes)}." for name, classes in config.evaluate.classes.items()]
     adapted = [row.name for row in rows if any(score.adapted_on_scored for score in row.scores.values())]
     if adapted:
@@ -152,7 +152,7 @@ def _about_oracle(config: BenchConfig, rows: Sequence[Row]) -> str:
     return f"{text} Gap closed = (row - {SOURCE_ONLY}) / ({ORACLE} - {SOURCE_ONLY}) on the target, where that is clear."
 
 
-def _about_domain(domain: Domain) -> str:
+def about_domain(domain: Domain) -> str:
     there, names = domain.labelled, np.array(domain.class_names)
     absent = f" (not in its labels: {', '.join(names[~there])})" if not there.all() else ""
     rare = names[there & ~domain.frequent]

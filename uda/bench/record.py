@@ -96,14 +96,14 @@ def summary(config: BenchConfig, folder: Path, table: Table, command: str) -> di
         "learning_curve": None if table.learning is None else table.learning.plain(),
         "labelled": table.labelled, "notes": table.notes, "config": config.resolved(),
     }  # fmt: skip
-    plain: dict[str, Any] = _finite(content)
+    plain: dict[str, Any] = finite(content)
     return plain
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """NaN and infinity -> ``None``: JSON has neither."""
     if isinstance(value, dict):
-        return {key: _finite(child) for key, child in value.items()}
+        return {key: finite(child) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(child) for child in value]
+        return [finite(child) for child in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

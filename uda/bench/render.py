@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from uda.bench.headline import about_images, about_origin, headline
-from uda.bench.intervals import Estimate, letter
+from uda.bench.intervals import Adjusted, Estimate, letter
 from uda.bench.learning_curve import Learning, Line
 from uda.bench.results import Domain
 from uda.bench.table import Row, Score, Table
@@ -98,10 +98,14 @@ def learning_grid(learning: Learning) -> tuple[list[str], list[list[str]]]:
 
 def control_difference(score: Score) -> Estimate:
     """The difference to the control with the interval that holds for all of a table together."""
-    if score.to_control is None:
+    return joint(score.to_control)
+
+
+def joint(difference: Adjusted | None) -> Estimate:
+    """A difference with the interval that holds for all of its family together."""
+    if difference is None:
         return Estimate(float("nan"))
-    control = score.to_control
-    return replace(control.estimate, low=control.low, high=control.high)
+    return replace(difference.estimate, low=difference.low, high=difference.high)
 
 
 def columns(table: Table, row: Row, *, wide: bool = True) -> list[tuple[str, list[str]]]:
@@ -178,7 +182,10 @@ def markdown(table: Table) -> str:
     lines += ["## How it was measured", "", *(f"- {note}" for note in table.notes), ""]
     for domain in table.domains:
         lines += [f"## Classes: {domain.name} ({domain.data}, {domain.images} images)", ""]
-        lines += [*_grid(["class", "pixels %", *(row.name for row in table.rows)], list(class_rows(table, domain))), ""]
+        lines += [
+            *markdown_grid(["class", "pixels %", *(row.name for row in table.rows)], list(class_rows(table, domain))),
+            "",
+        ]
     versions = ", ".join(f"{name} {version}" for name, version in table.versions.items())
     return "\n".join([*lines, f"Measured on {table.machine}; {versions}.", ""])
 
@@ -186,7 +193,7 @@ def markdown(table: Table) -> str:
 def _results(table: Table) -> list[str]:
     rows = [[("method", [row.name]), *columns(table, row)] for row in table.rows]
     titles = [title for title, _ in rows[0]] if rows else ["method"]
-    return _grid(titles, [[" ".join(cell) for _, cell in row] for row in rows])
+    return markdown_grid(titles, [[" ".join(cell) for _, cell in row] for row in rows])
 
 
 def class_rows(table: Table, domain: Domain) -> Iterator[list[str]]:
@@ -198,7 +205,9 @@ def class_rows(table: Table, domain: Domain) -> Iterator[list[str]]:
         yield [name, share, *(f"{100 * score:.1f}" if score == score else DASH for score in scores)]
 
 
-def _grid(titles: list[str], rows: list[list[str]]) -> list[str]:
+def markdown_grid(titles: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a table of GitHub Markdown; the first column to the left, numbers to the right."""
+
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
@@ -227,8 +236,8 @@ def to_csv(table: Table) -> str:
                     control.holm_p_value if control else None,
                 )  # fmt: skip
                 writer.writerow(map(spreadsheet_safe, [
-                    row.name, domain.name, measure, other or "", *map(_plain, numbers), len(row.seeds), domain.images,
-                    classes, row.steps, _plain(row.seconds_per_step), row.peak_memory or "",
+                    row.name, domain.name, measure, other or "", *map(plain_number, numbers), len(row.seeds),
+                    domain.images, classes, row.steps, plain_number(row.seconds_per_step), row.peak_memory or "",
                     score.verdict if control else "",
                 ]))  # fmt: skip
     return text.getvalue()
@@ -251,5 +260,6 @@ def _measures(table: Table, row: Row, score: Score, domain: Domain) -> Iterator[
         yield f"miou/seed{seed}", None, Estimate(value), every
 
 
-def _plain(value: float | None) -> str:
+def plain_number(value: float | None) -> str:
+    """As CSV has it; empty where it is not known."""
     return "" if value is None or value != value else f"{value:.6g}"

@@ -29,6 +29,19 @@ from uda.metrics import iou
 UNKNOWN = Estimate(float("nan"))
 
 
+def verdict(
+    difference: Adjusted | None, above: str = "helps", below: str = "hurts", unclear: str = "no clear effect"
+) -> str:
+    """What a difference shows, in words; by default those of a row against its control."""
+    if difference is None or not difference.estimate.known:
+        return "not compared"
+    if difference.estimate.image_noise_only:
+        return "image noise only"
+    if difference.estimate.noise is None:
+        return "no interval"
+    return (above if difference.estimate.value > 0 else below) if difference.clear else unclear
+
+
 @dataclass(frozen=True)
 class Score:
     """One row on one domain."""
@@ -56,14 +69,7 @@ class Score:
     @property
     def verdict(self) -> str:
         """What the difference to the control shows, in words."""
-        if self.to_control is None or not self.to_control.estimate.known:
-            return "not compared"
-        difference = self.to_control.estimate
-        if difference.image_noise_only:
-            return "image noise only"
-        if difference.noise is None:
-            return "no interval"
-        return ("helps" if difference.value > 0 else "hurts") if self.to_control.clear else "no clear effect"
+        return verdict(self.to_control)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def bench(
     ),
     listed: bool = typer.Option(False, "--list", help="Run nothing: list the benchmarks that come with uda."),
 ) -> None:
-    """Run what is missing of a benchmark (methods x seeds on a shift) and show its table.
+    """Run what is missing of a benchmark (methods x seeds on a shift, or a cross-data-set matrix) and show its table.
 
     A finished cell is never run again, an interrupted one goes on from its last checkpoint, a failed one does not stop
     the others.
@@ -84,9 +84,16 @@ def bench(
     from uda.bench import record as write_record
     from uda.bench import run, write_tables
     from uda.bench.render import terminal
-    from uda.config import load_config
+    from uda.config import kind_of, load_config
 
     changed = changes(change)
+    if kind_of(config, changed) == "matrix":
+        _see_that_none_is_given({"--plan": plan, "--like": like})
+        _matrix(
+            config, changed, roots(root, config, changed), preset, record, quiet, out=out, workers=workers,
+            rows=only or None, seeds=integers(seeds, "--seeds"), fresh=fresh, extend=extend,
+        )  # fmt: skip
+        return
     loaded = load_config(config, roots(root, config, changed), changes=changed, presets=preset)
     if plan is not None:
         _plan(loaded, out / loaded.name, plan, like)
@@ -157,6 +164,47 @@ def train(
         print(line)
     print(f"run folder: {result.folder}")
     print(f"curves: tensorboard --logdir {result.folder}")
+
+
+def _matrix(
+    config: Path,
+    changed: dict[str, Any],
+    named_roots: dict[str, str],
+    presets: list[str],
+    record: Path | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Run what is missing of a matrix, show it, write it down."""
+    from uda.bench import write_tables
+    from uda.bench.matrix import run_matrix, write_matrix
+    from uda.bench.matrix.render import terminal
+    from uda.config import load_matrix
+
+    loaded = load_matrix(config, named_roots, changes=changed, presets=presets)
+    with bars(quiet) as progress:
+        result = run_matrix(loaded, report=_View(progress, quiet=quiet).report, **options)
+    console().print(terminal(result.matrix))
+    command = shlex.join(["uda", *sys.argv[1:]])
+    try:
+        for part in result.parts:
+            write_tables(part.config, part.folder, part.table, command)
+        paths = write_matrix(loaded, result.folder, result.matrix, command=command)
+        say(f"written: {', '.join(map(str, paths.values()))}; report.html of each benchmark in its folder beside them")
+    except OSError as error:
+        say(f"not written: {error.filename} ({error.strerror}); --out and --record can name other folders")
+    say(f"curves: tensorboard --logdir {result.folder}")
+    if record is not None:
+        write_matrix(loaded, result.folder, result.matrix, record, command)
+        say(f"recorded in {record}")
+    _fail(result.failed, result.folder)
+
+
+def _see_that_none_is_given(options: Mapping[str, Any]) -> None:
+    """Refuse what is of benchmarks of one shift alone."""
+    for option, value in options.items():
+        if value is not None:
+            raise ValueError(f"{option} is of a benchmark of one shift, not of a matrix")
 
 
 def _list() -> None:

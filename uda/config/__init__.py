@@ -6,7 +6,8 @@ value, data set options, and every method's arguments (each method is built once
 """
 
 from uda.config.content import parse_value, variables
-from uda.config.reader import load_config, load_recorded, load_run, streets_folder
+from uda.config.matrix import MatrixConfig
+from uda.config.reader import kind_of, load_config, load_matrix, load_recorded, load_run, streets_folder
 from uda.config.records import (
     ORACLE,
     SOURCE_ONLY,
@@ -30,6 +31,7 @@ __all__ = [
     "DatasetSpec",
     "EvaluateSpec",
     "LearningCurve",
+    "MatrixConfig",
     "MethodEntry",
     "Scoring",
     "Spec",
@@ -37,7 +39,9 @@ __all__ = [
     "StreetsSpec",
     "TargetLabels",
     "build_method",
+    "kind_of",
     "load_config",
+    "load_matrix",
     "load_recorded",
     "load_run",
     "parse_spec",

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from uda.config.content import VARIABLE, read_content
+from uda.config.matrix import KIND, MatrixConfig, is_matrix
 from uda.config.names import check_row
 from uda.config.options import OptionError, check_options
 from uda.config.records import (
@@ -26,7 +27,7 @@ from uda.config.records import (
     MethodEntry,
     StreetsSpec,
 )
-from uda.config.runs import METHOD, RunError, as_benchmark, is_run
+from uda.config.runs import METHOD, SUPERVISED, RunError, as_benchmark, is_run
 from uda.config.spaces import build_space
 from uda.config.specs import ConfigError, Spec, build_method, parse_spec
 from uda.data import DATASETS, Folder, dataset_options
@@ -64,6 +65,7 @@ def load_config(
     """
     file, content = read_content(source, changes)
     reader = _Reader(file)
+    reader.refuse_matrix(content)
     if is_run(content):
         hint = "is of a single run: uda train takes it" if METHOD in content else "is missing: {row: [methods]}"
         raise reader.fail(METHOD if METHOD in content else "methods", hint)
@@ -101,6 +103,7 @@ def load_run(
     """
     file, content = read_content(source, changes)
     reader = _Reader(file)
+    reader.refuse_matrix(content)
     if not is_run(content):
         if row is not None and recipe is not None:
             raise reader.fail("", f"row {short(row)} or preset {short(recipe)}, not both")
@@ -117,6 +120,42 @@ def load_run(
         raise reader.fail(error.key, error.message) from error
     reader.written = {f"methods.{label}": METHOD}
     return reader.check_learning(reader.read(benchmark, roots or {})), label
+
+
+def load_matrix(
+    source: Path | str | Mapping[str, Any],
+    roots: Mapping[str, str] | None = None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    presets: Sequence[str] = (),
+) -> MatrixConfig:
+    """Read and check the config of a cross-data-set matrix, and every benchmark that it is made of.
+
+    Args:
+        source: a YAML file, the name of a matrix that comes with the library, or its content.
+        roots: values of ``${name}`` variables.
+        changes: single entries by dotted key.
+        presets: published recipes to add as adaptation rows, in every direction.
+
+    Raises:
+        ConfigError: anything is wrong with it, in one line.
+    """
+    file, content = read_content(source, changes)
+    reader = _Reader(file)
+    if content.get("kind") != KIND:
+        raise reader.fail("kind", f"{KIND} is needed, got {short(content.get('kind'))}")
+    reader.add_presets(content, presets, "rows")
+    return reader.read_matrix(content, roots or {})
+
+
+def kind_of(source: Path | str | Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> str:
+    """``matrix``, ``run`` or ``benchmark``: which of the three a config is, right or wrong.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    content = read_content(source, changes)[1]
+    return KIND if is_matrix(content) else "run" if is_run(content) else "benchmark"
 
 
 def load_recorded(path: Path | Mapping[str, Any]) -> BenchConfig:
@@ -151,36 +190,89 @@ class _Reader:
         message = printable(" ".join(printable(word, WORD) for word in message.split()), MESSAGE)
         return ConfigError(f"{self.file}: {printable(path)}: {message}" if path else f"{self.file}: {message}")
 
-    def add_presets(self, content: dict[str, Any], names: Sequence[str]) -> None:
+    def refuse_matrix(self, content: Mapping[str, Any]) -> None:
+        """The config of a matrix is none of a benchmark or a run."""
+        if is_matrix(content):
+            hint = f"uda bench and uda.config.load_matrix take a {KIND}; no other config has the key"
+            raise self.fail("kind", f"got {short(content['kind'])}; {hint}")
+
+    def add_presets(self, content: dict[str, Any], names: Sequence[str], key: str = "methods") -> None:
         """Add rows of presets."""
         for name in names:
-            rows = content["methods"]
+            rows = content.get(key) or {}
             if not isinstance(rows, dict) or name in rows:
-                raise self.fail(f"methods.{name}", "is there already; the preset would be a row of that name")
-            content["methods"] = {**rows, name: {"preset": name}}
+                raise self.fail(f"{key}.{name}", "is there already; the preset would be a row of that name")
+            content[key] = {**rows, name: {"preset": name}}
 
     def read(self, raw: dict[str, Any], roots: Mapping[str, str]) -> BenchConfig:
         """The checked config of the file's content."""
-        values = dict(roots)
-        if raw.get("streets") is not None:
-            section = self.validate(StreetsSpec, self.substitute(raw["streets"], values, "streets"), "streets")
-            values.setdefault("streets", str(streets_folder(section)))
-        content = self.substitute(raw, values, "")
+        content = self.filled(raw, roots)
         if isinstance(content.get("source"), dict):
             content["source"] = [content["source"]]
         self.known_keys(BenchConfig, content, "")
         content["methods"] = self.with_curve(self.methods(content.get("methods")), content)
+        settings = self.read_settings(content)
+        config = self.validate(BenchConfig, content, "")
+        self.check(config, settings)
+        return config
+
+    def read_matrix(self, raw: dict[str, Any], roots: Mapping[str, str]) -> MatrixConfig:
+        """The checked config of a matrix, its benchmarks checked like any."""
+        content = self.filled(raw, roots)
+        self.known_keys(MatrixConfig, content, "")
+        content["rows"] = self.adaptation_rows(content.get("rows"))
+        settings = self.read_settings(content)
+        config = self.validate(MatrixConfig, content, "")
+        for part in config.parts():
+            self.written = part.written
+            self.check(part.config, settings)
+            self.check_learning(part.config)
+        return config
+
+    def adaptation_rows(self, raw: Any) -> dict[str, Any]:
+        """The rows of a matrix in their full form."""
+        if raw is None:
+            return {}
+        if not isinstance(raw, dict) or SOURCE_ONLY in raw:
+            message = "the rows of plain training are there already" if isinstance(raw, dict) else short(raw)
+            raise self.fail("rows", f"a mapping of adaptation rows by name is needed, got {message}")
+        ends = {
+            name: {key: row[key] for key in ("source", "target") if key in row} if isinstance(row, dict) else {}
+            for name, row in raw.items()
+        }
+        rows = {
+            name: {key: value for key, value in row.items() if key not in ends[name]} if ends[name] else row
+            for name, row in raw.items()
+        }
+        self.written = {"methods": "rows"}
+        full = self.methods({SOURCE_ONLY: [SUPERVISED], **rows})
+        self.written = {}
+        return {str(name): {**full[str(name)], **ends[name]} for name in raw}
+
+    def filled(self, raw: dict[str, Any], roots: Mapping[str, str]) -> dict[str, Any]:
+        """The content with its variables filled in; ``${streets}`` is the folder of its ``streets`` section."""
+        values = dict(roots)
+        if raw.get("streets") is not None:
+            section = self.validate(StreetsSpec, self.substitute(raw["streets"], values, "streets"), "streets")
+            values.setdefault("streets", str(streets_folder(section)))
+        content: dict[str, Any] = self.substitute(raw, values, "")
+        return content
+
+    def read_settings(self, content: dict[str, Any]) -> Any:
+        """Put the settings' records in place of what is written, which is given."""
         settings, warm = content.get("settings"), content.get("warm_start")
         content["settings"] = self.settings(settings, {}, "settings")
         if warm is not None:
             content["warm_start"] = self.settings(warm, settings, "warm_start")
-        config = self.validate(BenchConfig, content, "")
+        return settings
+
+    def check(self, config: BenchConfig, settings: Any) -> None:
+        """What the parts of a config say of each other; ``settings`` as they are written."""
         self.check_space(config)
         self.check_methods(config, settings)
         self.check_evaluate(config)
         self.check_models(config)
         self.check_data(config)
-        return config
 
     def substitute(self, value: Any, values: Mapping[str, str], path: str) -> Any:
         """Fill ``${name}`` in every string."""

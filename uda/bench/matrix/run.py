@@ -1,0 +1,97 @@
+"""Run the benchmarks of a matrix, one after the other, each as ``uda bench`` runs any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from uda.bench.cell import Progress
+from uda.bench.matrix.table import Matrix, make_matrix
+from uda.bench.rows import rows_of
+from uda.bench.run import BenchResult, Event, only_warn, run
+from uda.config import SOURCE_ONLY, ConfigError, MatrixConfig, load_matrix
+from uda.config.matrix import Part
+from uda.registry import nearest
+
+
+@dataclass
+class MatrixResult:
+    """What a call of :func:`run_matrix` did."""
+
+    config: MatrixConfig
+    folder: Path
+    matrix: Matrix
+    """Of every finished cell in the folder, of this call or an earlier one."""
+    parts: list[BenchResult] = field(default_factory=list)
+    """Of the benchmarks that this call worked on."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Cells that failed, with the reason in one line; their names are folders below ``folder``."""
+
+
+def run_matrix(
+    config: MatrixConfig | Path | str | Mapping[str, Any],
+    *,
+    out: Path | str = "runs",
+    roots: Mapping[str, str] | None = None,
+    workers: int = 1,
+    rows: Collection[str] | None = None,
+    seeds: Collection[int] | None = None,
+    fresh: bool = False,
+    extend: bool = False,
+    report: Callable[[Event], None] = only_warn,
+    progress: Progress | None = None,
+) -> MatrixResult:
+    """Run what is missing of a matrix and tabulate it; what :func:`uda.bench.run` says of cells holds for these.
+
+    Args:
+        config: a config, or what :func:`uda.config.load_matrix` reads.
+        out: the runs go to ``out/<config name>/<source>_to_<target>/<method>/seed<k>`` and
+            ``out/<config name>/<all domains, joined by +>/source_only/seed<k>``.
+        roots: values of the config's ``${name}`` variables.
+        workers: cells of a benchmark side by side.
+        rows: only these: a domain's name (plain training on it), all joined by ``+``, an adaptation row's name.
+        seeds: only these.
+        fresh: delete the cells whose training was configured differently, instead of refusing.
+        extend: train cells on that differ in having fewer steps.
+        report: told what happens; a cell's name begins with its benchmark's.
+        progress: wraps the training steps; used with one worker.
+
+    Raises:
+        ConfigError: the config is wrong, or cells of another config are in the way; what was finished before stays.
+        DataError: a data set is missing or damaged.
+        KeyboardInterrupt: passed on; finished cells and checkpoints stay.
+    """
+    config = config if isinstance(config, MatrixConfig) else load_matrix(config, roots)
+    folder = Path(out) / config.name
+    chosen = [(part, _methods(part, rows)) for part in config.parts()]
+    known = [*config.domains, *([config.combined_name] if config.combined is not None else []), *config.rows]
+    for name in rows or ():
+        if name not in known:
+            raise ConfigError(f"{config.name} has no row {name!r}; {nearest(name, known)}")
+    results = []
+    for part, methods in chosen:
+        if methods is not None and not methods:
+            continue
+
+        def tell(event: Event, name: str = part.config.name) -> None:
+            report(replace(event, cell=f"{name}/{event.cell}") if event.cell else event)
+
+        results.append(
+            run(
+                part.config, out=folder, workers=workers, methods=methods, seeds=seeds, fresh=fresh, extend=extend,
+                report=tell, progress=progress,
+            )
+        )  # fmt: skip
+    failed = {f"{part.config.name}/{cell}": why for part in results for cell, why in part.failed.items()}
+    return MatrixResult(config, folder, make_matrix(config, folder, seeds), results, failed)
+
+
+def _methods(part: Part, rows: Collection[str] | None) -> list[str] | None:
+    """The rows of a benchmark that are to be run; ``None``: all that it has."""
+    if rows is None:
+        others = [name for name in rows_of(part.config) if name != SOURCE_ONLY]
+        return None if part.plain else others
+    plain = [SOURCE_ONLY] if part.plain and "+".join(part.trained_on) in rows else []
+    return plain + [name for name in part.config.methods if name in rows]

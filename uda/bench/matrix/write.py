@@ -1,0 +1,135 @@
+"""A matrix written down: text, table, page and picture."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from uda.bench.charts import as_svg
+from uda.bench.matrix import render
+from uda.bench.matrix.picture import draw
+from uda.bench.matrix.table import Matrix
+from uda.bench.plan import make_plan
+from uda.bench.record import finite
+from uda.bench.stored import read_result
+from uda.config import MatrixConfig
+from uda.files import atomic_write
+
+DPI = 150
+
+
+def write_matrix(
+    config: MatrixConfig, folder: Path, matrix: Matrix, out: Path | None = None, command: str = ""
+) -> dict[str, Path]:
+    """Write ``matrix.md``, ``.csv``, ``.json``, ``.png`` and, beside the runs, ``.html``; their paths by suffix.
+
+    Args:
+        config: the matrix.
+        folder: its runs.
+        matrix: its results; without a finished row there is no picture and no page.
+        out: where to write for keeping, such as ``benchmarks/results/<name>``; by default beside the runs.
+        command: what repeats it.
+
+    Raises:
+        OSError: one cannot be written; the error's ``filename`` is its path, and the others are there.
+    """
+    content = summary(config, folder, matrix, command)
+    minutes = content["training_seconds"] / 60
+    origin = f"\nCommand: `{command}` ({minutes:.0f} minutes of cell time).\n" if command else ""
+    files: dict[str, str | bytes] = {
+        "md": render.markdown(matrix) + origin,
+        "csv": render.to_csv(matrix),
+        "json": json.dumps(content, indent=2) + "\n",
+    }
+    if matrix.rows:
+        files["png"] = png(matrix)
+    if matrix.rows and out is None:  # the page refers to the benchmarks' own
+        files["html"] = html(config, matrix, command)
+    out = out or folder
+    failures: list[OSError] = []
+    for suffix, written in files.items():
+        try:
+            with atomic_write(out / f"matrix.{suffix}", binary=isinstance(written, bytes)) as file:
+                file.write(written)
+        except OSError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return {suffix: out / f"matrix.{suffix}" for suffix in files}
+
+
+def png(matrix: Matrix) -> bytes:
+    """The picture of :func:`uda.bench.matrix.draw`; of the same matrix the same bytes."""
+    file = io.BytesIO()
+    draw(matrix).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    return file.getvalue()
+
+
+def html(config: MatrixConfig, matrix: Matrix, command: str = "") -> str:
+    """One self-contained page: the picture, differences, classes, how it was measured; nothing runs in it."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("uda.bench.matrix", "."), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("matrix.html.j2").render(
+        matrix=matrix,
+        opening=render.opening(matrix),
+        picture=as_svg(matrix.name, lambda: draw(matrix, title="")),
+        sentences=render.sentences(matrix),
+        class_titles=render.class_titles(matrix),
+        classes=[(domain, list(render.class_rows(matrix, domain))) for domain in matrix.domains],
+        parts=[part.config.name for part in config.parts()],
+        command=command or f"uda bench {matrix.name}.yaml",
+        config=yaml.safe_dump(config.resolved(), sort_keys=False),
+    )
+
+
+def summary(config: MatrixConfig, folder: Path, matrix: Matrix, command: str) -> dict[str, Any]:
+    """The result as plain values: command, config, versions, machine, time, and every square."""
+    cells = [
+        result
+        for part in config.parts()
+        for cell in make_plan(part.config)
+        if (result := read_result(folder / part.config.name / cell.name)) is not None
+    ]
+    plain = (
+        "name",
+        "kind",
+        "trained_on",
+        "target",
+        "methods",
+        "plain",
+        "control",
+        "seeds",
+        "steps",
+        "seconds_per_step",
+    )
+    classes = {domain.name: domain.class_names for domain in matrix.domains}
+    rows = [
+        {
+            **{key: getattr(row, key) for key in plain},
+            "squares": {
+                name: {
+                    **asdict(square), "loss": square.loss, "gain": square.gain,
+                    "classes": dict(zip(classes[name], map(asdict, square.classes), strict=True)),
+                }
+                for name, square in row.squares.items()
+            },
+        }
+        for row in matrix.rows
+    ]  # fmt: skip
+    content = {
+        "name": matrix.name, "headline": render.opening(matrix), "command": command, "date": matrix.date,
+        "commits": matrix.commits, "machine": matrix.machine, "versions": matrix.versions, "seeds": config.seeds,
+        "training_seconds": sum(result["seconds"] for result in cells), "rows": rows,
+        "ties": {name: ties.groups for name, ties in matrix.ties.items()}, "notes": matrix.notes,
+        "config": config.resolved(),
+    }  # fmt: skip
+    plain_values: dict[str, Any] = finite(content)
+    return plain_values
