@@ -151,7 +151,7 @@ def curves(title: str, lines: Mapping[str, Curve], rows: Sequence[str]) -> str:
 
 def learning(title: str, learned: Learning) -> str:
     """The chart of :func:`draw_learning`."""
-    return _svg(title, lambda: draw_learning(title, learned, ROW_COLOURS, INK))
+    return as_svg(title, lambda: draw_learning(title, learned, ROW_COLOURS, INK))
 
 
 def draw_learning(title: str, learned: Learning, colours: Sequence[str] = OKABE_ITO, ink: str = "black") -> Figure:

@@ -176,7 +176,7 @@ def markdown(table: Table) -> str:
     lines = [f"# {table.name}", "", *(part for line in opening(table) for part in (line, "")), *_results(table), ""]
     if table.learning is not None:
         lines += ["## What labels are worth", "", *(f"- {line}" for line in learned(table)), ""]
-        lines += [*_grid(*learning_grid(table.learning)), ""]
+        lines += [*markdown_grid(*learning_grid(table.learning)), ""]
     lines += ["## In words", "", *(f"- {line}" for line in sentences(table)), ""]
     lines += ["## Methods", "", *(f"- `{row.name}`: {row.methods}" for row in table.rows), ""]
     lines += ["## How it was measured", "", *(f"- {note}" for note in table.notes), ""]

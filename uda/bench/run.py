@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -134,12 +134,58 @@ def run(
         DataError: a data set is missing or damaged.
         KeyboardInterrupt: passed on; finished cells and checkpoints stay.
     """
+    config = config if isinstance(config, BenchConfig) else load_config(config, roots)
+    (result,) = run_together(
+        [(config, methods)], out=out, workers=workers, seeds=seeds, fresh=fresh, extend=extend, report=report,
+        progress=progress,
+    )  # fmt: skip
+    return result
+
+
+def run_together(
+    benchmarks: Sequence[tuple[BenchConfig, Collection[str] | None]],
+    *,
+    out: Path | str = "runs",
+    workers: int = 1,
+    seeds: Collection[int] | None = None,
+    fresh: bool = False,
+    extend: bool = False,
+    report: Callable[[Event], None] = only_warn,
+    progress: Progress | None = None,
+) -> list[BenchResult]:
+    """Run what is missing of several benchmarks, whose cells share the workers, and tabulate each.
+
+    Nothing is trained before every one of them is seen to be right.
+
+    Args:
+        benchmarks: of different names, each with the rows that are to be run (``None``: all).
+        out: see :func:`run`, as are the others.
+        workers: cells of any of them side by side.
+        seeds: only these.
+        fresh: delete the cells whose training was configured differently, instead of refusing.
+        extend: train cells on that differ in having fewer steps.
+        report: told what happens; where there are several benchmarks, a cell's name begins with its benchmark's.
+        progress: wraps the training steps; used with one worker.
+
+    Raises:
+        ConfigError: cells of another config are in the way, or ``workers`` is below 1.
+        DataError: a data set is missing or damaged.
+        KeyboardInterrupt: passed on; finished cells and checkpoints stay.
+    """
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
-    config = config if isinstance(config, BenchConfig) else load_config(config, roots)
-    cells = make_plan(config, methods, seeds)
-    folder, work = _locked(config, cells, Path(out), workers, fresh, extend, report, progress)
-    return BenchResult(config, folder, make_table(config, folder, seeds), work.ran, work.failed)
+    several = len(benchmarks) > 1
+    jobs = [
+        Job(config, make_plan(config, methods, seeds), Path(out) / config.name, f"{config.name}/" if several else "")
+        for config, methods in benchmarks
+    ]
+    work = _locked(jobs, Path(out), workers, fresh, extend, report, progress)
+    return [
+        BenchResult(
+            job.config, job.folder, make_table(job.config, job.folder, seeds), job.own(work.ran), job.own(work.failed)
+        )
+        for job in jobs
+    ]
 
 
 def train(
@@ -171,8 +217,9 @@ def train(
         KeyboardInterrupt: passed on; checkpoints stay.
     """
     cells = make_plan(config, [row], [seed])
-    root, work = _locked(config, cells, Path(out), 1, fresh, extend, report, progress)
-    folder = root / f"{row}/seed{seed}"
+    job = Job(config, cells, Path(out) / config.name)
+    work = _locked([job], Path(out), 1, fresh, extend, report, progress)
+    folder = job.folder / f"{row}/seed{seed}"
     result = read_result(folder)
     if result is None or work.failed:
         return TrainResult(folder, {}, failed=work.failed)
@@ -180,46 +227,81 @@ def train(
     return TrainResult(folder, evaluations, result.get("label_free"))
 
 
+@dataclass
+class Job:
+    """A benchmark to work on."""
+
+    config: BenchConfig
+    cells: list[Cell]
+    """Those of its plan that are asked for, and what they need."""
+    folder: Path
+    prefix: str = ""
+    """Begins its cells' names in reports."""
+    todo: list[Cell] = field(default_factory=list)
+    """Of the cells, those that are not done."""
+
+    def own(self, names: Any) -> Any:
+        """The entries of a list or mapping by reported names that are of this job's cells, by the cells' own names."""
+        mine = [name for name in names if name.startswith(self.prefix)]
+        cut = {name: name.removeprefix(self.prefix) for name in mine}
+        return {cut[name]: names[name] for name in mine} if isinstance(names, dict) else list(cut.values())
+
+
 def _locked(
-    config: BenchConfig,
-    cells: list[Cell],
+    jobs: list[Job],
     out: Path,
     workers: int,
     fresh: bool,
     extend: bool,
     report: Callable[[Event], None],
     progress: Progress | None,
-) -> tuple[Path, _Work]:
-    """Do what is missing of some cells, alone in the benchmark's folder."""
-    folder = out / config.name
-    lock, unwritable = FileLock(folder / ".lock", timeout=0), ""
+) -> _Work:
+    """Do what is missing of some benchmarks, alone in their folders."""
+    with contextlib.ExitStack() as locks:
+        for job in jobs:
+            unwritable = _lock(job.folder, locks)
+            _prepare(job, workers, fresh, extend, report, unwritable)
+        number, cells = sum(len(job.todo) for job in jobs), sum(len(job.cells) for job in jobs)
+        folder = jobs[0].folder if len(jobs) == 1 else out
+        report(Event("plan", message=f"{number} of {cells} cells to do in {folder}", total=number))
+        warned: list[str] = []
+        for job in jobs:
+            if job.todo:
+                build.check(job.config)
+                check_labels(job.config)
+                warned += _misfits(job.config, job.todo)
+        for line in dict.fromkeys(warned):
+            report(Event("warning", message=line))
+        work = _Work(jobs, extend, report)
+        if workers == 1:
+            work.here(progress)
+        else:
+            work.side_by_side(workers)
+        return work
+
+
+def _lock(folder: Path, locks: contextlib.ExitStack) -> str:
+    """Lock a benchmark's folder; why it cannot be written, or empty."""
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
         make_folder(folder)
-        lock.acquire()
+        locks.enter_context(lock)
     except Timeout:
         raise ConfigError(f"{folder}: another run is working there; wait for it, or use another --out") from None
     except OSError as error:
         # read-only media: what is finished can be shown, and nobody else writes there either
-        unwritable = error.strerror or type(error).__name__
         if not folder.is_dir():
+            unwritable = error.strerror or type(error).__name__
             raise ConfigError(f"{folder}: cannot be written ({unwritable}); use another --out") from error
-    try:
-        return folder, _do(config, cells, folder, workers, fresh, extend, report, progress, unwritable)
-    finally:
-        lock.release()
+        return error.strerror or type(error).__name__
+    return ""
 
 
-def _do(
-    config: BenchConfig,
-    cells: list[Cell],
-    folder: Path,
-    workers: int,
-    fresh: bool,
-    extend: bool,
-    report: Callable[[Event], None],
-    progress: Progress | None,
-    unwritable: str,
-) -> _Work:
+def _prepare(
+    job: Job, workers: int, fresh: bool, extend: bool, report: Callable[[Event], None], unwritable: str
+) -> None:
+    """Write the streets, say what is damaged, clear what is stale, and find what there is to do."""
+    config, cells, folder = job.config, job.cells, job.folder
     if config.streets is not None:
         _make_streets(config.streets, workers, report)
     identities = Identities(config, cells)
@@ -227,28 +309,18 @@ def _do(
     if not unwritable:
         remove_parts(folder, older_than=LEFT_AFTER)
     _clear_stale(identities, folder, fresh and not unwritable, extend)
-    todo, lost = _with_lost_needs(identities, [cell for cell in cells if not identities.is_done(cell, folder)], folder)
+    job.todo, lost = _with_lost_needs(
+        identities, [cell for cell in cells if not identities.is_done(cell, folder)], folder
+    )
     again = {damage.path for damage in lost}
     for line in describe([*(damage for damage in damaged if damage.path not in again), *lost]):
         report(Event("note", message=line))
     if unwritable:
-        _see_that_all_is_done(folder, unwritable, todo, cells)
+        _see_that_all_is_done(folder, unwritable, job.todo, cells)
         report(Event("note", message=f"{folder}: cannot be written ({unwritable}); it is shown as it is"))
     for damage in damaged:
         if damage.remedy == REWRITTEN and damage.path.parent.is_dir():
             _write_again(config, damage.path)
-    report(Event("plan", message=f"{len(todo)} of {len(cells)} cells to do in {folder}", total=len(todo)))
-    if todo:
-        build.check(config)
-        check_labels(config)
-        for line in _misfits(config, todo):
-            report(Event("warning", message=line))
-    work = _Work(config, cells, folder, todo, extend, report)
-    if workers == 1:
-        work.here(progress)
-    else:
-        work.side_by_side(workers)
-    return work
 
 
 def _misfits(config: BenchConfig, cells: list[Cell]) -> list[str]:
@@ -355,72 +427,83 @@ def _is_length(difference: str) -> bool:
     return difference.split(":")[0] in ("settings.steps", "base.settings.steps")
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A cell of one of the benchmarks."""
+
+    job: Job
+    cell: Cell
+
+    @property
+    def name(self) -> str:
+        return self.job.prefix + self.cell.name
+
+    @property
+    def needs(self) -> list[str]:
+        return [self.job.prefix + need for need in self.cell.needs]
+
+
 class _Work:
     """The cells that are left, and how far they are."""
 
-    def __init__(
-        self,
-        config: BenchConfig,
-        cells: list[Cell],
-        folder: Path,
-        todo: list[Cell],
-        extend: bool,
-        report: Callable[[Event], None],
-    ) -> None:
-        self.config, self.cells, self.folder, self.extend, self.report = config, cells, folder, extend, report
-        self.waiting = list(todo)
-        self.running: list[Cell] = []
-        self.total = len(todo)
+    def __init__(self, jobs: list[Job], extend: bool, report: Callable[[Event], None]) -> None:
+        self.extend, self.report = extend, report
+        # what others wait for goes first, of all benchmarks
+        tasks = [_Task(job, cell) for job in jobs for cell in job.todo]
+        self.waiting = sorted(tasks, key=lambda task: task.cell.kind != "warm_start")
+        self.running: list[_Task] = []
+        self.total = len(self.waiting)
         self.ran: list[str] = []
         self.failed: dict[str, str] = {}
 
-    def start(self) -> Cell | None:
+    def start(self) -> _Task | None:
         """The next cell whose needs are done, if any; those whose needs failed fail too."""
-        for cell in list(self.waiting):
-            lost = [need for need in cell.needs if need in self.failed]
+        for task in list(self.waiting):
+            lost = [need for need in task.needs if need in self.failed]
             if lost:
-                self.waiting.remove(cell)
-                self.finish(cell, f"not run, because {lost[0]} failed")
-            elif not {unfinished.name for unfinished in self.waiting + self.running} & set(cell.needs):
-                self.waiting.remove(cell)
-                self.running.append(cell)
-                self.tell("start", cell)
-                return cell
+                self.waiting.remove(task)
+                self.finish(task, f"not run, because {lost[0]} failed")
+            elif not {unfinished.name for unfinished in self.waiting + self.running} & set(task.needs):
+                self.waiting.remove(task)
+                self.running.append(task)
+                self.tell("start", task)
+                return task
         return None
 
-    def finish(self, cell: Cell, error: str | None) -> None:
-        self.running = [running for running in self.running if running != cell]
+    def finish(self, task: _Task, error: str | None) -> None:
+        self.running = [running for running in self.running if running is not task]
         if error is None:
-            self.ran.append(cell.name)
-            self.tell("done", cell)
+            self.ran.append(task.name)
+            self.tell("done", task)
         else:
-            self.failed[cell.name] = error
-            self.tell("failed", cell, error)
+            self.failed[task.name] = error
+            self.tell("failed", task, error)
 
-    def tell(self, kind: Literal["start", "done", "failed"], cell: Cell, message: str = "") -> None:
+    def tell(self, kind: Literal["start", "done", "failed"], task: _Task, message: str = "") -> None:
         finished = len(self.ran) + len(self.failed)
-        self.report(Event(kind, cell.name, message, finished=finished, total=self.total))
+        self.report(Event(kind, task.name, message, finished=finished, total=self.total))
 
-    def tell_step(self, cell: Cell, step: int, steps: int, losses: Mapping[str, float]) -> None:
+    def tell_step(self, task: _Task, step: int, steps: int, losses: Mapping[str, float]) -> None:
         self.report(
             Event(
-                "step", cell.name, finished=len(self.ran) + len(self.failed), total=self.total, step=step, steps=steps,
+                "step", task.name, finished=len(self.ran) + len(self.failed), total=self.total, step=step, steps=steps,
                 losses=losses,
             )
         )  # fmt: skip
 
     def look(self, told: dict[str, int]) -> None:
         """Tell how far the cells of other processes are, by what they have logged; they say nothing themselves."""
-        for cell in self.running:
-            record = last_scalars(self.folder / cell.name) if cell.settings is not None else {}
-            if cell.settings is not None and record and told.get(cell.name) != record["step"]:
-                told[cell.name] = record["step"]
-                self.tell_step(cell, record["step"] + 1, cell.settings.steps, losses_of(record))
+        for task in self.running:
+            settings = task.cell.settings
+            record = last_scalars(task.job.folder / task.cell.name) if settings is not None else {}
+            if settings is not None and record and told.get(task.name) != record["step"]:
+                told[task.name] = record["step"]
+                self.tell_step(task, record["step"] + 1, settings.steps, losses_of(record))
 
     def here(self, progress: Progress | None) -> None:
-        while (cell := self.start()) is not None:
-            tell = partial(self.tell_step, cell)
-            self.finish(cell, run_cell(self.config, self.cells, cell, self.folder, progress, self.extend, tell))
+        while (task := self.start()) is not None:
+            tell, job = partial(self.tell_step, task), task.job
+            self.finish(task, run_cell(job.config, job.cells, task.cell, job.folder, progress, self.extend, tell))
 
     def side_by_side(self, workers: int) -> None:
         while self.waiting:
@@ -431,13 +514,14 @@ class _Work:
         context = multiprocessing.get_context("spawn")
         threads = max(1, _cores() // workers)
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
-        futures: dict[Future[str | None], Cell] = {}
+        futures: dict[Future[str | None], _Task] = {}
         told: dict[str, int] = {}
         try:
             while True:
-                while len(futures) < workers and (cell := self.start()) is not None:
-                    arguments = (self.config, self.cells, cell, self.folder, None, self.extend)
-                    futures[pool.submit(run_cell, *arguments)] = cell
+                while len(futures) < workers and (task := self.start()) is not None:
+                    job = task.job
+                    arguments = (job.config, job.cells, task.cell, job.folder, None, self.extend)
+                    futures[pool.submit(run_cell, *arguments)] = task
                 if not futures:
                     return
                 self.look(told)
@@ -445,8 +529,8 @@ class _Work:
                     self.finish(futures[future], future.result())
                     del futures[future]
         except BrokenProcessPool:
-            for cell in self.running:
-                self.finish(cell, DIED)
+            for task in self.running:
+                self.finish(task, DIED)
         except KeyboardInterrupt:
             # a public way to do this comes with Python 3.14
             for process in list((pool._processes or {}).values()):

@@ -1,16 +1,16 @@
-"""Run the benchmarks of a matrix, one after the other, each as ``uda bench`` runs any."""
+"""Run the benchmarks of a matrix, their cells side by side, as ``uda bench`` runs any."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from uda.bench.cell import Progress
 from uda.bench.matrix.table import Matrix, make_matrix
 from uda.bench.rows import rows_of
-from uda.bench.run import BenchResult, Event, only_warn, run
+from uda.bench.run import BenchResult, Event, only_warn, run_together
 from uda.config import SOURCE_ONLY, ConfigError, MatrixConfig, load_matrix
 from uda.config.matrix import Part
 from uda.registry import nearest
@@ -50,16 +50,16 @@ def run_matrix(
         out: the runs go to ``out/<config name>/<source>_to_<target>/<method>/seed<k>`` and
             ``out/<config name>/<all domains, joined by +>/source_only/seed<k>``.
         roots: values of the config's ``${name}`` variables.
-        workers: cells of a benchmark side by side.
+        workers: cells side by side, each in a process of its own.
         rows: only these: a domain's name (plain training on it), all joined by ``+``, an adaptation row's name.
         seeds: only these.
         fresh: delete the cells whose training was configured differently, instead of refusing.
         extend: train cells on that differ in having fewer steps.
-        report: told what happens; a cell's name begins with its benchmark's.
+        report: told what happens; by default only what is a warning is said, as one of Python's.
         progress: wraps the training steps; used with one worker.
 
     Raises:
-        ConfigError: the config is wrong, or cells of another config are in the way; what was finished before stays.
+        ConfigError: the config is wrong, or cells of another config are in the way.
         DataError: a data set is missing or damaged.
         KeyboardInterrupt: passed on; finished cells and checkpoints stay.
     """
@@ -70,20 +70,10 @@ def run_matrix(
     for name in rows or ():
         if name not in known:
             raise ConfigError(f"{config.name} has no row {name!r}; {nearest(name, known)}")
-    results = []
-    for part, methods in chosen:
-        if methods is not None and not methods:
-            continue
-
-        def tell(event: Event, name: str = part.config.name) -> None:
-            report(replace(event, cell=f"{name}/{event.cell}") if event.cell else event)
-
-        results.append(
-            run(
-                part.config, out=folder, workers=workers, methods=methods, seeds=seeds, fresh=fresh, extend=extend,
-                report=tell, progress=progress,
-            )
-        )  # fmt: skip
+    results = run_together(
+        [(part.config, methods) for part, methods in chosen if methods is None or methods],
+        out=folder, workers=workers, seeds=seeds, fresh=fresh, extend=extend, report=report, progress=progress,
+    )  # fmt: skip
     failed = {f"{part.config.name}/{cell}": why for part in results for cell, why in part.failed.items()}
     return MatrixResult(config, folder, make_matrix(config, folder, seeds), results, failed)
 
