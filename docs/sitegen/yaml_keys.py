@@ -20,6 +20,7 @@ if __name__ == "__main__":
 
 from sitegen.markup import arguments, in_cell, library, markdown
 
+from uda.config.matrix import AdaptationEntry, CombinedSpec, MatrixConfig, MatrixDomain
 from uda.config.options import splits_of
 from uda.config.records import (
     BenchConfig,
@@ -46,7 +47,8 @@ SECTIONS = {
     "DatasetSpec": "data-sets", "StreetsSpec": "streets", "StreetsDomain": "streetsdomainsname", "Settings": "settings",
     "Augment": "settingsaugment-settingstarget_augment", "EvaluateSpec": "evaluate", "OracleSpec": "oracle",
     "MethodEntry": "a-row", "CurvesSpec": "curves", "TargetLabels": "a-rows-target_labels",
-    "LearningCurve": "learning_curve",
+    "LearningCurve": "learning_curve", "MatrixDomain": "a-matrix-domain", "CombinedSpec": "combined",
+    "AdaptationEntry": "a-row-of-a-matrix",
 }  # fmt: skip
 """Record -> the anchor of its section."""
 
@@ -211,6 +213,16 @@ def sections() -> dict[str, tuple[str, list[Key]]]:
         "A benchmark": ("What `uda bench` takes.", benchmark),
         "A row": ("Each of a benchmark's `methods:` is a list of methods or these keys.", list(keys_of(MethodEntry))),
         "A row's target_labels": ("", list(keys_of(TargetLabels))),
+        "A matrix": (
+            "What `uda bench` takes where `kind` is `matrix`; see [Matrices of data sets](matrix.md).",
+            list(keys_of(MatrixConfig)),
+        ),
+        "A matrix' domain": ("", list(keys_of(MatrixDomain))),
+        "A row of a matrix": (
+            "Each of a matrix' `rows:` is a list of methods, or has a row's keys and these.",
+            [key for key in keys_of(AdaptationEntry) if key.name not in MethodEntry.model_fields],
+        ),
+        "combined": ("", list(keys_of(CombinedSpec))),
         "settings": ("Of a run, of a row, and of `warm_start:`.", list(keys_of(Settings))),
         "settings.augment, settings.target_augment": ("", list(keys_of(Augment))),
         "settings.teacher": ("", list(keys_of_dataclass(TeacherSpec, "types.TeacherSpec"))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uda.bench.matrix.table import Matrix, MatrixRow, Square
+from uda.bench.matrix.table import CLEAR, Matrix, MatrixRow, Square
 from uda.bench.render import interval, joint, number
 
 if TYPE_CHECKING:
@@ -95,11 +95,11 @@ def _lines(square: Square) -> list[tuple[str, float, bool]]:
     difference = joint(square.to_diagonal)
     lines: list[tuple[str, float, bool]] = [
         (number(square.miou), 13, square.diagonal),
-        (interval(square.miou), 8, False),
+        (interval(square.miou).replace("-", MINUS), 8, False),
     ]
     if difference.known:
         text = f"{number(difference, signed=True)} {interval(difference)}".strip()
-        lines.append((text.replace("-", MINUS), 8, square.to_diagonal is not None and square.to_diagonal.clear))
+        lines.append((text.replace("-", MINUS), 8, square.loss in CLEAR))
     return lines
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from uda.bench.headline import about_images, about_origin
 from uda.bench.intervals import Adjusted, Estimate, letter
-from uda.bench.matrix.table import Matrix, MatrixRow, Square
+from uda.bench.matrix.table import CLEAR, Matrix, MatrixRow, Square
 from uda.bench.render import DASH, interval, joint, markdown_grid, number, plain_number, with_interval
 from uda.bench.results import Domain
 from uda.files import spreadsheet_safe
@@ -127,7 +127,7 @@ def _difference(difference: Adjusted | None, word: str) -> str:
     if difference is None:
         return DASH
     text = with_interval(joint(difference), signed=True)
-    return f"**{text}** {word}" if difference.clear else text
+    return f"**{text}** {word}" if word in CLEAR else text
 
 
 def _adaptation(matrix: Matrix, rows: list[MatrixRow]) -> list[str]:

@@ -30,6 +30,10 @@ CLASS_GROUPS = 5
 Kind = Literal["plain", "combined", "adapted", "control"]
 
 
+CLEAR = ("loses", "gains", "hurts", "helps")
+"""The words for a difference that is clear."""
+
+
 @dataclass(frozen=True)
 class Square:
     """One row of a matrix on one data set."""
