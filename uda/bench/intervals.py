@@ -166,10 +166,14 @@ def estimate(value: float, noise: Noise) -> Estimate:
 
 def behrens_fisher_tail(distance: float, scale_a: float, df_a: float, scale_b: float, df_b: float) -> float:
     """P(|scale_a·T_a + scale_b·T_b| > distance) of independent t variables, not both scales 0."""
-    (small, small_df), (large, large_df) = sorted(((scale_a, df_a), (scale_b, df_b)))
-    if not small:
+    parts = ((scale_a, df_a), (scale_b, df_b))
+    if not scale_a * scale_b:
+        large, large_df = max(parts)
         return float(2 * scipy.special.stdtr(large_df, -distance / large))
-    # over the smaller part, so that the other's distribution function is smooth between the nodes
+    # over the part that is seldom so far out, so that the other's distribution function is smooth between the nodes
+    (small, small_df), (large, large_df) = sorted(
+        parts, key=lambda part: (scipy.special.stdtr(part[1], -distance / part[0]), part)
+    )
     nodes, masses = _t_nodes(small_df)
     return min(1.0, float(2 * masses @ scipy.special.stdtr(large_df, (small * nodes - distance) / large)))
 
