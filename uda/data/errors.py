@@ -9,3 +9,11 @@ class DataError(ValueError):
 
 class LossyLabelError(DataError):
     """A label file is compressed with loss, which changes its ids and colours."""
+
+
+class ArchiveError(DataError):
+    """An archive is damaged, or would do harm where it is unpacked; the message names it and the member."""
+
+
+class DownloadError(RuntimeError):
+    """A file could not be fetched, or is not the one that was expected; the message names the address."""
