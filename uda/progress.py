@@ -115,6 +115,32 @@ class StepProgress:
             self.progress.remove_task(shown.task)
 
 
+class MegabyteProgress:
+    """Shows how much of a file is there, in megabytes: a bar, or a plain line now and then.
+
+    Args:
+        label: what is being done.
+        progress: what :func:`bars` gives; ``None``: a plain line every ``seconds``.
+        seconds: see above.
+    """
+
+    def __init__(self, label: str, progress: Progress | None = None, *, seconds: float = QUIET_SECONDS) -> None:
+        self.label, self.progress, self.seconds = label, progress, seconds
+        self._shown = time.monotonic()
+        self._task: TaskID | None = None
+
+    def __call__(self, done: int, total: int | None = None) -> None:
+        """So many bytes are done, of so many if that is known."""
+        megabytes, whole = done >> 20, None if total is None else total >> 20
+        if self.progress is not None:
+            if self._task is None:
+                self._task = self.progress.add_task(self.label, total=whole, note="MB")
+            self.progress.update(self._task, completed=megabytes, total=whole)
+        elif time.monotonic() - self._shown >= self.seconds:
+            self._shown = time.monotonic()
+            print(f"{self.label}: {megabytes}{'' if whole is None else f'/{whole}'} MB", file=sys.stderr, flush=True)
+
+
 def _note(rate: float, losses: Mapping[str, float]) -> str:
     speed = [f"{rate:.3g} it/s" if rate >= 1 else f"{1 / rate:.3g} s/it"] if rate else []
     return ", ".join([*speed, *(f"{name} {value:.3g}" for name, value in losses.items())])

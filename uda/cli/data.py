@@ -1,7 +1,8 @@
-"""``uda data``: write procedural scenes, check and show data sets."""
+"""``uda data``: write procedural scenes; download, check and show data sets."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +26,16 @@ from uda.cli.common import (
 if TYPE_CHECKING:
     from uda.types import UnlabelledDataset
 
-app = typer.Typer(help="Write procedural street scenes; check and show data sets.", no_args_is_help=True)
+app = typer.Typer(help="Write procedural street scenes; download, check and show data sets.", no_args_is_help=True)
 
 WHAT = typer.Argument(
     ...,
     help="A kind (cityscapes, kitti, ika, camvid, gta5, synthia, acdc, folder), a folder of images, or a YAML config.",
     show_default=False,
 )
-FOLDER = typer.Argument(None, help="The data set's folder; not with a config.", show_default=False)
+FOLDER = typer.Argument(
+    None, help="The data set's folder, $UDA_DATA/KIND or data/KIND if left out; not with a config.", show_default=False
+)
 SPLIT = typer.Option(None, "--split", help="Split of the data set; the reader's default if left out.")
 SPACE = typer.Option(None, "--space", help="Label space to map to; the reader's own if left out.")
 OPTION = typer.Option(
@@ -140,22 +143,94 @@ def show(
         Path("sheet.png"), "--out", "-o", help="The PNG to write; numbered for several data sets."
     ),
     count: int = typer.Option(8, "--count", "-n", min=1, help="Images, evenly spaced."),
+    counted: int = typer.Option(100, "--counted", min=1, help="Images whose pixels are counted at most."),
     overwrite: bool = OVERWRITE,
     split: str = SPLIT,
     space: str = SPACE,
     option: list[str] = OPTION,
     root: list[str] = ROOT,
 ) -> None:
-    """Write a contact sheet: images, and the images under their label colours."""
+    """Describe a data set, and write a contact sheet: images, and the images under their label colours.
+
+    Splits, classes with their colours and shares of pixels, sizes, licence and paper go to stdout, the path of the
+    sheet last.
+    """
     from uda.data.check import is_sheet
     from uda.data.check import show as draw
+    from uda.data.describe import describe, some
 
+    _say_about(what, folder)
     datasets = _open(what, folder, split, space, option, root)
     paths = [out] if len(datasets) == 1 else [out.with_stem(f"{out.stem}_{at}") for at in range(len(datasets))]
     for path in paths:
         output_file(path, ".png", "--out", overwrite, is_sheet)
     for path, dataset in zip(paths, datasets, strict=True):
+        with bars() as progress, counter(dataset.name, len(some(dataset, counted)), progress) as tick:
+            lines = describe(dataset, counted, tick)
+        print("\n".join(lines))
         print(draw(dataset, path, count))
+
+
+def _say_about(what: str, folder: Path | None) -> None:
+    """What is known of a data set that is not here; the error that follows says how to get it."""
+    from uda.data.catalogue import CATALOGUE, default_root, how_to_get
+    from uda.data.describe import about
+
+    kind = what.lower()
+    root = folder or default_root(kind)
+    if kind in CATALOGUE and not root.is_dir():
+        print("\n".join([*about(kind), how_to_get(kind, root)]))
+
+
+@app.command("download")
+@guarded
+def download(
+    name: str = typer.Argument(..., help="kitti, camvid, ika (with --url), ...", show_default=False),
+    out: Path = typer.Option(
+        None, "--out", "-o", help="Its folder; $UDA_DATA/NAME or data/NAME if left out.", show_default=False
+    ),
+    url: str = typer.Option(None, "--url", help="Address of its archive, where there is another or none is known."),
+    sha256: str = typer.Option(None, "--sha256", help="Checksum that the archive must have."),
+    keep_archive: bool = typer.Option(False, "--keep-archive", help="Do not delete the archive afterwards."),
+) -> None:
+    """Download a data set and unpack it, or say how to get it where it needs an account.
+
+    After a break the same command goes on where it stopped.
+    """
+    from uda.data.catalogue import entry, install
+    from uda.progress import MegabyteProgress
+
+    known = entry(name)
+    if url is None and known.url is None:
+        _instruct(known.name, out)
+        raise typer.Exit(FAILED)
+    say(f"{known.title}; licence: {known.licence}")
+    with bars() as progress:
+        done = install(
+            known.name,
+            out,
+            url=url,
+            sha256=sha256,
+            keep_archive=keep_archive,
+            fetched=MegabyteProgress(f"fetching {known.name}", progress),
+            unpacked=MegabyteProgress(f"unpacking {known.name}", progress),
+        )
+    if done.sha256 is None:
+        say(f"{known.name} is there already")
+    else:
+        first = "; compare it with its publisher's, if there is one: later downloads must agree with it"
+        say(f"sha256 {done.sha256}{first if done.checked == 'nothing' else f', as {done.checked}'}")
+    print(done.root)
+
+
+def _instruct(name: str, out: Path | None) -> None:
+    from uda.data.catalogue import default_root, entry, how_to_get, is_there
+
+    folder = out or default_root(name)
+    if is_there(entry(name), folder):
+        print(folder)
+        raise typer.Exit
+    print(how_to_get(name, folder))
 
 
 def _open(
@@ -167,7 +242,7 @@ def _open(
     root: list[str],
     **more: Any,
 ) -> list[UnlabelledDataset]:
-    from uda.data import DATASETS, dataset
+    from uda.data import DATASETS, load
 
     if what.endswith((".yaml", ".yml")):
         return _of_config(Path(what), space, root, more)
@@ -176,12 +251,12 @@ def _open(
         if not any(assignment.startswith(("classes=", "labelled=")) for assignment in option):
             say(f"{folder}: images alone; --set classes='[road, car, ...]' reads their labels too")
             option = [*option, "labelled=false"]
-    if folder is None:
-        raise ValueError(f"the folder of the {what} data set is missing")
+    if folder is None and what not in DATASETS and (os.sep in what or Path(what).exists()):
+        raise FileNotFoundError(f"{what}: no such folder")
     options = reader_options(option)
     flags = {"split": split, "space": space}
     options |= {name: value for name, value in flags.items() if value is not None}
-    return [_as_is(dataset(what, root=folder, **{**more, **options}))]
+    return [_as_is(load(what, root=folder, **{**more, **options}))]
 
 
 def _of_config(path: Path, space: str | None, root: list[str], more: dict[str, Any]) -> list[UnlabelledDataset]:

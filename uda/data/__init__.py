@@ -1,7 +1,8 @@
 """Data sets, label spaces, augmentation and the pairs that a trainer goes through.
 
-``dataset("kitti", root=...)`` finds a reader by name, ``label_space("camvid11")`` a label space, ``wrap(...)`` takes
-any torch data set in. Nothing is imported before it is asked for.
+``load("kitti", split="val", space="ika")`` is a data set from its usual folder; ``dataset("kitti", root=...)`` finds a
+reader by name, ``label_space("camvid11")`` a label space, ``wrap(...)`` takes any torch data set in.
+Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from uda.registry import Registry, nearest
 if TYPE_CHECKING:
     from uda.data.acdc import Acdc
     from uda.data.base import DataError, FileDataset, Item, Options, Unlabelled
+    from uda.data.by_name import load
     from uda.data.camvid import CamVid
     from uda.data.cityscapes import Cityscapes
+    from uda.data.errors import ArchiveError, DownloadError
     from uda.data.folder import Folder
     from uda.data.gta5 import Gta5
     from uda.data.identity import dataset_identity
@@ -62,9 +65,11 @@ _READERS = {
 _PLACES = {
     **dict.fromkeys(_SPACES, "label_spaces"),
     **{cls: kind for kind, cls in _READERS.items()},
+    **dict.fromkeys(("ArchiveError", "DownloadError"), "errors"),
     **dict.fromkeys(("DataError", "FileDataset", "Item", "Options", "Unlabelled"), "base"),
     **dict.fromkeys(("Wrapped", "as_dataset", "wrap"), "wrapped"),
     **dict.fromkeys(("Pairs", "RareClasses"), "pairs"),
+    "load": "by_name",
     "Mixture": "mixture",
     "TrainTransform": "transforms",
     "dataset_identity": "identity",
@@ -134,10 +139,12 @@ __all__ = [
     "SYNTHIA13",
     "SYNTHIA16",
     "Acdc",
+    "ArchiveError",
     "CamVid",
     "Cityscapes",
     "Class",
     "DataError",
+    "DownloadError",
     "FileDataset",
     "Folder",
     "Gta5",
@@ -160,5 +167,6 @@ __all__ = [
     "dataset_identity",
     "dataset_options",
     "label_space",
+    "load",
     "wrap",
 ]

@@ -12,6 +12,7 @@ import http.client
 import json
 import re
 import shutil
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -180,8 +181,8 @@ class _Transfer:
         except urllib.error.HTTPError as error:
             self._refused(error, there)
         except urllib.error.URLError as error:
-            if isinstance(error.reason, OSError) and error.reason.errno == errno.ENOSPC:
-                raise error.reason from error
+            if isinstance(error.reason, ssl.SSLCertVerificationError):  # waiting does not help
+                raise DownloadError(f"{self.url}: the server's certificate is not valid ({error.reason})") from error
             raise _Broken(f"no answer ({error.reason})") from error
         except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
             raise _Broken(f"the connection broke ({type(error).__name__})") from error
@@ -208,7 +209,7 @@ class _Transfer:
             self.part.unlink(missing_ok=True)
             raise _Broken(f"the server sent bytes from {begin}, not from {asked_from}")
         if "html" in answer.headers.get("Content-Type", ""):
-            raise DownloadError(f"{self.url}: a web page in place of the file; is there an account or a consent to give?")
+            raise DownloadError(f"{self.url}: a web page in place of the file; does it need an account?")
         free = shutil.disk_usage(self.path.parent).free + (self._size() if not begin else 0)
         if total is not None and total - begin > free:
             raise OSError(errno.ENOSPC, f"{total - begin} bytes to come, {free} free", str(self.path.parent))

@@ -1,4 +1,4 @@
-"""Unpacks zip and tar archives from strangers: nothing outside of the folder, nothing but files, no bombs, no halves."""
+"""Unpacks zip and tar archives from strangers: nothing outside of the folder, only plain files, no bombs."""
 
 from __future__ import annotations
 

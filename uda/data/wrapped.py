@@ -18,20 +18,23 @@ from uda.types import IGNORE, LabelledDataset, Sample, UnlabelledDataset
 
 IMAGE_KEYS = ("image", "img", "pixel_values")
 LABEL_KEYS = ("label", "labels", "annotation", "mask", "segmentation", "semantic_segmentation")
-Ids = Literal["train", "raw"]
+Ids = Literal["train", "raw", "colours"]
 
 
 class Wrapped:
     """A torch data set in one label space.
 
-    Its items are ``(image, label)`` pairs, mappings (``image`` and ``label``, ``annotation`` or ``mask``), or
-    :class:`~uda.types.Sample`. An image is a PIL image, an array ``(H, W, 3)`` or a tensor ``(3, H, W)``, uint8 or
-    float in [0, 1]; a label a PIL image, array or tensor ``(H, W)`` of integers.
+    Its items are ``(image, label)`` pairs as torchvision's, mappings as Hugging Face's (``image`` and ``label``,
+    ``annotation`` or ``mask``, or other ``keys``), or :class:`~uda.types.Sample`. An image is a PIL image, an array ``(H, W, 3)`` or a tensor ``(3, H, W)``, uint8 or
+    float in [0, 1]; a label a PIL image, array or tensor ``(H, W)`` of integers, or
+    ``(H, W, 3)`` uint8 where these are colours.
 
     Args:
         dataset: with ``__len__`` and ``__getitem__``.
         space: label space of the samples, or its name.
-        ids: what the numbers of a label are: ``"train"`` ids 0 .. C - 1 (255 ignored), or ``"raw"`` ids of the space.
+        ids: what the numbers of a label are: ``"train"`` ids 0 .. C - 1 (255 ignored), ``"raw"`` ids of the space (as
+            the 34 of torchvision's Cityscapes), or ``"colours"`` of it.
+        keys: of image and label in items that are mappings; by default the usual ones are looked for.
         name: for messages and tables; the class's name by default.
 
     Raises:
@@ -42,14 +45,28 @@ class Wrapped:
 
     kind = "wrapped"
 
-    def __init__(self, dataset: Any, space: LabelSpace | str, *, ids: Ids = "train", name: str | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        space: LabelSpace | str,
+        *,
+        ids: Ids = "train",
+        keys: tuple[str, str] | None = None,
+        name: str | None = None,
+    ) -> None:
+        if isinstance(dataset, Mapping):
+            raise TypeError(
+                f"{type(dataset).__name__} has several data sets; give one of {', '.join(map(str, dataset))}"
+            )
+        _check_target_type(dataset)
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise TypeError(f"a data set has __len__ and __getitem__, {type(dataset).__name__} has not")
-        if ids not in ("train", "raw"):
-            raise ValueError(f"ids is {ids!r}, must be 'train' or 'raw'")
+        if ids not in ("train", "raw", "colours"):
+            raise ValueError(f"ids is {ids!r}, must be 'train', 'raw' or 'colours'")
         self.dataset = dataset
         self.raw_space = label_space(space)
         self.ids = ids
+        self.keys = keys
         self.name = name or type(dataset).__name__
         self.indices: tuple[int, ...] = tuple(range(len(dataset)))
         self._aim(self.raw_space, None)
@@ -59,7 +76,7 @@ class Wrapped:
         self.mapping = self.raw_space.mapping_to(space, aliases)
 
     def _copy(self) -> Wrapped:
-        copied = Wrapped(self.dataset, self.raw_space, ids=self.ids, name=self.name)
+        copied = Wrapped(self.dataset, self.raw_space, ids=self.ids, keys=self.keys, name=self.name)
         copied.indices, copied.space, copied.mapping = self.indices, self.space, self.mapping
         return copied
 
@@ -90,16 +107,16 @@ class Wrapped:
 
     def image(self, index: int) -> Sample:
         """A sample without its label."""
-        image, _, weight = _parts(self.dataset[self.indices[index]], self._called(index))
+        image, _, weight = _parts(self.dataset[self.indices[index]], self._called(index), self.keys)
         return Sample(as_image(image, self._called(index)), None, self._called(index), weight)
 
     def __getitem__(self, index: int) -> Sample:
         name = self._called(index)
-        image, label, weight = _parts(self.dataset[self.indices[index]], name)
+        image, label, weight = _parts(self.dataset[self.indices[index]], name, self.keys)
         if label is None:
-            raise DataError(f"{name}: has no label; give unlabelled()")
+            raise DataError(f"{name}: has no label; give unlabelled(), or name its key: keys=(image, label)")
         pixels = as_image(image, name)
-        encoded = self._encode(_integers(label, name), name)
+        encoded = self._encode(_colours(label, name) if self.ids == "colours" else _integers(label, name), name)
         if tuple(encoded.shape) != tuple(pixels.shape[1:]):
             raise DataError(f"{name}: the image is {tuple(pixels.shape[1:])}, its label {tuple(encoded.shape)}")
         return Sample(pixels, torch.from_numpy(self.mapping.table[encoded].astype(np.int64)), name, weight)
@@ -108,10 +125,13 @@ class Wrapped:
         """Train ids of the data's own space."""
         if self.ids == "raw":
             encoded = self.raw_space.encode(raw)
+        elif self.ids == "colours":
+            encoded = self.raw_space.encode_colours(raw)
         else:
             inside = (raw >= 0) & (raw < self.raw_space.num_classes)
             encoded = np.where(inside, raw, np.where(raw == IGNORE, IGNORE, UNKNOWN)).astype(np.uint8)
-        raise_unknown(self.raw_space, raw, encoded, name, f" ({self.ids} ids)")
+        what = "colours" if self.ids == "colours" else f"{self.ids} ids"
+        raise_unknown(self.raw_space, raw, encoded, name, f" ({what})")
         return encoded
 
     def identity(self) -> dict[str, Any]:
@@ -153,7 +173,14 @@ class WrappedImages:
         return self._image(index)
 
 
-def wrap(dataset: Any, space: LabelSpace | str, *, ids: Ids = "train", name: str | None = None) -> Wrapped:
+def wrap(
+    dataset: Any,
+    space: LabelSpace | str,
+    *,
+    ids: Ids = "train",
+    keys: tuple[str, str] | None = None,
+    name: str | None = None,
+) -> Wrapped:
     """Any torch data set of (image, label) as a data set of this library, see :class:`Wrapped`.
 
     Example:
@@ -164,7 +191,7 @@ def wrap(dataset: Any, space: LabelSpace | str, *, ids: Ids = "train", name: str
         >>> sample.image.dtype, sample.label.dtype, tuple(sample.label.shape)
         (torch.uint8, torch.int64, (4, 6))
     """
-    return Wrapped(dataset, space, ids=ids, name=name)
+    return Wrapped(dataset, space, ids=ids, keys=keys, name=name)
 
 
 def as_dataset(dataset: Any, name: str) -> Any:
@@ -207,6 +234,23 @@ def as_image(image: Any, name: str) -> Tensor:
     return pixels
 
 
+def _check_target_type(dataset: Any) -> None:
+    """torchvision's Cityscapes gives instances by default, whose numbers are no classes."""
+    types = getattr(dataset, "target_type", None)
+    if isinstance(types, list) and types != ["semantic"] and type(dataset).__name__ == "Cityscapes":
+        raise ValueError(
+            f"Cityscapes has target_type={types}, must be 'semantic'; then wrap(dataset, space, ids='raw')"
+        )
+
+
+def _colours(label: Any, name: str) -> npt.NDArray[Any]:
+    """``(H, W, 3)`` uint8 of a PIL image (with a palette or without), an array, or a tensor with channels first."""
+    try:
+        return as_image(label, name).permute(1, 2, 0).numpy()
+    except TypeError as error:
+        raise TypeError(f"{name}: a label of colours is RGB ({error})") from error
+
+
 def _integers(label: Any, name: str) -> npt.NDArray[Any]:
     array = label.cpu().numpy() if isinstance(label, Tensor) else np.asarray(label)
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
@@ -216,14 +260,21 @@ def _integers(label: Any, name: str) -> npt.NDArray[Any]:
     return array
 
 
-def _parts(sample: Any, name: str) -> tuple[Any, Any, float]:
+def _parts(sample: Any, name: str, keys: tuple[str, str] | None) -> tuple[Any, Any, float]:
     """Image, label and weight of whatever a data set gives."""
     if isinstance(sample, Sample):
         return sample.image, sample.label, sample.weight
     if isinstance(sample, Mapping):
+        there = ", ".join(map(str, sample))
+        if keys is not None:
+            if missing := [key for key in keys if key not in sample]:
+                raise TypeError(f"{name}: a mapping without {missing[0]!r}, it has {there}")
+            return sample[keys[0]], sample[keys[1]], 1.0
         image = next((sample[key] for key in IMAGE_KEYS if key in sample), None)
         if image is None:
-            raise TypeError(f"{name}: a mapping has one of {', '.join(IMAGE_KEYS)}, got {', '.join(map(str, sample))}")
+            raise TypeError(
+                f"{name}: a mapping has one of {', '.join(IMAGE_KEYS)}, got {there}; keys=(image, label) names others"
+            )
         return image, next((sample[key] for key in LABEL_KEYS if key in sample), None), 1.0
     if isinstance(sample, (tuple, list)) and len(sample) >= 2:
         return sample[0], sample[1], 1.0
