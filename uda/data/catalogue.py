@@ -58,8 +58,8 @@ class Entry:
 
 _CITYSCAPES_STEPS = (
     "register at https://www.cityscapes-dataset.com/register/",
-    "pip install cityscapesscripts",
-    "mkdir -p {root} && csDownload -d {root} leftImg8bit_trainvaltest.zip gtFine_trainvaltest.zip  # 11.3 GB; asks for the login",
+    "pip install cityscapesscripts, whose csDownload asks for the login; 11.3 GB",
+    "mkdir -p {root} && csDownload -d {root} leftImg8bit_trainvaltest.zip gtFine_trainvaltest.zip",
     "cd {root} && unzip -n leftImg8bit_trainvaltest.zip && unzip -n gtFine_trainvaltest.zip",
     "then {root} holds leftImg8bit/train/<city>/*_leftImg8bit.png and gtFine/train/<city>/*_gtFine_labelIds.png",
 )

@@ -222,7 +222,7 @@ class _Transfer:
 
     def _copy(self, answer: Any, out: IO[bytes], done: int, total: int | None) -> int:
         self.tick(done, total)
-        while chunk := answer.read(CHUNK):
+        while chunk := answer.read1(CHUNK):  # what is there, so that a break loses nothing that came
             if not done and re.match(rb"\s*<(!doctype html|html)", chunk[:100], re.IGNORECASE):
                 raise DownloadError(f"{self.url}: a web page in place of the file")
             out.write(chunk)

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -102,6 +103,7 @@ class _Unpacking:
         self.packed = archive.stat().st_size
         self.size = 0
         self.members = 0
+        self.last = ""
         self._names: dict[str, tuple[str, bool]] = {}
         self._files: set[str] = set()
 
@@ -118,6 +120,7 @@ class _Unpacking:
     def add(self, name: str, size: int, is_folder: bool, content: Callable[[], IO[bytes]]) -> None:
         """Write one member; ``size`` is what its header claims."""
         self.members += 1
+        self.last = name
         if self.members > self.limits.members:
             raise self.refuse(name, f"is one of more than {self.limits.members}")
         path = self._path(name)
@@ -186,7 +189,7 @@ def _zip(file: IO[bytes], unpacking: _Unpacking) -> Iterator[_Member]:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise unpacking.refuse(member.filename, "is a link" if kind == stat.S_IFLNK else "is no plain file")
-            yield member.filename, member.file_size, member.is_dir(), lambda member=member: whole.open(member)
+            yield member.filename, member.file_size, member.is_dir(), partial(whole.open, member)
 
 
 def _tar(file: IO[bytes], start: bytes, unpacking: _Unpacking) -> Iterator[_Member]:
@@ -204,7 +207,7 @@ def _tar(file: IO[bytes], start: bytes, unpacking: _Unpacking) -> Iterator[_Memb
                 if not (member.isreg() or member.isdir()):
                     link = member.islnk() or member.issym()
                     raise unpacking.refuse(member.name, "is a link" if link else "is no plain file")
-                yield member.name, member.size, member.isdir(), lambda member=member: _content(whole, member)
+                yield member.name, member.size, member.isdir(), partial(_content, whole, member)
     except lzma.LZMAError as error:
         raise ArchiveError(f"{unpacking.archive}: damaged ({error})") from error
     finally:
@@ -229,7 +232,7 @@ class _Counted(io.RawIOBase):
         if not 0 <= size <= _HEADER:
             raise ArchiveError(f"{self.unpacking.archive}: a header of {size} bytes; nothing of it was unpacked")
         content = self.file.read(size)
-        self.unpacking.count("of a tar file", self.file.tell())
+        self.unpacking.count(self.unpacking.last, self.file.tell())
         return content
 
     def seek(self, offset: int, whence: int = 0) -> int:

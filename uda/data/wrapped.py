@@ -25,9 +25,9 @@ class Wrapped:
     """A torch data set in one label space.
 
     Its items are ``(image, label)`` pairs as torchvision's, mappings as Hugging Face's (``image`` and ``label``,
-    ``annotation`` or ``mask``, or other ``keys``), or :class:`~uda.types.Sample`. An image is a PIL image, an array ``(H, W, 3)`` or a tensor ``(3, H, W)``, uint8 or
-    float in [0, 1]; a label a PIL image, array or tensor ``(H, W)`` of integers, or
-    ``(H, W, 3)`` uint8 where these are colours.
+    ``annotation`` or ``mask``, or other ``keys``), or :class:`~uda.types.Sample`. An image is a PIL image, an array
+    ``(H, W, 3)`` or a tensor ``(3, H, W)``, uint8 or float in [0, 1]; a label a PIL image, array or tensor ``(H, W)``
+    of integers, or an RGB image where its numbers are colours.
 
     Args:
         dataset: with ``__len__`` and ``__getitem__``.
