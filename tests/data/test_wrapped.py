@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.data.contract import write
 from uda.data import CITYSCAPES19, DataError, Wrapped, as_dataset, dataset, dataset_identity, wrap
 from uda.engine import evaluate
 from uda.testing import TinyDataset, TinySegmenter
@@ -112,6 +114,98 @@ def test_identity_follows_content_space_and_numbers() -> None:
     other = wrap(Listed((RGB[::-1].copy(), LABEL)), "cityscapes19", name="x")
     assert dataset_identity(other) != told()
     assert dataset_identity(other.remap("street8")) != dataset_identity(other)
+
+
+RAW = np.array([[7, 8, 11], [33, 0, 21]], dtype=np.uint8)
+"""Of Cityscapes' 34 ids: road, sidewalk, building; bicycle, void, vegetation."""
+
+
+@pytest.fixture
+def cityscapes(tmp_path: Path) -> Path:
+    """A tree of two frames, as the two archives unpack to."""
+    for number in range(2):
+        frame = f"aachen/aachen_00000{number}_000019"
+        write(tmp_path / f"leftImg8bit/train/{frame}_leftImg8bit.png", np.roll(RGB, number, 1))
+        for kind in ("labelIds", "instanceIds"):
+            write(tmp_path / f"gtFine/train/{frame}_gtFine_{kind}.png", np.roll(RAW, number, 1))
+    return tmp_path
+
+
+def test_torchvisions_cityscapes_is_the_readers(cityscapes: Path) -> None:
+    from torchvision import datasets
+
+    theirs = datasets.Cityscapes(cityscapes, split="train", target_type="semantic")
+    data = wrap(theirs, "cityscapes19", ids="raw")
+    ours = dataset("cityscapes", root=cityscapes, split="train")
+    assert len(data) == len(ours) == 2
+    assert data[0].label.tolist() == [[0, 1, 2], [18, IGNORE, 8]]
+    for space in ("cityscapes19", "ika", "street8"):
+        pairs = zip(data.remap(space), ours.remap(space), strict=True)
+        assert all(torch.equal(a.image, b.image) and torch.equal(a.label, b.label) for a, b in pairs)
+    with pytest.raises(DataError, match=r"Cityscapes\[0\]: unknown id 33 .*train ids"):
+        wrap(theirs, "cityscapes19")[0]
+    with pytest.raises(ValueError, match=r"target_type=\['instance'\], must be 'semantic'"):
+        wrap(datasets.Cityscapes(cityscapes, split="train"), "cityscapes19", ids="raw")
+
+
+class Rows:
+    """Rows with decoded columns, as ``datasets.Dataset`` gives them: a dictionary for a number, columns by name."""
+
+    def __init__(self, **columns: list[Any]) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, key: int | str) -> Any:
+        if isinstance(key, str):
+            return self.columns[key]
+        if type(key) is not int:
+            raise TypeError(f"{type(key)} is no row")
+        return {name: column[key] for name, column in self.columns.items()}
+
+
+def test_rows_of_hugging_face() -> None:
+    images, labels = [Image.fromarray(RGB), Image.fromarray(RGB[::-1].copy())], [Image.fromarray(LABEL)] * 2
+    data = wrap(Rows(image=images, annotation=labels, id=[7, 8]), "cityscapes19")
+    assert len(data) == 2
+    assert np.array_equal(data[1].image.permute(1, 2, 0).numpy(), RGB[::-1])
+    assert np.array_equal(data[1].label.numpy(), LABEL)
+    own = wrap(Rows(photo=images, truth=labels, label=[3, 4]), "cityscapes19", keys=("photo", "truth"))
+    assert torch.equal(own.subset([1]).remap("cityscapes19")[0].label, data[1].label), "copies keep the keys"
+    assert own.unlabelled()[0].label is None
+    with pytest.raises(TypeError, match=r"keys=\(image, label\) names others"):
+        wrap(Rows(photo=images, truth=labels), "cityscapes19")[0]
+    with pytest.raises(TypeError, match="without 'truht', it has photo, truth"):
+        wrap(Rows(photo=images, truth=labels), "cityscapes19", keys=("photo", "truht"))[0]
+    with pytest.raises(TypeError, match="dict has several data sets; give one of train, validation"):
+        wrap({"train": Rows(image=images), "validation": Rows(image=images)}, "cityscapes19")
+
+
+def test_a_real_one_of_hugging_face(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    columns = {
+        "image": [str(write(tmp_path / "image.png", RGB))],
+        "annotation": [str(write(tmp_path / "label.png", LABEL))],
+    }
+    rows = datasets.Dataset.from_dict(columns, features=datasets.Features(dict.fromkeys(columns, datasets.Image())))
+    sample = wrap(rows, "cityscapes19")[0]
+    assert np.array_equal(sample.image.permute(1, 2, 0).numpy(), RGB)
+    assert np.array_equal(sample.label.numpy(), LABEL)
+    with pytest.raises(TypeError, match="DatasetDict has several data sets; give one of train"):
+        wrap(datasets.DatasetDict(train=rows), "cityscapes19")
+
+
+def test_labels_of_colours() -> None:
+    colours = np.array([[[128, 64, 128], [244, 35, 232], [0, 0, 0]]], dtype=np.uint8)  # road, sidewalk, void
+    palette = Image.fromarray(colours).convert("P", palette=Image.Palette.ADAPTIVE)
+    for label in (Image.fromarray(colours), palette, colours, torch.from_numpy(colours).permute(2, 0, 1)):
+        data = wrap(Listed((RGB[:1], label)), "cityscapes19", ids="colours")
+        assert data[0].label.tolist() == [[0, 1, IGNORE]]
+    with pytest.raises(DataError, match=r"unknown colour \(1, 2, 3\) \(3 pixels\) .*\(colours\)"):
+        wrap(Listed((RGB[:1], np.tile(np.uint8([1, 2, 3]), (1, 3, 1)))), "cityscapes19", ids="colours")[0]
+    with pytest.raises(TypeError, match="a label of colours is RGB"):
+        wrap(Listed((RGB, LABEL)), "cityscapes19", ids="colours")[0]
 
 
 def make(count: int = 2) -> Wrapped:

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
-from uda.data.download import Tick, download
+from uda.data.download import Downloaded, Tick, download
 from uda.data.errors import ArchiveError, DataError, DownloadError
 from uda.data.unpack import Limits, unpack
 from uda.files import atomic_write, make_folder
@@ -113,7 +113,7 @@ CATALOGUE: dict[str, Entry] = {
             "as its authors say",
             "ika, RWTH Aachen University",
             layouts=(("input", "label"), ("train/input", "train/label"), ("val/input", "val/label")),
-            steps=("with the address of its archive: uda data download ika --url https://...",),
+            steps=("with the address of its archive: uda data download ika --url https://... --out {root}",),
         ),
         Entry(
             "cityscapes",
@@ -260,12 +260,24 @@ def install(
             published = sha256 or (known.sha256 if address == known.url else None)
             file = download(address, archive, sha256=published, tick=fetched, **transfer)  # type: ignore[arg-type]
             origin = {"name": known.name, "url": address, "sha256": file.sha256, "licence": known.licence}
-            _unpack_as(known, archive, root, origin, limits, unpacked)
+            try:
+                _unpack_as(known, archive, root, origin, limits, unpacked)
+            except ArchiveError as error:
+                raise ArchiveError(f"{error}; the archive is put aside as {_put_aside(file)}") from error
     except Timeout:
         raise DownloadError(f"{root}: another process is fetching it") from None
     if not keep_archive:
         archive.unlink()
     return Installed(root, file.sha256, file.checked)
+
+
+def _put_aside(file: Downloaded) -> Path:
+    """Move a useless archive out of the way, so that the next call fetches it anew; it vouches for no later one."""
+    wrong = file.path.with_name(f"{file.path.name}.wrong")
+    file.path.replace(wrong)
+    if file.checked == "nothing":
+        file.path.with_name(f"{file.path.name}.sha256").unlink(missing_ok=True)
+    return wrong
 
 
 def _archive_name(name: str, address: str) -> str:
