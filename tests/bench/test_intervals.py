@@ -200,6 +200,15 @@ def test_behrens_fisher_equals_an_integral(df: tuple[int, int], scale: float) ->
         assert behrens_fisher_tail(distance, scale, first, 1.0, second) == pytest.approx(sum(parts), rel=1e-3, abs=1e-7)
 
 
+@pytest.mark.parametrize(("df_a", "df_b"), [(1, 3), (6, 1), (2, 1), (1, 1)])
+def test_behrens_fisher_far_out_with_hardly_any_degrees_of_freedom(df_a: int, df_b: int) -> None:
+    """A large family's level with few sequences; far out, the tail of a sum is the sum of the tails."""
+    distance = behrens_fisher_quantile(1 - 0.05 / 30, 1.0, df_a, 1.0, df_b)
+    assert behrens_fisher_tail(distance, 1.0, df_a, 1.0, df_b) == pytest.approx(0.05 / 30, rel=1e-6)
+    sum_of_tails = 2 * (stats.t.sf(distance, df_a) + stats.t.sf(distance, df_b))
+    assert sum_of_tails == pytest.approx(0.05 / 30, rel=0.03)
+
+
 def test_behrens_fisher_of_one_part_is_t_and_quantile_inverts_tail() -> None:
     assert behrens_fisher_quantile(0.95, 2.0, 4, 0.0, 9) == pytest.approx(2 * stats.t.ppf(0.975, 4))
     assert behrens_fisher_tail(3.0, 0.0, 4, 1.5, 9) == pytest.approx(2 * stats.t.sf(2, 9))

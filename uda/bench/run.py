@@ -137,7 +137,7 @@ def run(
     config = config if isinstance(config, BenchConfig) else load_config(config, roots)
     (result,) = run_together(
         [(config, methods)], out=out, workers=workers, seeds=seeds, fresh=fresh, extend=extend, report=report,
-        progress=progress,
+        progress=progress, prefixed=False,
     )  # fmt: skip
     return result
 
@@ -152,6 +152,7 @@ def run_together(
     extend: bool = False,
     report: Callable[[Event], None] = only_warn,
     progress: Progress | None = None,
+    prefixed: bool = True,
 ) -> list[BenchResult]:
     """Run what is missing of several benchmarks, whose cells share the workers, and tabulate each.
 
@@ -164,8 +165,9 @@ def run_together(
         seeds: only these.
         fresh: delete the cells whose training was configured differently, instead of refusing.
         extend: train cells on that differ in having fewer steps.
-        report: told what happens; where there are several benchmarks, a cell's name begins with its benchmark's.
+        report: told what happens.
         progress: wraps the training steps; used with one worker.
+        prefixed: begin a cell's name in reports with its benchmark's.
 
     Raises:
         ConfigError: cells of another config are in the way, or ``workers`` is below 1.
@@ -174,9 +176,8 @@ def run_together(
     """
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
-    several = len(benchmarks) > 1
     jobs = [
-        Job(config, make_plan(config, methods, seeds), Path(out) / config.name, f"{config.name}/" if several else "")
+        Job(config, make_plan(config, methods, seeds), Path(out) / config.name, f"{config.name}/" if prefixed else "")
         for config, methods in benchmarks
     ]
     work = _locked(jobs, Path(out), workers, fresh, extend, report, progress)
