@@ -136,7 +136,7 @@ class _Source:
     evaluations: dict[int, dict[str, Evaluation]]
 
 
-def make_matrix(config: MatrixConfig, folder: Path, seeds: Collection[int] | None = None) -> Matrix:
+def make_matrix(config: MatrixConfig, folder: Path | str, seeds: Collection[int] | None = None) -> Matrix:
     """Tabulate every finished cell of a matrix' folder.
 
     Args:
@@ -147,7 +147,7 @@ def make_matrix(config: MatrixConfig, folder: Path, seeds: Collection[int] | Non
     Raises:
         ValueError: cells were scored on different images.
     """
-    results = [(part, read_results(part.config, folder / part.config.name, seeds)) for part in config.parts()]
+    results = [(part, read_results(part.config, Path(folder) / part.config.name, seeds)) for part in config.parts()]
     sources = {source.name: source for part, read in results for source in _rows(part, read)}
     order: list[Kind] = ["plain", "combined", "adapted", "control"]
     sources = dict(sorted(sources.items(), key=lambda item: order.index(item[1].kind)))
