@@ -119,6 +119,18 @@ class View:
     """The file behind each image, for error messages."""
     windows: tuple[Window, ...] = ()
     """Where each image comes from, if whoever drew the batch says so."""
+    coarse: Tensor | None = None
+    """``(N, H, W)`` int64: of pixels whose label covers several classes, the number of classes plus the row in
+    ``groups``; ``IGNORE`` elsewhere. ``labels`` ignore these pixels, so that who knows no groups goes without them."""
+    groups: tuple[tuple[int, ...], ...] = ()
+    """Train ids that each coarse label covers."""
+
+    @property
+    def all_labels(self) -> Tensor:
+        """``known_labels``, and the coarse ones where a pixel has such a one: for losses that know ``groups``."""
+        if self.coarse is None:
+            return self.known_labels
+        return self.coarse.where(self.coarse != IGNORE, self.known_labels)
 
     @property
     def known_labels(self) -> Tensor:
@@ -138,7 +150,11 @@ class View:
             return None if tensor is None else tensor.to(where, non_blocking=True)
 
         return replace(
-            self, images=self.images.to(where, non_blocking=True), labels=move(self.labels), weight=move(self.weight)
+            self,
+            images=self.images.to(where, non_blocking=True),
+            labels=move(self.labels),
+            weight=move(self.weight),
+            coarse=move(self.coarse),
         )
 
 

@@ -12,8 +12,9 @@ from torch import nn
 
 from uda.config import BenchConfig, ConfigError, DatasetSpec, StreetsSpec, streets_folder
 from uda.config.spaces import build_space as build_space
-from uda.data import dataset, streets
+from uda.data import dataset, streets, union_space
 from uda.data.balance import Balance, balanced
+from uda.data.unions import check_covered, raw_spaces
 from uda.files import atomic_write
 from uda.models import build_model
 from uda.types import LabelledDataset
@@ -21,14 +22,18 @@ from uda.types import LabelledDataset
 
 def open_dataset(spec: DatasetSpec, space: str | dict[str, Any]) -> LabelledDataset:
     """One data set in the config's label space; opened once a process."""
-    return _opened(spec.model_dump_json(), json.dumps(space))
+    return _opened(spec.model_copy(update={"marginal": False}).model_dump_json(), json.dumps(space))
 
 
 def open_source(
     specs: Sequence[DatasetSpec], space: str | dict[str, Any], balance: Balance = "image"
 ) -> LabelledDataset:
     """The source: one data set, or a mixture of several; how often each is drawn matters to training alone."""
-    opened = [open_dataset(spec, space) for spec in specs]
+    coarse = tuple(spec.model_dump_json() for spec in specs if spec.marginal)
+    opened = [
+        _marginal(spec.model_dump_json(), json.dumps(space), coarse) if spec.marginal else open_dataset(spec, space)
+        for spec in specs
+    ]
     return (
         opened[0]
         if len(opened) == 1
@@ -41,6 +46,29 @@ def _opened(spec_json: str, space_json: str) -> LabelledDataset:
     spec = DatasetSpec.model_validate_json(spec_json)
     opened: Any = dataset(spec.kind, **spec.arguments)
     remapped: LabelledDataset = opened.remap(build_space(json.loads(space_json)), spec.aliases or None)
+    return remapped
+
+
+@lru_cache(maxsize=32)
+def _files(spec_json: str) -> Any:
+    """A data set in its own label space."""
+    spec = DatasetSpec.model_validate_json(spec_json)
+    return dataset(spec.kind, **spec.arguments)
+
+
+@lru_cache(maxsize=32)
+def _marginal(spec_json: str, space_json: str, coarse: tuple[str, ...]) -> LabelledDataset:
+    """One data set in the config's space with the unions that this and all other coarse ones need."""
+    specs = [DatasetSpec.model_validate_json(text) for text in coarse]
+    spec = DatasetSpec.model_validate_json(spec_json)
+    try:
+        spaces = raw_spaces([_files(text) for text in coarse])
+        aliases = [each.aliases or None for each in specs]
+        unions = union_space(build_space(json.loads(space_json)), *zip(spaces, aliases, strict=True))
+        remapped: LabelledDataset = _files(spec_json).remap(unions, spec.aliases or None)
+        check_covered(remapped, spec.aliases)
+    except ValueError as error:
+        raise ConfigError(f"source: {spec.kind} with marginal: true: {error}") from error
     return remapped
 
 

@@ -54,6 +54,9 @@ class DatasetSpec(BaseModel):
     weight: float = Field(default=1.0, gt=0, strict=True, allow_inf_nan=False)
     """Of the loss on its samples, or of how often they are drawn where ``balance: weight``; only where ``source`` lists
     several data sets (see :class:`uda.data.Mixture`)."""
+    marginal: bool = False
+    """Train on classes that cover several of the label space (CamVid's car: car, truck, bus, train) by the sum of
+    their probabilities, instead of giving them to one class or ignoring them. For training data only."""
 
     @property
     def arguments(self) -> dict[str, Any]:

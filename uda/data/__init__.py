@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from uda.data.pairs import Pairs, RareClasses
     from uda.data.synthia import Synthia
     from uda.data.transforms import TrainTransform
+    from uda.data.unions import UnionSpace, union_space
     from uda.data.wrapped import Wrapped, as_dataset, wrap
 
 _SPACES = (
@@ -70,6 +71,7 @@ _PLACES = {
     **dict.fromkeys(("Wrapped", "as_dataset", "wrap"), "wrapped"),
     **dict.fromkeys(("Pairs", "RareClasses"), "pairs"),
     "load": "by_name",
+    **dict.fromkeys(("UnionSpace", "union_space"), "unions"),
     "Mixture": "mixture",
     "TrainTransform": "transforms",
     "dataset_identity": "identity",
@@ -159,6 +161,7 @@ __all__ = [
     "RareClasses",
     "Synthia",
     "TrainTransform",
+    "UnionSpace",
     "Unlabelled",
     "Wrapped",
     "as_dataset",
@@ -168,5 +171,6 @@ __all__ = [
     "dataset_options",
     "label_space",
     "load",
+    "union_space",
     "wrap",
 ]

@@ -246,19 +246,23 @@ class LabelSpace:
         Raises:
             ValueError: an alias from or to a class that does not exist, or nothing maps at all.
         """
+        return other.mapping_from(self, aliases)
+
+    def mapping_from(self, old: LabelSpace, aliases: Mapping[str, str | None] | None = None) -> LabelMapping:
+        """:meth:`mapping_to` seen from the new space."""
         renames = dict(aliases or {})
-        for old, new in renames.items():  # index() raises for a name that is not there
-            _ = self.index(old), new is None or other.index(new)
+        for name, new in renames.items():  # index() raises for a name that is not there
+            _ = old.index(name), new is None or self.index(new)
         pairs: dict[str, str | None] = {}
-        for label_class in self.classes:
-            if label_class.name in renames or label_class.name in other.names:
+        for label_class in old.classes:
+            if label_class.name in renames or label_class.name in self.names:
                 pairs[label_class.name] = renames.get(label_class.name, label_class.name)
             else:
-                covers = [c.name for c in other.classes if set(label_class.members) <= set(c.members)]
+                covers = [c.name for c in self.classes if set(label_class.members) <= set(c.members)]
                 pairs[label_class.name] = covers[0] if len(covers) == 1 else None
         if not any(pairs.values()):
-            raise ValueError(f"no class of {self.name!r} maps to {other.name!r}; give aliases (old name: new name)")
-        return LabelMapping(self, other, tuple(pairs.items()))
+            raise ValueError(f"no class of {old.name!r} maps to {self.name!r}; give aliases (old name: new name)")
+        return LabelMapping(old, self, tuple(pairs.items()))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from uda.data.base import FileDataset, Unlabelled
 from uda.data.classes import LabelSpace
 from uda.data.identity import dataset_identity
+from uda.data.unions import UnionSpace
 from uda.types import LabelledDataset, Sample
 
 
@@ -27,12 +28,13 @@ class Mixture:
     otherwise hardly be seen.
 
     Args:
-        parts: (data set, weight) pairs in one label space.
+        parts: (data set, weight) pairs in one label space; where some are in one with unions (coarser data sets, see
+            :func:`uda.data.union_space`), the mixture is.
         shares: of the draws, one for each part, above 0 and 1 together; by default every image is drawn equally often.
 
     Raises:
-        ValueError: no parts, a weight that is not finite or negative, different label spaces, or shares that are not
-            one for each part, above 0 and together 1.
+        ValueError: no parts, a weight that is not finite or negative, different label spaces or unions, or shares that
+            are not one for each part, above 0 and together 1.
     """
 
     kind = "mixture"
@@ -52,7 +54,10 @@ class Mixture:
                 raise ValueError(f"{dataset.name} is {spaces}; remap one of them")
         self.parts = tuple((dataset, float(weight)) for dataset, weight in parts)
         self.shares = None if shares is None else _checked_shares(shares, len(parts))
-        self.space = first
+        spaces_with_unions = [dataset.space for dataset, _ in parts if isinstance(dataset.space, UnionSpace)]
+        if len({space.unions for space in spaces_with_unions}) > 1:
+            raise ValueError("the data sets' label spaces have different unions; make one with union_space for all")
+        self.space = spaces_with_unions[0] if spaces_with_unions else first
         self.name = "+".join(dataset.name for dataset, _ in parts)
         self._ends = list(accumulate(len(dataset) for dataset, _ in parts))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from uda.data.mixture import Mixture
 from uda.data.statistics import image_class_counts
 from uda.functional.sampling import rcs_probs
 from uda.opencv import cv2
-from uda.types import LabelledDataset, Sample, UnlabelledDataset, View, Window
+from uda.types import IGNORE, LabelledDataset, Sample, UnlabelledDataset, View, Window
 
 Transform = Callable[[Sample, int], tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Window]]
 """(sample, seed) -> image ``(3, h, w)`` float in [0, 1], label ``(h, w)`` int64 or ``None``, and the window, if methods
@@ -132,7 +132,8 @@ class Pairs(Dataset[dict[str, View]]):
         """``{"source": View}``, with ``"target"`` where there is a target."""
         if step < 0:
             raise IndexError(f"step must be at least 0, not {step}")
-        views = {"source": _collate([self._source_sample(step, slot) for slot in range(self.batch_size)])}
+        samples = [self._source_sample(step, slot) for slot in range(self.batch_size)]
+        views = {"source": split_coarse(_collate(samples), self.source.space)}
         if self.target is not None:
             slots = range(self.batch_size)
             views["target"] = _collate([self._target_sample(self.target, step, slot) for slot in slots])
@@ -308,6 +309,20 @@ def _permutation(count: int, *numbers: int) -> Tensor:
 def _draw(transform: Transform, sample: Sample, index: int, seed: int) -> _Drawn:
     image, label, *window = transform(sample, seed)
     return image, label, sample, window[0]._replace(sample=index) if window else None
+
+
+def split_coarse(view: View, space: object) -> View:
+    """A view whose labels are in a space with unions, with those of unions apart (``View.coarse``)."""
+    unions: tuple[tuple[int, ...], ...] = getattr(space, "unions", ())
+    if not unions or view.labels is None:
+        return view
+    coarse = (view.labels >= space.num_classes) & (view.labels != IGNORE)  # type: ignore[attr-defined]
+    return replace(
+        view,
+        labels=view.labels.masked_fill(coarse, IGNORE),
+        coarse=view.labels.masked_fill(~coarse, IGNORE),
+        groups=unions,
+    )
 
 
 def _collate(samples: list[_Drawn]) -> View:

@@ -87,6 +87,10 @@ from uda.functional.fusion import (
     refine,
     warp,
 )
+from uda.functional.groups import (
+    group_log_prob,
+    marginal_cross_entropy_map,
+)
 from uda.functional.labels import (
     downscale_label,
 )
@@ -283,6 +287,7 @@ __all__ = [
     "focal_loss_map",
     "frechet",
     "gaussian_blur",
+    "group_log_prob",
     "half_width",
     "hrda_losses",
     "image_class_weights",
@@ -300,6 +305,7 @@ __all__ = [
     "loss_by_class",
     "low_freq_swap",
     "ls_loss",
+    "marginal_cross_entropy_map",
     "match_histograms",
     "match_mean_std",
     "max_squares_loss",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from uda.functional.checks import check_prob
 from uda.functional.entropy import kl_divergence_map
+from uda.functional.groups import Groups, marginal_cross_entropy_map
 from uda.types import IGNORE
 
 
@@ -62,7 +63,12 @@ def cross_entropy_2d(
 
 
 def weighted_cross_entropy(
-    logits: Tensor, labels: Tensor, weight: Tensor | None = None, *, ignore_index: int = IGNORE
+    logits: Tensor,
+    labels: Tensor,
+    weight: Tensor | None = None,
+    *,
+    groups: Groups = (),
+    ignore_index: int = IGNORE,
 ) -> Tensor:
     """Per-pixel cross entropy times a weight map, averaged over ALL pixels (DACS, DAFormer).
 
@@ -72,6 +78,7 @@ def weighted_cross_entropy(
         logits: ``(N, C, h, w)``; upsampled bilinearly to the labels' size where they are smaller.
         labels: ``(N, H, W)`` int64.
         weight: ``(N, H, W)`` float, ``None`` for ones.
+        groups: of classes that a label may name, see :func:`marginal_cross_entropy_map`.
         ignore_index: label whose pixels have zero loss.
 
     Example:
@@ -82,7 +89,7 @@ def weighted_cross_entropy(
         0.3466
     """
     logits = resize_logits(logits, labels)
-    loss = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+    loss = marginal_cross_entropy_map(logits, labels, groups, ignore_index=ignore_index)
     return (loss if weight is None else loss * weight).mean()
 
 

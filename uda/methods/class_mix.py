@@ -33,7 +33,7 @@ from uda.functional.masks import class_mix_masks, mix
 from uda.functional.pseudo_labels import confidence_weight, confident_labels, confident_share, without_margins
 from uda.methods.base import Method, log_pseudo_labels
 from uda.methods.support.checks import in_range, not_negative, one_of, shares_of_sides
-from uda.types import TeacherSpec, View
+from uda.types import IGNORE, TeacherSpec, View
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +104,7 @@ class ClassMix(Method):
         weight = confidence_weight(confidence, threshold=self.threshold, mode=self.weighting)
         weight = without_margins(weight, target.windows, self.margins)
         source_weight = torch.ones_like(weight) if source.weight is None else source.weight
-        mask = class_mix_masks(source.labels, step.generator, batch_classes=self.classes == "batch")
+        mask = class_mix_masks(source.all_labels, step.generator, batch_classes=self.classes == "batch")
         images = mix(mask, source.images, target.images)
         view = View(
             strong_augment_each(
@@ -118,10 +118,12 @@ class ClassMix(Method):
             mix(mask, source_weight, weight),
             source.names + target.names,
             target.windows,
+            None if source.coarse is None else mix(mask, source.coarse, torch.full_like(labels, IGNORE)),
+            source.groups,
         )
         step.put("mixed", view)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         view = step.view("mixed")
-        loss = weighted_cross_entropy(step.predict("mixed").logits, view.known_labels, view.weight)
+        loss = weighted_cross_entropy(step.predict("mixed").logits, view.all_labels, view.weight, groups=view.groups)
         return {"mixed": self.weight * loss}

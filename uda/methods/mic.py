@@ -33,7 +33,7 @@ from uda.functional.masks import block_mask
 from uda.functional.pseudo_labels import confidence_weight, confident_labels, confident_share, without_margins
 from uda.methods.base import Method, log_pseudo_labels
 from uda.methods.support.checks import in_range, not_negative, one_of, shares_of_sides, whole
-from uda.types import IMAGENET_MEAN, TeacherSpec, View
+from uda.types import IGNORE, IMAGENET_MEAN, TeacherSpec, View
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,12 +53,18 @@ def half_source(source: View, target: View) -> View:
     count = len(target.images) // 2
     parts = [(source, count), (target, len(target.images) - count)]
     weights = [torch.ones_like(view.images[:, 0]) if view.weight is None else view.weight for view, _ in parts]
+    coarse = None
+    if source.coarse is not None:
+        none = torch.full_like(target.known_labels[: len(target.images) - count], IGNORE)
+        coarse = torch.cat([source.coarse[:count], none])
     return View(
         torch.cat([view.images[:number] for view, number in parts]),
         torch.cat([view.known_labels[:number] for view, number in parts]),
         torch.cat([weight[:number] for weight, (_, number) in zip(weights, parts, strict=True)]),
         sum((view.names[:number] for view, number in parts), ()),
         sum((view.windows[:number] for view, number in parts), ()) if source.windows and target.windows else (),
+        coarse,
+        source.groups,
     )
 
 
@@ -148,5 +154,5 @@ class MIC(Method):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         view = step.view("masked")
-        loss = weighted_cross_entropy(step.predict("masked").logits, view.known_labels, view.weight)
+        loss = weighted_cross_entropy(step.predict("masked").logits, view.all_labels, view.weight, groups=view.groups)
         return {"masked": self.weight * loss}

@@ -4,7 +4,8 @@ Cross-entropy averaged over the labelled pixels of the batch, plus a tenth of th
 where the model has one (the segmentation losses of AdaptSegNet, Tsai et al., CVPR 2018, equation 3, and of ADVENT).
 Departure: pixels and samples may carry weights (``View.weight``), which scale their loss and not the divisor, so that a
 sample of weight 0.1 counts a tenth whatever it shares its batch with. DAFormer and its followers divide by all pixels
-of the batch, ignored ones included; that is ``average="all"``. CLAN's loss is focal, -(1 - p)^2 log p (``focal=2``).
+of the batch, ignored ones included; that is ``average="all"``. Pixels whose label covers several
+classes (``View.coarse``) teach the sum of their probabilities. CLAN's loss is focal, -(1 - p)^2 log p (``focal=2``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from uda.functional.groups import marginal_cross_entropy_map
 from uda.functional.losses import cross_entropy_2d, weighted_cross_entropy
 from uda.methods.base import Method
 from uda.methods.support.checks import not_negative, one_of
@@ -40,6 +42,8 @@ def labelled_loss(logits: Tensor, view: View, class_weight: Tensor | None = None
     """
     if view.labels is None:
         raise ValueError("supervised training needs labels; this view has none")
+    if view.coarse is not None:
+        return _marginal_loss(logits, view, class_weight, focal)
     if view.weight is None and not focal:
         return cross_entropy_2d(logits, view.labels, class_weight=class_weight)
     loss = F.cross_entropy(logits, view.labels, weight=class_weight, ignore_index=IGNORE, reduction="none")
@@ -47,6 +51,23 @@ def labelled_loss(logits: Tensor, view: View, class_weight: Tensor | None = None
         loss = loss * focal_factor(logits, view.labels, focal)
     known = view.labels != IGNORE
     share = known.to(loss) if class_weight is None else class_weight.to(loss)[view.labels * known] * known
+    count = share.sum()
+    weighted = loss if view.weight is None else loss * view.weight
+    return weighted.sum() / torch.where(count > 0, count, torch.ones_like(count))
+
+
+def _marginal_loss(logits: Tensor, view: View, class_weight: Tensor | None, focal: float) -> Tensor:
+    """:func:`labelled_loss` with coarse labels; one weighs the mean of its classes' weights."""
+    labels = view.all_labels
+    loss = marginal_cross_entropy_map(logits, labels, view.groups)
+    if focal:
+        loss = loss * (1 - (-loss).exp()).clamp(min=1e-9) ** focal
+    share = (labels != IGNORE).to(loss)
+    if class_weight is not None:
+        of_groups = [class_weight[list(group)].mean() for group in view.groups]
+        every = torch.cat([class_weight, torch.stack(of_groups)]).to(loss)
+        share = every[labels.masked_fill(labels == IGNORE, 0)] * share
+        loss = loss * share
     count = share.sum()
     weighted = loss if view.weight is None else loss * view.weight
     return weighted.sum() / torch.where(count > 0, count, torch.ones_like(count))
@@ -108,7 +129,7 @@ class Supervised(Method):
 
     def _loss(self, logits: Tensor, view: View) -> Tensor:
         if self.average == "all" and view.labels is not None:
-            return weighted_cross_entropy(logits, view.labels, view.weight)
+            return weighted_cross_entropy(logits, view.all_labels, view.weight, groups=view.groups)
         return labelled_loss(logits, view, self.class_weight, self.focal)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
