@@ -15,9 +15,10 @@ from uda.files import atomic_write, spreadsheet_safe
 
 if TYPE_CHECKING:
     from uda.bench.restore import RunFolder
-    from uda.config import EvaluateSpec, Spec
+    from uda.config import DatasetSpec, EvaluateSpec, Spec
     from uda.data.label_spaces import LabelSpace
     from uda.engine import Evaluation
+    from uda.engine.merging import Merging
     from uda.types import LabelledDataset
 
 MODEL = typer.Argument(
@@ -30,6 +31,12 @@ EVALUATE = typer.Option(
     "--evaluate",
     help="NAME=VALUE, in place of what the run's config says under evaluate: flip=true, 'window=[1024, 1024]', "
     "model=teacher; repeatable.",
+)
+MERGE_TO = typer.Option(
+    None, "--merge-to", help="A coarser label space to score in: cityscapes_categories, ika, street8, ..."
+)
+MERGING = typer.Option(
+    "sum", "--merging", help="sum: of the probabilities of a coarse class's fine ones; argmax: of the best fine one."
 )
 _COLUMNS = ("dataset", "measure", "value")
 DEVICE = typer.Option(None, "--device", help="cpu, cuda, cuda:1; the best there is if left out.")
@@ -47,6 +54,8 @@ def evaluate(
     option: list[str] = typer.Option([], "--option", help="NAME=VALUE, a further argument of its reader; repeatable."),
     test_time: str = TEST_TIME,
     space: str = SPACE,
+    merge_to: str = MERGE_TO,
+    merging: str = MERGING,
     evaluate_as: list[str] = EVALUATE,
     batch_size: int = typer.Option(None, "--batch-size", min=1, help="Images of equal size that go through together."),
     scale: float = typer.Option(None, "--scale", min=0.01, help="Resize of the model's input."),
@@ -57,6 +66,7 @@ def evaluate(
 ) -> None:
     """Score a trained model on labelled data sets, with a test-time method if asked for.
 
+    --merge-to scores a model of fine classes in a coarser label space, data sets that only have its classes included.
     Without --on and --kind: on every domain of the run's config. Its test-time method, data sets, way to evaluate and
     precision hold where nothing else is said.
     """
@@ -73,8 +83,13 @@ def evaluate(
     options |= {"scale": scale} if scale else {}
     network, classes, run = open_model(model, space, options.get("model"))
     network.to(place)
+    merged = _merging(classes, merge_to, merging)
     evaluated_as = evaluate_spec(options, run, classes)
-    datasets = _datasets(run, classes, on, kind, root, split, option)
+    if merged is not None:
+        network.space = classes  # type: ignore[assignment]
+        # its means are over the fine classes
+        evaluated_as = evaluated_as.model_copy(update={"classes": {}})
+    datasets = _datasets(run, classes, on, kind, root, split, option, merged)
     spec = test_time_of(test_time, run)
     results: dict[str, Evaluation] = {}
     with bars() as progress:
@@ -93,11 +108,15 @@ def evaluate(
                     precision=run.training["settings"]["precision"] if run is not None else "fp32",
                     domain=statistics,
                     progress=functools.partial(track, label=name, total=len(dataset), progress=progress),
+                    **({} if merged is None else {"space": merged.new, "merging": merged.how}),
                 )
                 if wrapped is not network:
                     wrapped.detach_model()  # type: ignore[operator]
-    _show(results, spec, evaluated_as)
+    merged_text = None if merged is None else f"{merged.old.name} merged to {merged.new.name} by {merged.how}"
+    _show(results, spec, evaluated_as, merged_text)
     content = _content(results, model, spec, evaluated_as)
+    if merged is not None:
+        content["merged"] = {"from": merged.old.name, "to": merged.new.name, "by": merged.how}
     if json_file is not None:
         with atomic_write(json_file) as file:
             file.write(json.dumps(content, indent=2) + "\n")
@@ -174,6 +193,7 @@ def _datasets(
     root: Path | None,
     split: str | None,
     option: list[str],
+    merged: Merging | None = None,
 ) -> dict[str, LabelledDataset]:
     from uda.bench.build import open_dataset
     from uda.data import dataset
@@ -185,7 +205,7 @@ def _datasets(
         options = reader_options(option)
         if split is not None:
             options["split"] = split
-        further_dataset = dataset(kind, root=root, **{"space": space, **options})
+        further_dataset = dataset(kind, root=root, **{"space": space if merged is None else merged.new, **options})
         datasets[further_dataset.name] = further_dataset
     elif run is None:
         raise ValueError("this model comes without data sets of its own; --kind and --root say which to score on")
@@ -193,17 +213,43 @@ def _datasets(
     for name in on or ([] if kind is not None else domains):
         if run is None or name not in domains:
             raise ValueError(f"--on {name}: no such domain; there are: {', '.join(domains) or 'none'}")
-        datasets[name] = open_dataset(domains[name], run.config.space)
+        spec, space_value = domains[name], run.config.space
+        datasets[name] = open_dataset(spec, space_value) if merged is None else _coarse(spec, merged)
     if not datasets:
         raise ValueError("the run's config names no images with labels; --kind and --root say which to score on")
     return datasets
 
 
-def _show(results: dict[str, Evaluation], spec: Any, evaluated_as: EvaluateSpec) -> None:
+def _merging(classes: LabelSpace, merge_to: str | None, how: str) -> Merging | None:
+    """What was asked for by ``--merge-to`` and ``--merging``."""
+    from uda.config.spaces import build_space
+    from uda.engine.merging import Merging
+
+    if merge_to is None:
+        if how != "sum":
+            raise ValueError(f"--merging {how}: needs --merge-to, the label space to score in")
+        return None
+    try:
+        return Merging.of(classes, build_space(yaml_value(merge_to, "--merge-to")), how)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"--merge-to {merge_to}: {error}") from error
+
+
+def _coarse(spec: DatasetSpec, merged: Merging) -> LabelledDataset:
+    """A run's data set in the coarse space: its files' classes by name, and where its aliases lead."""
+    from uda.data import dataset
+
+    coarse = {merged.old.names[index]: merged.new.names[g] for g, group in enumerate(merged.groups) for index in group}
+    aliases = {old: None if new is None else coarse.get(new) for old, new in spec.aliases.items()}
+    opened: LabelledDataset = dataset(spec.kind, **spec.arguments).remap(merged.new, aliases or None)
+    return opened
+
+
+def _show(results: dict[str, Evaluation], spec: Any, evaluated_as: EvaluateSpec, merged: str | None = None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    title = f"IoU in %{', ' + next(iter(spec)) + ' at test time' if spec else ''}"
+    title = f"IoU in %{', ' + next(iter(spec)) + ' at test time' if spec else ''}{', ' + merged if merged else ''}"
     grid = Table("class", title=Text(title))  # names may look like markup
     for name in results:
         grid.add_column(Text(name), justify="right")

@@ -511,6 +511,8 @@ class _Reader:
             names = [*(key for key in options if key != "space"), "kind", "weight"]
             if spec.weight != 1 and not path.startswith("source."):
                 raise self.fail(f"{path}.weight", "only a source that lists several data sets has weights")
+            if spec.marginal and path != "target" and path.split(".")[0] != "source":
+                raise self.fail(f"{path}.marginal", "is for training data; `uda eval --merge-to` scores coarse labels")
             if "root" in options and "root" not in spec.arguments:
                 raise self.fail(f"{path}.root", "is missing: the folder of the data set")
             for key in spec.arguments:

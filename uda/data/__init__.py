@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         CAMVID11,
         CITYSCAPES19,
         CITYSCAPES34,
+        CITYSCAPES_CATEGORIES,
         GTA5,
         IKA,
         KITTI,
@@ -50,7 +51,8 @@ if TYPE_CHECKING:
     from uda.data.wrapped import Wrapped, as_dataset, wrap
 
 _SPACES = (
-    *("CAMVID11", "CITYSCAPES19", "CITYSCAPES34", "GTA5", "IKA", "KITTI", "STREET8", "SYNTHIA13", "SYNTHIA16"),
+    *("CAMVID11", "CITYSCAPES19", "CITYSCAPES34", "CITYSCAPES_CATEGORIES", "GTA5", "IKA", "KITTI", "STREET8"),
+    *("SYNTHIA13", "SYNTHIA16"),
     *("Class", "LabelMapping", "LabelSpace", "common", "label_space"),
 )
 _READERS = {
@@ -133,6 +135,7 @@ __all__ = [
     "CAMVID11",
     "CITYSCAPES19",
     "CITYSCAPES34",
+    "CITYSCAPES_CATEGORIES",
     "DATASETS",
     "GTA5",
     "IKA",

@@ -13,8 +13,8 @@ from uda.data.classes import UNKNOWN, Class, Colour, LabelMapping, LabelSpace, U
 from uda.registry import import_name, nearest
 
 __all__ = [
-    "CAMVID11", "CAMVID_CHOICES", "CITYSCAPES19", "CITYSCAPES19_TRAINIDS", "CITYSCAPES34", "GTA5", "GTA5_RAW", "IKA",
-    "KITTI", "LABEL_SPACES", "STREET8", "SYNTHIA13", "SYNTHIA16", "SYNTHIA_RAW", "UNKNOWN", "Class", "Colour",
+    "CAMVID11", "CAMVID_CHOICES", "CITYSCAPES19", "CITYSCAPES19_TRAINIDS", "CITYSCAPES34", "CITYSCAPES_CATEGORIES",
+    "GTA5", "GTA5_RAW", "IKA", "KITTI", "LABEL_SPACES", "STREET8", "SYNTHIA13", "SYNTHIA16", "SYNTHIA_RAW", "UNKNOWN", "Class", "Colour",
     "LabelMapping", "LabelSpace", "Unknown", "common", "label_space",
 ]  # fmt: skip
 
@@ -189,10 +189,25 @@ STREET8 = LabelSpace(
 )
 """Eight coarse classes that every data set here maps to, each with enough pixels for short runs on small sets."""
 
+CITYSCAPES_CATEGORIES = LabelSpace(
+    "cityscapes_categories",
+    (
+        _coarse("flat", "road", "sidewalk", "parking", "rail track"),
+        _coarse("human", "person", "rider", thing=True),
+        _coarse("vehicle", "car", "truck", "bus", "caravan", "trailer", "train", "motorcycle", "bicycle", thing=True),
+        _coarse("construction", "building", "wall", "fence", "guard rail", "bridge", "tunnel"),
+        _coarse("object", "pole", "polegroup", "traffic light", "traffic sign"),
+        _coarse("nature", "vegetation", "terrain"),
+        _coarse("sky", "sky"),
+    ),
+)
+"""The seven categories of Cityscapes' benchmark (``category`` in its ``labels.py``), without its void."""
+
 LABEL_SPACES: dict[str, LabelSpace] = {
     space.name: space
     for space in (
         CITYSCAPES19, CITYSCAPES34, CITYSCAPES19_TRAINIDS, KITTI, CAMVID11, GTA5, SYNTHIA16, SYNTHIA13, IKA, STREET8,
+        CITYSCAPES_CATEGORIES,
     )
 }  # fmt: skip
 """What :func:`label_space` knows."""

@@ -61,7 +61,7 @@ class UnionSpace(LabelSpace):
                 raise ValueError(f"{name!r} of {old.name!r} is {union}, which {self.name!r} was made without")
         if not any(homes.values()):
             raise ValueError(f"no class of {old.name!r} maps to {self.name!r}; give aliases (old name: new name)")
-        every = {(index,): name for index, name in enumerate(self.names)}
+        every: dict[tuple[int, ...], str] = {(index,): name for index, name in enumerate(self.names)}
         every |= dict(zip(self.unions, self.union_names, strict=True))
         return UnionMapping(old, self, tuple((name, every[home] if home else None) for name, home in homes.items()))
 
@@ -126,7 +126,7 @@ def raw_spaces(datasets: Sequence[Any]) -> list[LabelSpace]:
     for dataset in datasets:
         if not isinstance(getattr(dataset, "raw_space", None), LabelSpace):
             raise ValueError(
-                f"{dataset.name} ({type(dataset).__name__}) has no label space of its own to take unions of"
+                f"{dataset.name} ({type(dataset).__name__}) does not say which label space its files are in"
             )
     return [dataset.raw_space for dataset in datasets]
 

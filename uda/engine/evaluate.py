@@ -13,7 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from uda.data.classes import LabelSpace
 from uda.engine.inference import PLAIN, Inference, predict_logits, resize_labels
+from uda.engine.merging import How, Merging
 from uda.files import atomic_write
 from uda.methods.base import TestTimeMethod
 from uda.metrics import confusion, iou, miou
@@ -93,6 +95,8 @@ def evaluate(
     domain: Domain = "target",
     progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
     watch: Callable[[Tensor], None] | None = None,
+    space: LabelSpace | str | None = None,
+    merging: How = "sum",
 ) -> Evaluation:
     """Score a model on a labelled data set, by default in one pass at the images' own size.
 
@@ -107,6 +111,10 @@ def evaluate(
         domain: of the images; whose batch-norm statistics serve, where the model keeps a set for each.
         progress: wraps the batches, for a progress bar.
         watch: is given each batch's logits ``(N, C, h, w)`` at the size that is scored.
+        space: a coarser label space to score in; the data set is mapped to it, unless it is in it already. The model
+            must say which classes it has.
+        merging: ``"sum"``: the coarse class whose fine classes' probabilities have the highest sum; ``"argmax"``: that
+            of the most probable fine class. The loss is that of the sums either way.
 
     Raises:
         ValueError: an empty data set, classes that the model does not have (where it says which it has, as one from
@@ -116,7 +124,12 @@ def evaluate(
     """
     if len(dataset) == 0:
         raise ValueError(f"{dataset.name}: no image to evaluate on")
-    class_names, table = _by_name(model, dataset)
+    merged = None if space is None else Merging.of(_trained_space(model), space, merging)
+    if merged is None:
+        class_names, table = _by_name(model, dataset)
+    else:
+        dataset, class_names, table = merged.dataset(dataset), merged.new.names, None
+        check_labelled(dataset)
     where = torch.device(device) if device is not None else next(model.parameters()).device
     # a test-time method keeps the modes that it set itself
     mode = nullcontext() if isinstance(model, TestTimeMethod) else evaluating(model)
@@ -133,11 +146,23 @@ def evaluate(
             batch_logits = predict_logits(model, images, inference, precision=precision, size=size)
             if watch is not None:
                 watch(batch_logits)
-            for sample, logits, label in zip(batch, batch_logits, labels, strict=True):
-                confusions.append(_confusion(logits.argmax(0), label, logits.shape[0], sample.name))
+            predictions = batch_logits.argmax(1) if merged is None else merged.predict(batch_logits)
+            if merged is not None:
+                batch_logits = merged.scores(batch_logits)
+            for sample, logits, prediction, label in zip(batch, batch_logits, predictions, labels, strict=True):
+                confusions.append(_confusion(prediction, label, logits.shape[0], sample.name))
                 losses.append(F.cross_entropy(logits[None].float(), label[None], ignore_index=IGNORE).item())
                 names.append(sample.name)
     return Evaluation(np.stack(confusions), np.array(losses), tuple(names), class_names)
+
+
+def _trained_space(model: nn.Module) -> LabelSpace:
+    """The label space of the model's classes; ``ValueError`` where it does not say."""
+    trained = getattr(model.model if isinstance(model, TestTimeMethod) else model, "space", None)
+    if trained is None:
+        raise ValueError("the model does not say which classes it has, so they cannot be merged; set model.space")
+    space: LabelSpace = trained
+    return space
 
 
 def check_labelled(dataset: LabelledDataset) -> None:

@@ -54,7 +54,5 @@ class HRDA(Method):
         top, bottom, left, right = output.get("detail_box").tolist()
         crop = (slice(None), slice(top, bottom), slice(left, right))
         weight = None if view.weight is None else view.weight[crop]
-        return {
-            f"detail_{self.view}": self.weight
-            * weighted_cross_entropy(detail, view.all_labels[crop], weight, groups=view.groups)
-        }
+        loss = weighted_cross_entropy(detail, view.all_labels[crop], weight, groups=view.groups)
+        return {f"detail_{self.view}": self.weight * loss}
