@@ -108,7 +108,8 @@ def evaluate(
                     precision=run.training["settings"]["precision"] if run is not None else "fp32",
                     domain=statistics,
                     progress=functools.partial(track, label=name, total=len(dataset), progress=progress),
-                    **({} if merged is None else {"space": merged.new, "merging": merged.how}),
+                    space=None if merged is None else merged.new,
+                    merging="sum" if merged is None else merged.how,
                 )
                 if wrapped is not network:
                     wrapped.detach_model()  # type: ignore[operator]

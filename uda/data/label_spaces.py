@@ -14,8 +14,8 @@ from uda.registry import import_name, nearest
 
 __all__ = [
     "CAMVID11", "CAMVID_CHOICES", "CITYSCAPES19", "CITYSCAPES19_TRAINIDS", "CITYSCAPES34", "CITYSCAPES_CATEGORIES",
-    "GTA5", "GTA5_RAW", "IKA", "KITTI", "LABEL_SPACES", "STREET8", "SYNTHIA13", "SYNTHIA16", "SYNTHIA_RAW", "UNKNOWN", "Class", "Colour",
-    "LabelMapping", "LabelSpace", "Unknown", "common", "label_space",
+    "GTA5", "GTA5_RAW", "IKA", "KITTI", "LABEL_SPACES", "STREET8", "SYNTHIA13", "SYNTHIA16", "SYNTHIA_RAW",
+    "UNKNOWN", "Class", "Colour", "LabelMapping", "LabelSpace", "Unknown", "common", "label_space",
 ]  # fmt: skip
 
 _BLACK = (0, 0, 0)
