@@ -125,6 +125,10 @@ CASES = {
     ),
     "focal_loss_map": case(lambda logits: functional.focal_loss_map(logits, LABELS, double(0.2, 0.3, 0.5)), logits),
     "gaussian_blur": case(lambda images: functional.gaussian_blur(images, 0.8), uniform(1, 1, 21, 22)),
+    "group_log_prob": case(lambda logits: functional.group_log_prob(logits, [(0, 2), (1,)]), logits),
+    "marginal_cross_entropy_map": case(
+        lambda logits: functional.marginal_cross_entropy_map(logits, LABELS, [(0, 2)]), logits
+    ),
     "hrda_losses": case(
         lambda fused, low, high: functional.hrda_losses(
             fused, low, high, LABELS, VALID * 0.5, (0, 2, 1, 3), low_weight=0.2

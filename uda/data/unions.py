@@ -162,7 +162,8 @@ def _homes(space: LabelSpace, old: LabelSpace, aliases: Mapping[str, str | None]
 
 
 def _home(space: LabelSpace, old: LabelSpace, name: str) -> tuple[int, ...]:
-    members = set(old.classes[old.index(name)].members)
+    known = {member for new in space.classes for member in new.members}
+    members = set(old.classes[old.index(name)].members) & known  # no class is lost with what the space does not know
     touched = [index for index, new in enumerate(space.classes) if members & set(new.members)]
     if not touched:
         return (space.index(name),) if name in space.names else ()
