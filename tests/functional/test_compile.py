@@ -47,6 +47,11 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         functional.EntropicMap(STYLE.flatten(2)[0].t().double(), torch.zeros(768).double(), 0.1),
         (IMAGES,),
     ),
+    "group_log_prob": (partial(functional.group_log_prob, groups=((0,), (1, 2))), (LOGITS,)),
+    "marginal_cross_entropy_map": (
+        partial(functional.marginal_cross_entropy_map, groups=((1, 2),)),
+        (LOGITS, LABELS),
+    ),
     "block_mask": (partial(functional.block_mask, (16, 24), block=8), ()),
     "cell_labels": (lambda labels: functional.cell_labels(labels, (4, 4), 3), (LABELS,)),
     "class_balanced_labels": (functional.class_balanced_labels, (PROB, THIRDS)),

@@ -51,9 +51,7 @@ def labelled_loss(logits: Tensor, view: View, class_weight: Tensor | None = None
         loss = loss * focal_factor(logits, view.labels, focal)
     known = view.labels != IGNORE
     share = known.to(loss) if class_weight is None else class_weight.to(loss)[view.labels * known] * known
-    count = share.sum()
-    weighted = loss if view.weight is None else loss * view.weight
-    return weighted.sum() / torch.where(count > 0, count, torch.ones_like(count))
+    return _mean(loss, share, view)
 
 
 def _marginal_loss(logits: Tensor, view: View, class_weight: Tensor | None, focal: float) -> Tensor:
@@ -68,6 +66,11 @@ def _marginal_loss(logits: Tensor, view: View, class_weight: Tensor | None, foca
         every = torch.cat([class_weight, torch.stack(of_groups)]).to(loss)
         share = every[labels.masked_fill(labels == IGNORE, 0)] * share
         loss = loss * share
+    return _mean(loss, share, view)
+
+
+def _mean(loss: Tensor, share: Tensor, view: View) -> Tensor:
+    """Of the pixels' losses, divided by what they share; 0 where that is nothing."""
     count = share.sum()
     weighted = loss if view.weight is None else loss * view.weight
     return weighted.sum() / torch.where(count > 0, count, torch.ones_like(count))
