@@ -110,11 +110,6 @@ CASES = {
     ),
     "coral": case(functional.coral, normal(4, 3), normal(5, 3)),
     "coral_tllib": case(functional.coral_tllib, normal(4, 3), normal(5, 3)),
-    "group_log_prob": case(lambda logits: functional.group_log_prob(logits, [(0,), (1, 2)]), logits),
-    "marginal_cross_entropy_map": case(
-        lambda logits: functional.marginal_cross_entropy_map(logits, torch.where(LABELS == 1, 3, LABELS), [(1, 2)]),
-        logits,
-    ),
     "cross_entropy_2d": case(lambda logits: functional.cross_entropy_2d(logits, LABELS), logits),
     "cross_entropy_2d, class weights": case(
         lambda logits: functional.cross_entropy_2d(logits, LABELS, class_weight=double(1, 2, 3)), logits
