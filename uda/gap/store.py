@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,7 @@ class Store:
         content = make()
         with atomic_write(path, binary=True) as file:
             torch.save(content, file)
+        give_back_memory()
         return content
 
     def put_sample(self, domain: str, index: int, sample: Sample) -> None:
@@ -101,6 +104,12 @@ class Shelf:
     def samples(self) -> Iterator[Sample]:
         """With labels, in order."""
         return (self._store.sample(self._domain, index) for index in range(self._count))
+
+
+def give_back_memory() -> None:
+    """Return what was freed to the system: glibc keeps what large arrays leave, several of them an image."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library has no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def pack(measured: Measured) -> dict[str, Any]:
