@@ -152,7 +152,7 @@ def test_scores_as_csv_are_safe(tmp_path: Path) -> None:
 
 
 def test_markdown_cells_are_one_line() -> None:
-    lines = render._grid(["class"], [["a|b\nc"]])
+    lines = render.markdown_grid(["class"], [["a|b\nc"]])
     assert lines[-1] == "| a\\|b c |"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+import uda.data.download
 from tests.data.server import Served, serve
 from uda.data.download import Downloaded, download
 from uda.data.errors import DownloadError
@@ -153,6 +154,16 @@ def test_what_is_no_file_ends_at_once(more: dict[str, Any], message: str, tmp_pa
         fetch(served, tmp_path / "x.zip", sleep=lambda seconds: pytest.fail("waits"))
     assert "x.zip" not in names(tmp_path)
     assert {asked for asked, _ in served.asked} == {"/data.zip"}
+
+
+def test_a_web_page_that_comes_in_pieces_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uda.data.download, "CHUNK", 5)
+    with (
+        serve(content=b"\n <!doctype HTML><html>Log in") as served,
+        pytest.raises(DownloadError, match="a web page in place"),
+    ):
+        fetch(served, tmp_path / "x.zip")
+    assert not any(name.startswith("x.zip") and name.endswith(".part") for name in names(tmp_path))
 
 
 def test_busy_slow_and_moved(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from uda.data.errors import DownloadError
 from uda.files import PART, atomic_write, make_folder
 from uda.registry import short
 
+PAGE_HEAD = 100
+"""Bytes in which a web page says that it is one."""
 CHUNK = 1 << 18
 """Bytes that are read at once."""
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
@@ -222,9 +224,13 @@ class _Transfer:
 
     def _copy(self, answer: Any, out: IO[bytes], done: int, total: int | None) -> int:
         self.tick(done, total)
+        head = None if done else b""
         while chunk := answer.read1(CHUNK):  # what is there, so that a break loses nothing that came
-            if not done and re.match(rb"\s*<(!doctype html|html)", chunk[:100], re.IGNORECASE):
-                raise DownloadError(f"{self.url}: a web page in place of the file")
+            if head is not None and len(head) < PAGE_HEAD:  # which may come in pieces
+                head += chunk[:PAGE_HEAD]
+                if re.match(rb"\s*<(!doctype html|html)", head, re.IGNORECASE):
+                    self.part.unlink(missing_ok=True)
+                    raise DownloadError(f"{self.url}: a web page in place of the file")
             out.write(chunk)
             done += len(chunk)
             self.tick(done, total)

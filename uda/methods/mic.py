@@ -53,17 +53,14 @@ def half_source(source: View, target: View) -> View:
     count = len(target.images) // 2
     parts = [(source, count), (target, len(target.images) - count)]
     weights = [torch.ones_like(view.images[:, 0]) if view.weight is None else view.weight for view, _ in parts]
-    coarse = None
-    if source.coarse is not None:
-        none = torch.full_like(target.known_labels[: len(target.images) - count], IGNORE)
-        coarse = torch.cat([source.coarse[:count], none])
+    none = torch.full_like(target.known_labels, IGNORE)[count:]
     return View(
         torch.cat([view.images[:number] for view, number in parts]),
         torch.cat([view.known_labels[:number] for view, number in parts]),
         torch.cat([weight[:number] for weight, (_, number) in zip(weights, parts, strict=True)]),
         sum((view.names[:number] for view, number in parts), ()),
         sum((view.windows[:number] for view, number in parts), ()) if source.windows and target.windows else (),
-        coarse,
+        None if source.coarse is None else torch.cat([source.coarse[:count], none]),
         source.groups,
     )
 
