@@ -114,10 +114,15 @@ def _about_numbers(config: BenchConfig, rows: Sequence[Row]) -> list[str]:
         "same images through batch norm and learns from the source alone; its intervals hold for all rows and domains "
         "of this table together, and the words follow them (Holm).",
     ]
+    return [*compared, about_seeds(number)]
+
+
+def about_seeds(number: int) -> str:
+    """What so many seeds let intervals say, in a sentence."""
     if number <= 1:
-        return [*compared, "One seed: the intervals are for other images only and say nothing about training again."]
+        return "One seed: the intervals are for other images only and say nothing about training again."
     pooled = f"the rows' seed noise is pooled (worth {PRIOR_DF:g} degrees of freedom)"
-    return [*compared, f"{number} seeds; differences are paired by seed and image, and {pooled}."]
+    return f"{number} seeds; differences are paired by seed and image, and {pooled}."
 
 
 def _about_power(domain: Domain, rows: Sequence[Row]) -> str:

@@ -426,7 +426,7 @@ def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progres
         return images.interval(trials.losses(after) - trials.losses(before)).low > 0
 
     part, harmful = list(image_factors), list[str]()
-    while len(part) > 1:
+    while part:
         without = {factor: [other for other in part if other != factor] for factor in part}
         every = [frozenset(part), *map(frozenset, without.values())]
         trials.run(f"without_{len(harmful)}", [every] * len(shelf))
@@ -436,9 +436,6 @@ def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progres
             break
         harmful.append(max(clear, key=lambda factor: harm[factor]))
         part.remove(harmful[-1])
-    if len(part) == 1 and worse(part, ()):
-        harmful += part
-        part = []
     plan = Plan.of(part, len(shelf), options.budget, options.seed)
     trials.run("together", [plan.coalitions(index) for index in range(len(shelf))])
     shares: dict[str, list[float]] = {factor: [] for factor in part}

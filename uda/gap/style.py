@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +117,7 @@ def from_waves(low: Floats, height: int, width: int) -> npt.NDArray[np.float32]:
     return np.asarray(np.einsum("uh,cuv,vw->hwc", rows, low, columns, optimize=True), np.float32)
 
 
+@lru_cache(maxsize=16)
 def waves(length: int) -> Floats:
     """``(9, length)`` cosines of 0 to 4 cycles in halves; times their transpose 1 / ``length`` of the identity."""
     halves = np.arange(2 * CYCLES + 1)[:, None]

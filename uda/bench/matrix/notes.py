@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-from uda.bench.intervals import PRIOR_DF, Adjusted, detectable_difference
-from uda.bench.notes import about_balance, about_domain
+from uda.bench.intervals import Adjusted, detectable_difference
+from uda.bench.notes import about_balance, about_domain, about_seeds
 from uda.bench.results import Domain, describe_data
 from uda.config import MatrixConfig
 from uda.config.matrix import CombinedSpec
@@ -76,10 +76,7 @@ def _about_numbers(config: MatrixConfig, rows: Sequence[MatrixRow]) -> list[str]
         "Against the diagonal: minus plain training on the data set that is scored; its intervals hold for all such "
         "differences of this matrix together, and the words follow them (Holm).",
     ]
-    if number <= 1:
-        return [*every, "One seed: the intervals are for other images only and say nothing about training again."]
-    pooled = f"the rows' seed noise is pooled (worth {PRIOR_DF:g} degrees of freedom)"
-    return [*every, f"{number} seeds; differences are paired by seed and image, and {pooled}."]
+    return [*every, about_seeds(number)]
 
 
 def _about_adaptation(config: MatrixConfig) -> str:
