@@ -24,12 +24,6 @@ def balanced(parts: Sequence[tuple[LabelledDataset, float]], balance: Balance = 
 
     Raises:
         ValueError: an unknown rule, or what :class:`~uda.data.Mixture` refuses; by weight, a weight of 0.
-
-    Example:
-        >>> from uda.data import Kitti
-        >>> from uda.data.balance import balanced
-        >>> balanced([(Kitti("large"), 1.0), (Kitti("small"), 1.0)], "domain").shares  # doctest: +SKIP
-        (Fraction(1, 2), Fraction(1, 2))
     """
     if balance not in get_args(Balance):
         raise ValueError(f"balance must be one of {', '.join(get_args(Balance))}, not {balance!r}")
