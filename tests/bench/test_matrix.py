@@ -275,7 +275,7 @@ def test_a_matrix_runs_resumes_and_says_what_balance_changed(data: Path, tmp_pat
     assert len(result.matrix.rows) == 4
     again = run_matrix(raw, out=tmp_path)
     assert [part.ran for part in again.parts] == [[], [], []]
-    with pytest.raises(ConfigError, match=r"cityscapes\+kitti.*trained with another config(.|\n)*source.balance"):
+    with pytest.raises(ConfigError, match=r"cityscapes\+kitti.*trained with another config(.|\n)*parts\.0\.share"):
         run_matrix({**raw, "combined": {"balance": "image"}}, out=tmp_path)
     with pytest.raises(ConfigError, match="no row 'dcas'; the nearest is 'dacs'"):
         run_matrix(raw, out=tmp_path, rows=["dcas"])

@@ -222,3 +222,16 @@ def test_which_schedules_know_the_length() -> None:
     assert poly().needs_total
     assert not poly(horizon=10).needs_total
     assert not constant().needs_total
+
+
+def test_what_differs_in_one_part_of_a_mixture_is_named_alone() -> None:
+    def mixed(weight: float) -> dict[str, Any]:
+        files = [{"name": f"{index:03}.png", "content": "0" * 16} for index in range(9)]
+        parts = [{"name": "a", "files": files, "weight": 1.0}, {"name": "b", "files": files, "weight": weight}]
+        return {"schema": 1, "source": {"parts": parts}}
+
+    assert not differences(mixed(2.0), mixed(2.0), {})
+    assert differences(mixed(2.0), mixed(0.5), {}) == ["source.parts.1.weight: 2.0 -> 0.5"]
+    fewer = mixed(2.0)
+    fewer["source"]["parts"].pop()
+    assert differences(mixed(2.0), fewer, {})[0].startswith("source.parts: [")

@@ -182,9 +182,20 @@ def _differences(old: Any, new: Any, default: Any, path: str) -> list[str]:
             else:
                 lines += _differences(old[key], new[key], known.get(key), place)
         return lines
+    if _are_rows(old) and _are_rows(new) and len(old) == len(new):
+        # by place, so that the one key that differs is named and not lost in what is cut
+        return [
+            line
+            for place, (before, after) in enumerate(zip(old, new, strict=True))
+            for line in _differences(before, after, None, f"{path}.{place}")
+        ]
     if old == new or (new is UNKNOWN and path.rpartition(".")[2] in DATA):
         return []
     return [f"{path}: {_short(old)} -> {_short(new)}"]
+
+
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, Mapping) for row in value)
 
 
 def _short(value: Any) -> str:
