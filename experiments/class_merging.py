@@ -9,8 +9,9 @@ Two data sets train one small network: CamVid (11 classes) and 30 images of KITT
 * ``marginal``: 19 classes, both; CamVid's classes teach the sum of the probabilities of all that they cover;
 * ``merged``: 11 classes, both; everything merged to CamVid's classes.
 
-All are scored on KITTI's validation images and on CamVid's, in CamVid's classes (probabilities summed) and, where they
-have them, in the 19. Prints the table of docs/classes.md; intervals are those of ``uda.bench.intervals``.
+All are scored on KITTI's validation images and on CamVid's test images (two sequences), in CamVid's classes
+(probabilities summed) and, where they have them, in the 19. Prints the table of docs/howto/classes.md; intervals are
+those of ``uda.bench.intervals``.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def confusions(row: str, seed: int, options: argparse.Namespace, data: dict[str,
     trainer.fit(source)
     fine = row != "merged"
     scored = {"KITTI, 19 classes": evaluate(model, data["kitti_val"])} if fine else {}
-    for name, key in (("KITTI, 11 classes", "kitti_val"), ("CamVid, 11 classes", "camvid_val")):
+    for name, key in (("KITTI, 11 classes", "kitti_val"), ("CamVid, 11 classes", "camvid_test")):
         coarse = data[key].remap(CAMVID11)
         scored[name] = evaluate(model, coarse, space=CAMVID11) if fine else evaluate(model, coarse)
     return {name: evaluation.confusions for name, evaluation in scored.items()}
@@ -73,14 +74,14 @@ def main() -> None:
         "camvid": dataset("camvid", root=options.camvid, split="train", cache="memory"),
         "kitti": spaced(dataset("kitti", root=options.kitti, split="train", cache="memory"), options.images),
         "kitti_val": dataset("kitti", root=options.kitti, split="val", cache="memory").remap(CITYSCAPES19),
-        "camvid_val": spaced(dataset("camvid", root=options.camvid, split="val", cache="memory"), options.images),
+        "camvid_test": spaced(dataset("camvid", root=options.camvid, split="test", cache="memory"), options.images),
     }
     runs: dict[str, list[dict[str, Any]]] = {row: [] for row in ROWS}
     for seed in range(options.seeds):
         for row in ROWS:
             runs[row].append(confusions(row, seed, options, data))
             print(seed, row, {name: round(miou(value), 1) for name, value in runs[row][-1].items()}, flush=True)
-    print(table(runs, {"KITTI": data["kitti_val"].sequences, "CamVid": data["camvid_val"].sequences}))
+    print(table(runs, {"KITTI": data["kitti_val"].sequences, "CamVid": data["camvid_test"].sequences}))
 
 
 def spaced(images: Any, count: int) -> Any:
