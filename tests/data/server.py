@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -65,7 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: end // 2])
         self.wfile.flush()
         time.sleep(served.pause)
-        self.wfile.write(body[end // 2 : end])
+        with suppress(ConnectionError):  # a client that has seen enough hangs up
+            self.wfile.write(body[end // 2 : end])
 
     def _head(self, code: int, headers: dict[str, str]) -> None:
         self.send_response(code)
