@@ -169,3 +169,22 @@ def test_a_smaller_image_is_smoothed_and_not_sampled() -> None:
     stripes = (torch.arange(96) % 2 * 255).to(torch.uint8).expand(3, 48, 96).contiguous()
     image, _, _ = TrainTransform(crop=(16, 32), scale=(1.0, 1.0), flip=0.0)(Sample(stripes, None, "stripes"), 0)
     assert (image[..., 2:-2] - 0.5).abs().max() < 0.1
+
+
+def test_brightness_and_contrast_have_strengths_of_their_own() -> None:
+    plain = TrainTransform(crop=(32, 48), **PLAIN)(coded(), 7).image
+    brighter = TrainTransform(crop=(32, 48), jitter_probability=1.0, brightness=0.5, **PLAIN)(coded(), 7).image
+    unclipped = (plain > 0.02) & (brighter < 1)
+    factors = brighter[unclipped] / plain[unclipped]  # torchvision's brightness is a plain product
+    assert factors.std() < 1e-4
+    assert abs(float(factors.mean()) - 1) > 0.01
+    # in place of the common strength: without brightness, contrast and saturation nothing is left of it
+    one = {**PLAIN, "jitter": 0.8, "brightness": 0.0, "contrast": 0.0}
+    grey = coded().image.float().mean(0, keepdim=True).expand(3, -1, -1).to(torch.uint8)
+    sample = Sample(grey, coded().label, "x.png")
+    saturated = TrainTransform(crop=(32, 48), jitter_probability=1.0, **one)(sample, 7).image
+    torch.testing.assert_close(saturated, TrainTransform(crop=(32, 48), **PLAIN)(sample, 7).image, atol=1e-3, rtol=0)
+    same = TrainTransform(crop=(32, 48), jitter=0.5, brightness=0.5, contrast=0.5)
+    assert torch.equal(same(coded(), 3).image, TrainTransform(crop=(32, 48), jitter=0.5)(coded(), 3).image)
+    with pytest.raises(ValueError, match="contrast must be in"):
+        TrainTransform(crop=(32, 48), contrast=1.5)

@@ -105,6 +105,15 @@ def test_a_setting_added_since_differs_only_from_its_default() -> None:
     assert found == ["methods.Supervised.average: not there -> 'all'"]
 
 
+def test_a_key_of_the_targets_own_augmentation_is_one_of_the_sources() -> None:
+    old = identity(target_augment={"flip": 0.0})
+    del old["settings"]["target_augment"]["contrast"], old["settings"]["average"]
+    known = defaults_of([Supervised()])
+    assert not differences(old, identity(target_augment={"flip": 0.0}), known)
+    found = differences(old, identity(target_augment={"flip": 0.0, "contrast": 0.2}), known)
+    assert found == ["settings.target_augment.contrast: not there -> 0.2"]
+
+
 def test_a_teacher_written_before_it_had_intervals_and_buffers_is_the_same() -> None:
     old = identity(ClassMix())
     for teacher in (old["teacher"], old["methods"]["ClassMix"]["teacher"]):

@@ -21,6 +21,7 @@ class TestSupervised(MethodContract):
         {"class_weights": [1.0, -2.0]},
         {"average": "some"},
         {"focal": -1.0},
+        {"label_smoothing": 1.5},
     )
 
 
@@ -139,3 +140,28 @@ def test_focal_loss_of_a_sure_pixel_has_a_finite_gradient() -> None:
     labelled_loss(logits, View(torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64)), focal=0.5).backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("class_weights", [None, [1.0, 0.0, 2.0, 0.5, 1.0]])
+def test_label_smoothing_is_torchs(class_weights: list[float] | None) -> None:
+    torch.manual_seed(0)
+    logits, plain = view()
+    weight = None if class_weights is None else torch.tensor(class_weights)
+    expected = F.cross_entropy(logits, plain.labels, weight=weight, ignore_index=IGNORE, label_smoothing=0.1)
+    torch.testing.assert_close(labelled_loss(logits, plain, weight, label_smoothing=0.1), expected)
+    # pixel weights scale the loss and not the divisor, here of a single smoothed pixel
+    probabilities, smooth = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.8 + 0.2 / 3, 0.2 / 3, 0.2 / 3])
+    pixel = View(torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64), weight=torch.full((1, 1, 1), 0.5))
+    loss = labelled_loss(probabilities.log().reshape(1, 3, 1, 1), pixel, label_smoothing=0.2)
+    assert loss.item() == pytest.approx(-0.5 * float((smooth * probabilities.log()).sum()))
+
+
+def test_label_smoothing_needs_labels_of_single_classes() -> None:
+    with pytest.raises(ValueError, match='label_smoothing needs average "labelled"'):
+        Supervised(average="all", label_smoothing=0.1)
+    logits = torch.zeros(1, 3, 1, 1)
+    coarse = View(
+        torch.zeros(1, 3, 1, 1), torch.full((1, 1, 1), IGNORE), coarse=torch.full((1, 1, 1), 3), groups=((0, 1),)
+    )
+    with pytest.raises(ValueError, match="these cover several"):
+        labelled_loss(logits, coarse, label_smoothing=0.1)

@@ -59,6 +59,8 @@ class TrainTransform:
             of its labelled pixels or more (mmsegmentation, DAFormer: 0.75); 1: off.
         flip: probability of a horizontal flip.
         jitter: strength in [0, 1] of changes in brightness, contrast and saturation; 0: off.
+        brightness: of brightness alone, in place of ``jitter``; ``None``: as ``jitter`` says.
+        contrast: of contrast alone, likewise.
         hue: largest change of the hue in turns, in [0, 0.5]; by far the slowest of the four. 0: off.
         jitter_probability: how often these are changed at all.
         blur: probability of a Gaussian blur.
@@ -77,6 +79,8 @@ class TrainTransform:
     cat_max_ratio: float = 1.0
     flip: float = 0.5
     jitter: float = 0.0
+    brightness: float | None = None
+    contrast: float | None = None
     hue: float = 0.0
     jitter_probability: float = 0.8
     blur: float = 0.0
@@ -94,8 +98,8 @@ class TrainTransform:
             raise ValueError(f"resize must be (height, width) of at least 1 pixel, not {self.resize}")
         if not 0 < self.cat_max_ratio <= 1:
             raise ValueError(f"cat_max_ratio must be above 0 and at most 1, not {self.cat_max_ratio}")
-        for name in ("flip", "jitter", "jitter_probability", "blur"):
-            if not 0 <= getattr(self, name) <= 1:
+        for name in ("flip", "jitter", "brightness", "contrast", "jitter_probability", "blur"):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"hue must be in [0, 0.5], not {self.hue}")
@@ -115,12 +119,19 @@ class TrainTransform:
                 window, label = window._replace(flip=True), None if label is None else label.flip(-1)
             image = self._cut(tv_tensors.Image(sample.checked().image), window)
             image = F.to_dtype(image, torch.float32, scale=True)
-            if (self.jitter or self.hue) and float(torch.rand(())) < self.jitter_probability:
-                image = v2.ColorJitter(self.jitter, self.jitter, self.jitter, self.hue)(image)
+            strengths = self._strengths()
+            if any(strengths) and float(torch.rand(())) < self.jitter_probability:
+                image = v2.ColorJitter(*strengths)(image)
             if self.blur and float(torch.rand(())) < self.blur:
                 sigma = _between(*self.blur_sigma)
                 image = F.gaussian_blur(image, [2 * math.ceil(3 * sigma) + 1] * 2, [sigma] * 2)
         return Augmented(image.as_subclass(Tensor).contiguous(), None if label is None else label.contiguous(), window)
+
+    def _strengths(self) -> tuple[float, float, float, float]:
+        """Of brightness, contrast, saturation and hue."""
+        brightness = self.jitter if self.brightness is None else self.brightness
+        contrast = self.jitter if self.contrast is None else self.contrast
+        return brightness, contrast, self.jitter, self.hue
 
     def misfit(self, size: tuple[int, int]) -> str | None:
         """What is wrong with the crop for images of a size, in plain words; ``None`` where it fits well enough.

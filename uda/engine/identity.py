@@ -21,7 +21,7 @@ from torch import nn
 
 from uda.data.identity import dataset_identity, digest
 from uda.engine.grouping import unique_labels
-from uda.engine.settings import Settings
+from uda.engine.settings import Augment, Settings
 from uda.methods.base import Method
 from uda.types import LabelledDataset, TeacherSpec, UnlabelledDataset
 
@@ -85,7 +85,8 @@ def defaults_of(methods: Sequence[Method]) -> dict[str, Any]:
             )
             for label, method in zip(unique_labels(methods), methods, strict=True)
         },
-        "settings": settings_identity(Settings(steps=1)),
+        # where images of the target have an augmentation of their own, its keys have defaults too
+        "settings": {**settings_identity(Settings(steps=1)), "target_augment": Augment().model_dump(mode="json")},
         "teacher": dataclasses.asdict(TeacherSpec()),
     }
 

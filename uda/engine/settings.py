@@ -38,6 +38,10 @@ class Augment(Closed):
     """Probability of a horizontal flip."""
     jitter: float = Field(0.0, ge=0, le=1)
     """Strength of brightness, contrast and saturation jitter."""
+    brightness: float | None = Field(None, ge=0, le=1)
+    """Of brightness alone, in place of ``jitter``."""
+    contrast: float | None = Field(None, ge=0, le=1)
+    """Of contrast alone, in place of ``jitter``."""
     hue: float = Field(0.0, ge=0, le=0.5)
     """Largest shift of the hue, in turns; apart from ``jitter`` because it costs more than all else together."""
     blur: float = Field(0.0, ge=0, le=1)
@@ -52,6 +56,19 @@ class Augment(Closed):
         if self.resize is not None and min(self.resize) < 1:
             raise ValueError(f"resize is (height, width) of at least 1 pixel each, got {self.resize}")
         return self
+
+
+class WeightAverage(Closed):
+    """Stochastic weight averaging over the last part of a run (:mod:`uda.engine.averaging`)."""
+
+    start: float = Field(0.75, ge=0, lt=1)
+    """Share of the run's steps after which weights are averaged."""
+    every: int = Field(1, gt=0)
+    """Steps between the weights that are averaged, counted from the last, which always is one."""
+
+    def takes(self, step: int, total: int) -> bool:
+        """Whether the weights after ``step`` (from 1) of ``total`` steps are averaged."""
+        return step > self.start * total and (total - step) % self.every == 0
 
 
 Spec = dict[str, dict[str, Any]]
@@ -93,6 +110,8 @@ class Settings(Closed):
     """Steps of linear warm-up that multiplies the schedule (mmcv's law)."""
     clip: float | None = Field(None, gt=0)
     """Clip the segmenter's gradient to this norm."""
+    average: WeightAverage | None = None
+    """Stochastic weight averaging: ``true``, or ``{start:, every:}``; the average is what is scored and loaded."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """``bf16`` runs forward passes under autocast; weights stay float32."""
@@ -122,6 +141,11 @@ class Settings(Closed):
     """Steps between evaluations; 0 for the last iterate only."""
     checkpoint_every: int = Field(100, gt=0)
     """Steps between checkpoints, from which a killed run goes on."""
+
+    @field_validator("average", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return (WeightAverage() if value else None) if isinstance(value, bool) else value
 
     @field_validator("optimizer", "schedule", mode="before")
     @classmethod

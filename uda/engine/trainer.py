@@ -56,7 +56,8 @@ class Trainer:
         optimizer: in place of the settings'; see :class:`~uda.engine.Update`.
         schedule: likewise.
         inference: how the data sets of ``evaluate_on`` are predicted, for all or by name; by default in one plain pass.
-        score: which network is scored, the ``"student"`` or its EMA ``"teacher"``.
+        score: which network is scored, the ``"student"`` (with ``settings.average`` the average of its weights, once
+            there is one) or its EMA ``"teacher"``.
         labelled: what the pictures of the labelled images are called in TensorBoard, where they are not the source's.
 
     Attributes:
@@ -120,11 +121,14 @@ class Trainer:
             batch_norm=s.batch_norm,
             accumulate=s.accumulate,
             teacher=s.teacher_spec,
+            average=s.average,
             device=s.device or self.state.device,
             seed=s.seed,
         )
         if score == "teacher" and self.update.teacher_spec is None:
             raise ValueError(f"score is 'teacher', but {', '.join(self.update.labels)} train without one")
+        if score == "teacher" and s.average is not None:
+            raise ValueError("score is 'teacher', but settings.average has the average of the student's weights scored")
         self.inference, self.score, self.labelled = inference, score, labelled
         self.evaluations: dict[str, Evaluation] = {}
         self.identity: dict[str, Any] = {}
@@ -146,7 +150,7 @@ class Trainer:
             RuntimeError: the teacher before :meth:`fit`.
         """
         if self.score == "student":
-            return self.model
+            return self.update.final
         if self.update.teacher is None:
             raise RuntimeError("there is no teacher before fit")
         return self.update.teacher.model

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from uda.engine.averaging import RunningAverage
 from uda.engine.checkpoint import rng_state, set_rng_state
 from uda.engine.graph import check_scalar, reached, released_graphs_explained, trains_nothing
 from uda.engine.grouping import share_groups, shared_teacher, unique_labels
 from uda.engine.optimisation import add_parameters, segmenter_optimizer
 from uda.engine.schedules import Poly, RunSchedule, Schedule, set_lr
+from uda.engine.settings import WeightAverage
 from uda.methods.base import Method
 from uda.models.batch_norm import TREATMENTS, add_target_norms, normalising, view_domain
 from uda.models.teacher import Teacher
@@ -74,6 +76,7 @@ class Update:
             ``"per_domain"`` (:mod:`uda.models.batch_norm`).
         accumulate: calls (micro-batches) that make one optimiser step; their gradients are averaged.
         teacher: the EMA teacher, where the methods' own wishes shall not count.
+        average: stochastic weight averaging over the last part of the run; :attr:`final` is then the average.
         device: where everything goes; that of the model's parameters by default.
         seed: of the methods' random numbers and, in :meth:`setup`, of torch's global ones (own networks, dropout);
             ``None`` leaves the global ones alone.
@@ -84,6 +87,7 @@ class Update:
         step: the :class:`~uda.step.Step` of the last call.
         teacher: the EMA teacher, if a method needs one (after :meth:`setup`).
         own_optimizers: optimisers of the methods' own networks by label.
+        weight_average: the average of the weights, if one was asked for.
 
     Raises:
         TypeError: the model is no segmenter, or the optimiser is none.
@@ -105,6 +109,7 @@ class Update:
         batch_norm: str = "shared",
         accumulate: int = 1,
         teacher: TeacherSpec | None = None,
+        average: WeightAverage | None = None,
         device: torch.device | str | None = None,
         seed: int | None = 0,
     ) -> None:
@@ -134,10 +139,11 @@ class Update:
         self.teacher_spec = teacher or shared_teacher(self.methods, self.labels)
         self.generator = torch.Generator().manual_seed(0 if seed is None else seed)
         self.teacher: Teacher | None = None
+        self.weight_average = RunningAverage(self.model, average, total_steps) if average is not None else None
         self.own_optimizers: dict[str, Optimizer] = {}
         self.index = 0
         self.step: Step | None = None
-        self.asked_total = False
+        self.asked_total = average is not None  # which steps are averaged depends on it
         self._wanted: tuple[OptimizerLike | None, Schedule, int] = (optimizer, schedule or Poly(), warmup)
         self._schedule: RunSchedule | None = None
         self._micro_batch = 0
@@ -215,6 +221,12 @@ class Update:
                 f"{', '.join(self.labels)}: setup is missing; call update.setup(TaskSpec.of(model, space)) first"
             )
         return self._schedule
+
+    @property
+    def final(self) -> nn.Module:
+        """The network that the run is for: the average of the weights once there is one, else the trained network."""
+        average = None if self.weight_average is None else self.weight_average.model
+        return self.model if average is None else average
 
     def parameters(self) -> list[nn.Parameter]:
         """What the segmenter's optimiser may move now: trainable parameters of the model and of methods that join it.
@@ -443,6 +455,8 @@ class Update:
         if self.teacher is not None and self.teacher.when == "after":
             self.teacher.update(self.model, self.index)
         self.index += 1
+        if self.weight_average is not None:
+            self.weight_average.update(self.index)
 
     def _norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         norm: Tensor = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -522,9 +536,12 @@ class Update:
             raise RuntimeError(
                 f"{self._micro_batch} of {self.accumulate} micro-batches are done; finish the step first"
             )
+        average = None if self.weight_average is None else self.weight_average.state_dict()
         return {
             "step": self.index,
-            "model": self.model.state_dict(),
+            # what is loaded as the run's network is the average once there is one
+            "model": self.final.state_dict(),
+            **({} if average is None else {"trained": self.model.state_dict(), "average": average}),
             "teacher": self.teacher.state_dict() if self.teacher is not None else None,
             "methods": {label: method.state_dict() for label, method in zip(self.labels, self.methods, strict=True)},
             "optimizer": self.optimizer.state_dict(),
@@ -545,7 +562,9 @@ class Update:
         schedule = self.schedule
         if list(state["methods"]) != self.labels:
             raise ValueError(f"the state is of {', '.join(state['methods'])}, this run has {', '.join(self.labels)}")
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(state.get("trained", state["model"]))
+        if self.weight_average is not None:
+            self.weight_average.load_state_dict(state.get("average"))
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
         for label, method in zip(self.labels, self.methods, strict=True):

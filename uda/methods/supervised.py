@@ -6,6 +6,7 @@ Departure: pixels and samples may carry weights (``View.weight``), which scale t
 sample of weight 0.1 counts a tenth whatever it shares its batch with. DAFormer and its followers divide by all pixels
 of the batch, ignored ones included; that is ``average="all"``. Pixels whose label covers several
 classes (``View.coarse``) teach the sum of their probabilities. CLAN's loss is focal, -(1 - p)^2 log p (``focal=2``).
+Label smoothing (Szegedy et al., CVPR 2016, section 7) gives the label 1 - s + s/C and every other class s/C of C.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from uda.functional.groups import marginal_cross_entropy_map
 from uda.functional.losses import cross_entropy_2d, weighted_cross_entropy
 from uda.methods.base import Method
-from uda.methods.support.checks import not_negative, one_of
+from uda.methods.support.checks import in_range, not_negative, one_of
 from uda.types import IGNORE, TaskSpec, View
 
 if TYPE_CHECKING:
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
     from uda.step import Step
 
 
-def labelled_loss(logits: Tensor, view: View, class_weight: Tensor | None = None, focal: float = 0.0) -> Tensor:
+def labelled_loss(
+    logits: Tensor,
+    view: View,
+    class_weight: Tensor | None = None,
+    focal: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:
     """Cross-entropy of ``(N, C, H, W)`` logits over a view's labelled pixels, with its pixel weights where it has any.
 
     Args:
@@ -36,6 +43,7 @@ def labelled_loss(logits: Tensor, view: View, class_weight: Tensor | None = None
         view: with labels.
         class_weight: ``(C,)``; the mean is divided by the class weights of the labelled pixels.
         focal: exponent γ of (1 - p)^γ, which a pixel's cross-entropy is multiplied by.
+        label_smoothing: share of a label that is spread over all classes, as torch does it.
 
     Returns:
         A scalar; 0 where no pixel is labelled.
@@ -43,10 +51,19 @@ def labelled_loss(logits: Tensor, view: View, class_weight: Tensor | None = None
     if view.labels is None:
         raise ValueError("supervised training needs labels; this view has none")
     if view.coarse is not None:
+        if label_smoothing:
+            raise ValueError("label_smoothing needs labels of single classes; these cover several (marginal)")
         return _marginal_loss(logits, view, class_weight, focal)
-    if view.weight is None and not focal:
+    if view.weight is None and not focal and not label_smoothing:
         return cross_entropy_2d(logits, view.labels, class_weight=class_weight)
-    loss = F.cross_entropy(logits, view.labels, weight=class_weight, ignore_index=IGNORE, reduction="none")
+    loss = F.cross_entropy(
+        logits,
+        view.labels,
+        weight=class_weight,
+        ignore_index=IGNORE,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
     if focal:
         loss = loss * focal_factor(logits, view.labels, focal)
     known = view.labels != IGNORE
@@ -92,9 +109,12 @@ class Supervised(Method):
         aux_weight: of the auxiliary classifier's loss, at least 0; without effect on a model that has none.
         average: over the ``"labelled"`` pixels of the batch, or over ``"all"`` (without class weights).
         focal: exponent γ of the focal factor (1 - p)^γ, at least 0; 0 is plain cross-entropy. With ``"labelled"`` only.
+        label_smoothing: share of each label that is spread over all classes, in [0, 1]; 0 is plain cross-entropy. With
+            ``"labelled"`` only, and not with labels that cover several classes.
 
     Raises:
-        ValueError: a negative weight, or class weights or a focal loss with an average over all pixels.
+        ValueError: a value out of its range, or class weights, a focal loss or label smoothing with an average over all
+            pixels.
     """
 
     reads = frozenset({"source"})
@@ -109,6 +129,7 @@ class Supervised(Method):
         aux_weight: float = 0.1,
         average: str = "labelled",
         focal: float = 0.0,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         for index, value in enumerate(class_weights or ()):
@@ -121,6 +142,9 @@ class Supervised(Method):
         self.focal = not_negative("focal", focal)
         if average == "all" and focal:
             raise ValueError('focal needs average "labelled", got "all"')
+        self.label_smoothing = in_range("label_smoothing", label_smoothing, 0, 1)
+        if average == "all" and label_smoothing:
+            raise ValueError('label_smoothing needs average "labelled", got "all"')
         self.register_buffer("class_weight", None if class_weights is None else torch.tensor(class_weights).float())
 
     def setup(self, spec: TaskSpec) -> None:
@@ -133,7 +157,7 @@ class Supervised(Method):
     def _loss(self, logits: Tensor, view: View) -> Tensor:
         if self.average == "all" and view.labels is not None:
             return weighted_cross_entropy(logits, view.all_labels, view.weight, groups=view.groups)
-        return labelled_loss(logits, view, self.class_weight, self.focal)
+        return labelled_loss(logits, view, self.class_weight, self.focal, self.label_smoothing)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         view, output = step.view("source"), step.predict("source")
