@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,29 @@ def write_tables(config: BenchConfig, folder: Path, table: Table, command: str =
         "results.csv": render.to_csv(table),
         "report.html": report.html(config, folder, table, command),
     }
+    return write_all(folder, texts)
+
+
+def write_all(folder: Path, files: Mapping[str, str | bytes]) -> dict[str, Path]:
+    """Write files of a folder, each whole or not at all; their paths by suffix.
+
+    Args:
+        folder: where.
+        files: content by name.
+
+    Raises:
+        OSError: one cannot be written; the error's ``filename`` is its path, and the others are there.
+    """
     failures: list[OSError] = []
-    for name, text in texts.items():
+    for name, content in files.items():
         try:
-            with atomic_write(folder / name) as file:
-                file.write(text)
+            with atomic_write(folder / name, binary=isinstance(content, bytes)) as file:
+                file.write(content)
         except OSError as error:
             failures.append(error)
     if failures:
         raise failures[0]
-    return {Path(name).suffix[1:]: folder / name for name in texts}
+    return {Path(name).suffix[1:]: folder / name for name in files}
 
 
 def record(config: BenchConfig, folder: Path, table: Table, out: Path, command: str) -> None:

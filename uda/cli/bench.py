@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ def bench(
     ),
     listed: bool = typer.Option(False, "--list", help="Run nothing: list the benchmarks that come with uda."),
 ) -> None:
-    """Run what is missing of a benchmark (methods x seeds on a shift, or a cross-data-set matrix) and show its table.
+    """Run what is missing of a benchmark (methods x seeds on a shift, a matrix, a study of factors) and show its table.
 
     A finished cell is never run again, an interrupted one goes on from its last checkpoint, a failed one does not stop
     the others.
@@ -87,10 +88,13 @@ def bench(
     from uda.config import kind_of, load_config
 
     changed = changes(change)
-    if kind_of(config, changed) == "matrix":
-        _see_that_none_is_given({"--plan": plan, "--like": like})
-        _matrix(
-            config, changed, roots(root, config, changed), preset, record, quiet, out=out, workers=workers,
+    kind = kind_of(config, changed)
+    if kind in ("matrix", "factorial"):
+        options = {"--plan": plan, "--like": like, **({"--preset": preset or None} if kind == "factorial" else {})}
+        _see_that_none_is_given(options, kind)
+        run_all = _factorial if kind == "factorial" else partial(_matrix, presets=preset)
+        run_all(
+            config, changed, roots(root, config, changed), record, quiet, out=out, workers=workers,
             rows=only or None, seeds=integers(seeds, "--seeds"), fresh=fresh, extend=extend,
         )  # fmt: skip
         return
@@ -170,9 +174,10 @@ def _matrix(
     config: Path,
     changed: dict[str, Any],
     named_roots: dict[str, str],
-    presets: list[str],
     record: Path | None,
     quiet: bool,
+    *,
+    presets: list[str],
     **options: Any,
 ) -> None:
     """Run what is missing of a matrix, show it, write it down."""
@@ -200,11 +205,40 @@ def _matrix(
     _fail(result.failed, result.folder)
 
 
-def _see_that_none_is_given(options: Mapping[str, Any]) -> None:
+def _factorial(
+    config: Path,
+    changed: dict[str, Any],
+    named_roots: dict[str, str],
+    record: Path | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Run what is missing of a study of factors, show it, write it down."""
+    from uda.bench.factorial import run_factorial, write_study
+    from uda.bench.factorial.render import terminal
+    from uda.config import load_factorial
+
+    loaded = load_factorial(config, named_roots, changes=changed)
+    with bars(quiet) as progress:
+        result = run_factorial(loaded, report=_View(progress, quiet=quiet).report, **options)
+    console().print(terminal(result.study))
+    command = shlex.join(["uda", *sys.argv[1:]])
+    try:
+        paths = write_study(loaded, result.folder, result.study, command=command)
+        say(f"written: {', '.join(map(str, paths.values()))}")
+    except OSError as error:
+        say(f"not written: {error.filename} ({error.strerror}); --out and --record can name other folders")
+    if record is not None:
+        write_study(loaded, result.folder, result.study, record, command)
+        say(f"recorded in {record}")
+    _fail(result.failed, result.folder)
+
+
+def _see_that_none_is_given(options: Mapping[str, Any], kind: str) -> None:
     """Refuse what is of benchmarks of one shift alone."""
     for option, value in options.items():
         if value is not None:
-            raise ValueError(f"{option} is of a benchmark of one shift, not of a matrix")
+            raise ValueError(f"{option} is of a benchmark of one shift, not of a {kind}")
 
 
 def _list() -> None:

@@ -6,8 +6,17 @@ value, data set options, and every method's arguments (each method is built once
 """
 
 from uda.config.content import parse_value, variables
+from uda.config.factorial import FactorialConfig
 from uda.config.matrix import MatrixConfig
-from uda.config.reader import kind_of, load_config, load_matrix, load_recorded, load_run, streets_folder
+from uda.config.reader import (
+    kind_of,
+    load_config,
+    load_factorial,
+    load_matrix,
+    load_recorded,
+    load_run,
+    streets_folder,
+)
 from uda.config.records import (
     ORACLE,
     SOURCE_ONLY,
@@ -30,6 +39,7 @@ __all__ = [
     "ConfigError",
     "DatasetSpec",
     "EvaluateSpec",
+    "FactorialConfig",
     "LearningCurve",
     "MatrixConfig",
     "MethodEntry",
@@ -41,6 +51,7 @@ __all__ = [
     "build_method",
     "kind_of",
     "load_config",
+    "load_factorial",
     "load_matrix",
     "load_recorded",
     "load_run",

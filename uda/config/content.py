@@ -37,7 +37,7 @@ def read_content(
         if not isinstance(content, dict):
             raise ConfigError(f"{file}: a config is a mapping of keys, got {type(content).__name__}")
     for key, value in (changes or {}).items():
-        content = _changed(content, key.split("."), value, f"{file}: {printable(key)}")
+        content = changed_at(content, key.split("."), value, f"{file}: {printable(key)}")
     return file, content
 
 
@@ -88,16 +88,16 @@ def _variables(value: Any) -> Iterator[str]:
             yield from _variables(child)
 
 
-def _changed(content: Any, path: Sequence[str], value: Any, where: str) -> Any:
+def changed_at(content: Any, path: Sequence[str], value: Any, where: str) -> Any:
     """Nested mappings and lists with the entry at ``path`` set; mappings that are not there yet are made."""
     if not path:
         return value
     head, rest = path[0], path[1:]
     if isinstance(content, list) and head.isdecimal() and int(head) < len(content):
-        return [_changed(child, rest, value, where) if at == int(head) else child for at, child in enumerate(content)]
+        return [changed_at(child, rest, value, where) if at == int(head) else child for at, child in enumerate(content)]
     if content is not None and not isinstance(content, dict):
         raise ConfigError(f"{where}: there is no {short(head)} in {short(content)}; set the whole of it")
-    return {**(content or {}), head: _changed((content or {}).get(head), rest, value, where)}
+    return {**(content or {}), head: changed_at((content or {}).get(head), rest, value, where)}
 
 
 def parse_value(text: str) -> Any:

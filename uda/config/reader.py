@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from uda.config.content import VARIABLE, read_content
+from uda.config.factorial import KIND as FACTORIAL
+from uda.config.factorial import LEVELS, PLACES, FactorialConfig
 from uda.config.matrix import KIND, MatrixConfig, is_matrix
 from uda.config.names import check_row
 from uda.config.options import OptionError, check_options
@@ -148,13 +150,38 @@ def load_matrix(
     return reader.read_matrix(content, roots or {})
 
 
+def load_factorial(
+    source: Path | str | Mapping[str, Any],
+    roots: Mapping[str, str] | None = None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+) -> FactorialConfig:
+    """Read and check the config of a study of factors, and the benchmark that it is made of.
+
+    Args:
+        source: a YAML file, the name of a study that comes with the library, or its content.
+        roots: values of ``${name}`` variables.
+        changes: single entries by dotted key.
+
+    Raises:
+        ConfigError: anything is wrong with it, in one line.
+    """
+    file, content = read_content(source, changes)
+    reader = _Reader(file)
+    if content.get("kind") != FACTORIAL:
+        raise reader.fail("kind", f"{FACTORIAL} is needed, got {short(content.get('kind'))}")
+    return reader.read_factorial(content, roots or {})
+
+
 def kind_of(source: Path | str | Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> str:
-    """``matrix``, ``run`` or ``benchmark``: which of the three a config is, right or wrong.
+    """``matrix``, ``factorial``, ``run`` or ``benchmark``: which of them a config is, right or wrong.
 
     Raises:
         ConfigError: it cannot be read.
     """
     content = read_content(source, changes)[1]
+    if content.get("kind") == FACTORIAL:
+        return FACTORIAL
     return KIND if is_matrix(content) else "run" if is_run(content) else "benchmark"
 
 
@@ -193,7 +220,8 @@ class _Reader:
     def refuse_matrix(self, content: Mapping[str, Any]) -> None:
         """The config of a matrix is none of a benchmark or a run."""
         if is_matrix(content):
-            hint = f"uda bench and uda.config.load_matrix take a {KIND}; no other config has the key"
+            kind = FACTORIAL if content["kind"] == FACTORIAL else KIND
+            hint = f"uda bench and uda.config.load_{kind} take a {kind}; a config of one shift has no such key"
             raise self.fail("kind", f"got {short(content['kind'])}; {hint}")
 
     def add_presets(self, content: dict[str, Any], names: Sequence[str], key: str = "methods") -> None:
@@ -228,6 +256,43 @@ class _Reader:
             self.check(part.config, settings)
             self.check_learning(part.config)
         return config
+
+    def read_factorial(self, raw: dict[str, Any], roots: Mapping[str, str]) -> FactorialConfig:
+        """The checked config of a study: every level of every factor, then the benchmark that it is."""
+        content = self.filled(raw, roots)
+        self.known_keys(FactorialConfig, content, "")
+        if isinstance(content.get("source"), dict):
+            content["source"] = [content["source"]]
+        methods = content.get("methods", [SUPERVISED])
+        if not isinstance(methods, list) or not methods:
+            raise self.fail("methods", f"a list of at least one method is needed, got {short(methods)}")
+        content["methods"] = [self.spec(spec, f"methods.{at}", Method) for at, spec in enumerate(methods)]
+        self.read_settings(content)
+        config = self.validate(FactorialConfig, content, "")
+        for name, factor in config.factors.items():
+            for level in LEVELS:
+                for key, value in getattr(factor, level).items():
+                    self.check_level(config, key, value, f"factors.{name}.{level}")
+        # what is wrong with runs beside that is in the entries that they share
+        benchmark = config.benchmark()
+        self.written = {"methods.source_only.methods": "methods"}
+        for run in config.runs():
+            self.written |= {f"methods.{run.name}.{place}": place for place in PLACES}
+            self.written[f"methods.{run.name}"] = "methods"
+        self.check(benchmark, benchmark.resolved()["settings"])
+        self.check_learning(benchmark)
+        return config
+
+    def check_level(self, config: FactorialConfig, key: str, value: Any, path: str) -> None:
+        """One entry of a factor's level, in the place that it changes."""
+        try:
+            changed = config.changed({key: value})
+        except ValueError as error:
+            raise self.fail(path, str(error)) from error
+        self.validate(Settings, changed["settings"], f"{path}.settings")
+        for spec in changed["methods"]:
+            self.spec(spec, f"{path}.{key}", Method)
+        self.check_model(changed["model"], f"{path}.model")
 
     def adaptation_rows(self, raw: Any) -> dict[str, Any]:
         """The rows of a matrix in their full form."""
@@ -486,15 +551,19 @@ class _Reader:
         places = {"model": config.model}
         places |= {f"methods.{name}.model": row.model for name, row in config.methods.items() if row.model is not None}
         for path, model in places.items():
-            name = model.get("name", "segmenter")
-            try:
-                known = [*model_options(name), "name"]
-            except ValueError as error:
-                raise self.fail(f"{path}.name", str(error)) from error
-            takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(MODELS[name]).parameters.values())
-            for key in model:
-                if key not in known and not takes_any:
-                    raise self.fail(f"{path}.{key}", f"model {short(name)} has no such option; {nearest(key, known)}")
+            self.check_model(model, path)
+
+    def check_model(self, model: dict[str, Any], path: str) -> None:
+        """Name and options of a model, before it is built."""
+        name = model.get("name", "segmenter")
+        try:
+            known = [*model_options(name), "name"]
+        except ValueError as error:
+            raise self.fail(f"{path}.name", str(error)) from error
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(MODELS[name]).parameters.values())
+        for key in model:
+            if key not in known and not takes_any:
+                raise self.fail(f"{path}.{key}", f"model {short(name)} has no such option; {nearest(key, known)}")
 
     def check_data(self, config: BenchConfig) -> None:
         """Kinds and options of all data sets, before any is opened."""

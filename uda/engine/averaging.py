@@ -1,9 +1,9 @@
-"""Stochastic weight averaging (Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", UAI
-2018): the mean of the weights of the last part of a run is what is scored.
+"""Stochastic weight averaging: the mean of the weights of a run's last part is what is scored (Izmailov et al.,
+"Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018).
 
 The mean is torch's :class:`~torch.optim.swa_utils.AveragedModel`, in which every averaged step counts alike. Departures
-from the paper: the schedule stays the run's own (a constant rate is ``schedule: constant``; with one that falls to 0 the
-average has little to do), and the running statistics of batch norm are averaged as the weights are, where the paper
+from the paper: the schedule stays the run's own (a constant rate is ``schedule: constant``; with one that falls to 0
+the average has little to do), and the running statistics of batch norm are averaged as the weights are, where the paper
 passes the training images once more. Counters are the last step's.
 """
 

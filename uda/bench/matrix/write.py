@@ -8,18 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import yaml
-
 from uda.bench.charts import as_svg
 from uda.bench.matrix import render
 from uda.bench.matrix.picture import draw
 from uda.bench.matrix.table import Matrix
+from uda.bench.plain_page import page
 from uda.bench.plan import make_plan
-from uda.bench.record import finite
+from uda.bench.record import finite, write_all
 from uda.bench.stored import read_result
 from uda.config import MatrixConfig
-from uda.files import atomic_write
 
 DPI = 150
 
@@ -51,17 +48,7 @@ def write_matrix(
         files["png"] = png(matrix)
     if matrix.rows and out is None:  # the page refers to the benchmarks' own
         files["html"] = html(config, matrix, command)
-    out = out or folder
-    failures: list[OSError] = []
-    for suffix, written in files.items():
-        try:
-            with atomic_write(out / f"matrix.{suffix}", binary=isinstance(written, bytes)) as file:
-                file.write(written)
-        except OSError as error:
-            failures.append(error)
-    if failures:
-        raise failures[0]
-    return {suffix: out / f"matrix.{suffix}" for suffix in files}
+    return write_all(out or folder, {f"matrix.{suffix}": written for suffix, written in files.items()})
 
 
 def png(matrix: Matrix) -> bytes:
@@ -73,21 +60,14 @@ def png(matrix: Matrix) -> bytes:
 
 def html(config: MatrixConfig, matrix: Matrix, command: str = "") -> str:
     """One self-contained page: the picture, differences, classes, how it was measured; nothing runs in it."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("uda.bench.matrix", "."), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("matrix.html.j2").render(
-        matrix=matrix,
-        opening=render.opening(matrix),
+    return page(
+        "matrix/matrix.html.j2", config, matrix, render.opening(matrix), command,
         picture=as_svg(matrix.name, lambda: draw(matrix, title="")),
         sentences=render.sentences(matrix),
         class_titles=render.class_titles(matrix),
         classes=[(domain, list(render.class_rows(matrix, domain))) for domain in matrix.domains],
         parts=[part.config.name for part in config.parts()],
-        command=command or f"uda bench {matrix.name}.yaml",
-        config=yaml.safe_dump(config.resolved(), sort_keys=False),
-    )
+    )  # fmt: skip
 
 
 def summary(config: MatrixConfig, folder: Path, matrix: Matrix, command: str) -> dict[str, Any]:

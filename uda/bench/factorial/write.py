@@ -1,0 +1,97 @@
+"""A study written down: text, table, page and picture."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from uda.bench.charts import as_svg
+from uda.bench.factorial import render
+from uda.bench.factorial.picture import draw
+from uda.bench.factorial.table import TIMES, Effect, Study
+from uda.bench.plain_page import page
+from uda.bench.plan import make_plan
+from uda.bench.record import finite, write_all
+from uda.bench.stored import read_result
+from uda.config import FactorialConfig
+
+DPI = 150
+
+
+def write_study(
+    config: FactorialConfig, folder: Path, study: Study, out: Path | None = None, command: str = ""
+) -> dict[str, Path]:
+    """Write ``factorial.md``, ``.csv``, ``.json``, ``.png`` and ``.html``; their paths by suffix.
+
+    Args:
+        config: the study.
+        folder: its runs.
+        study: its results; while a run is missing there is neither picture nor page.
+        out: where to write for keeping, such as ``benchmarks/results/<name>``; by default beside the runs.
+        command: what repeats it.
+
+    Raises:
+        OSError: one cannot be written; the error's ``filename`` is its path, and the others are there.
+    """
+    content = summary(config, folder, study, command)
+    minutes = content["training_seconds"] / 60
+    origin = f"\nCommand: `{command}` ({minutes:.0f} minutes of cell time).\n" if command else ""
+    files: dict[str, str | bytes] = {
+        "md": render.markdown(study) + origin,
+        "csv": render.to_csv(study),
+        "json": json.dumps(content, indent=2) + "\n",
+    }
+    if study.effects:
+        files |= {"png": png(study), "html": html(config, study, command)}
+    return write_all(out or folder, {f"factorial.{suffix}": written for suffix, written in files.items()})
+
+
+def png(study: Study) -> bytes:
+    """The picture of :func:`uda.bench.factorial.draw`; of the same study the same bytes."""
+    file = io.BytesIO()
+    draw(study).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    return file.getvalue()
+
+
+def html(config: FactorialConfig, study: Study, command: str = "") -> str:
+    """One self-contained page: the picture, effects, levels, runs, how it was measured; nothing runs in it."""
+    return page(
+        "factorial/factorial.html.j2", config, study, render.opening(study), command,
+        picture=as_svg(study.name, lambda: draw(study, title="")),
+        sentences=render.sentences(study),
+        titles=render.titles(study),
+        effects=render.effect_rows(study, study.effects),
+        interactions=render.effect_rows(study, study.interactions),
+        levels=render.level_rows(study),
+        run_titles=render.run_titles(study),
+        runs=render.run_rows(study),
+    )  # fmt: skip
+
+
+def summary(config: FactorialConfig, folder: Path, study: Study, command: str) -> dict[str, Any]:
+    """The result as plain values: command, config, versions, machine, time, every effect and every run."""
+    cells = [
+        result for cell in make_plan(config.benchmark()) if (result := read_result(folder / cell.name)) is not None
+    ]
+    content = {
+        "name": study.name, "headline": render.opening(study), "command": command, "date": study.date,
+        "commits": study.commits, "machine": study.machine, "versions": study.versions, "seeds": study.seeds,
+        "training_seconds": sum(result["seconds"] for result in cells),
+        "resolution": study.design.resolution,
+        "defining_words": [TIMES.join(word) for word in study.design.words()],
+        "effects": [_effect(effect) for effect in study.effects],
+        "interactions": [_effect(effect) for effect in study.interactions],
+        "together": study.together,
+        "runs": [asdict(run) for run in study.runs], "missing": study.missing, "notes": study.notes,
+        "config": config.resolved(),
+    }  # fmt: skip
+    plain_values: dict[str, Any] = finite(content)
+    return plain_values
+
+
+def _effect(effect: Effect) -> dict[str, Any]:
+    on = {domain: {**asdict(adjusted), "verdict": effect.verdict(domain)} for domain, adjusted in effect.on.items()}
+    return {**asdict(effect), "on": on}
