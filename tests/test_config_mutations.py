@@ -15,7 +15,7 @@ import yaml
 
 from tests.bench import tiny
 from tests.test_run_config import SHORTEST
-from uda.config import ConfigError, load_config, load_matrix, load_run
+from uda.config import ConfigError, load_config, load_factorial, load_matrix, load_run
 from uda.presets import PRESETS
 
 MUTATIONS = 300
@@ -73,12 +73,14 @@ CHANGES: list[Callable[[Any, Any, random.Random], None]] = [delete, retype, rena
 def read(path: Path) -> str:
     """What reading the file ends with: ``ok``, or the message; anything else is a fault."""
     raw = yaml.safe_load(path.read_text())
-    matrix = isinstance(raw, dict) and raw.get("kind") == "matrix"
+    kind = raw.get("kind") if isinstance(raw, dict) else None
     single = isinstance(raw, dict) and ("method" in raw or "methods" not in raw)
     start = time.process_time()
     try:
-        if matrix:
+        if kind == "matrix":
             load_matrix(path, ROOTS)
+        elif kind == "factorial":
+            load_factorial(path, ROOTS)
         elif single:
             load_run(path, ROOTS)
         else:

@@ -20,6 +20,7 @@ if __name__ == "__main__":
 
 from sitegen.markup import arguments, in_cell, library, markdown
 
+from uda.config.factorial import DesignSpec, Factor, FactorialConfig
 from uda.config.matrix import AdaptationEntry, CombinedSpec, MatrixConfig, MatrixDomain
 from uda.config.options import splits_of
 from uda.config.records import (
@@ -38,7 +39,7 @@ from uda.config.runs import KEYS, METHOD
 from uda.data import DATASETS, Options, dataset_options
 from uda.data.base import FileDataset
 from uda.engine import Settings
-from uda.engine.settings import Augment, Spec
+from uda.engine.settings import Augment, Spec, WeightAverage
 from uda.models import MODELS, model_options
 from uda.types import TeacherSpec
 
@@ -48,7 +49,8 @@ SECTIONS = {
     "Augment": "settingsaugment-settingstarget_augment", "EvaluateSpec": "evaluate", "OracleSpec": "oracle",
     "MethodEntry": "a-row", "CurvesSpec": "curves", "TargetLabels": "a-rows-target_labels",
     "LearningCurve": "learning_curve", "MatrixDomain": "a-matrix-domain", "CombinedSpec": "combined",
-    "AdaptationEntry": "a-row-of-a-matrix",
+    "AdaptationEntry": "a-row-of-a-matrix", "Factor": "a-factor", "DesignSpec": "design",
+    "WeightAverage": "settingsaverage",
 }  # fmt: skip
 """Record -> the anchor of its section."""
 
@@ -223,8 +225,15 @@ def sections() -> dict[str, tuple[str, list[Key]]]:
             [key for key in keys_of(AdaptationEntry) if key.name not in MethodEntry.model_fields],
         ),
         "combined": ("", list(keys_of(CombinedSpec))),
+        "A study": (
+            "What `uda bench` takes where `kind` is `factorial`; see [What a factor is worth](howto/study.md).",
+            list(keys_of(FactorialConfig)),
+        ),
+        "A factor": ("Each of a study's `factors:`.", list(keys_of(Factor))),
+        "design": ("", list(keys_of(DesignSpec))),
         "settings": ("Of a run, of a row, and of `warm_start:`.", list(keys_of(Settings))),
         "settings.augment, settings.target_augment": ("", list(keys_of(Augment))),
+        "settings.average": ("", list(keys_of(WeightAverage))),
         "settings.teacher": ("", list(keys_of_dataclass(TeacherSpec, "types.TeacherSpec"))),
         "evaluate": ("Also `uda eval --evaluate NAME=VALUE`.", list(keys_of(EvaluateSpec))),
         "curves": ("", list(keys_of(CurvesSpec))),

@@ -9,6 +9,7 @@ one at the high and at the low level of the other.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ from uda.bench.table import verdict
 from uda.config import FactorialConfig
 from uda.config.designs import Design
 from uda.config.designs import Effect as Factors
-from uda.registry import short
 
 TIMES = " × "
 """Between the factors of an interaction."""
@@ -193,7 +193,9 @@ def _level(config: FactorialConfig, factors: Factors, high: bool) -> str:
     """What a level sets."""
     if len(factors) > 1:
         return ""
-    return ", ".join(f"{key} = {short(value)}" for key, value in config.factors[factors[0]].at(high).items())
+    return ", ".join(
+        f"{key}: {json.dumps(value, default=str)}" for key, value in config.factors[factors[0]].at(high).items()
+    )
 
 
 def _together(design: Design) -> list[str]:
