@@ -94,6 +94,10 @@ def levels(key: str, low: Any, high: Any) -> dict[str, Any]:
         ({"methods": ["Supervsed"]}, "methods.0: "),
         ({"oracle": False}, "oracle: unknown key"),
         ({"target.kind": "nope"}, "target.kind: no data set kind 'nope'"),
+        ({"seeds": [0, 1, 0]}, r"config: seeds must be different and not negative, got \[0, 1, 0\]"),
+        ({"unseen": {"target": {"kind": "ika", "root": "data"}}}, "unseen: 'target' is the name of a domain of the sh"),
+        ({"settings.teacher": {}, "evaluate": {"model": "teacher"}, "settings.average": True},
+         "evaluate.model: is teacher, but with settings.average the average is what is scored"),
         ({"settings.lr": -1}, "settings.lr: Input should be greater than 0"),
     ],
 )  # fmt: skip

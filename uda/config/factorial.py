@@ -194,7 +194,7 @@ class FactorialConfig(Closed):
             ValueError: a key goes through something that is no mapping.
         """
         content: dict[str, Any] = {
-            "settings": self.settings.model_dump(mode="json", exclude={"seed"}),
+            "settings": self.settings.model_dump(exclude={"seed"}),
             "model": dict(self.model),
             "methods": [dict(spec) for spec in self.methods],
         }
@@ -215,7 +215,6 @@ class FactorialConfig(Closed):
             model = None if content["model"] == base["model"] else content["model"]
             methods[run.name] = {"methods": content["methods"], "model": model, "settings": settings}
         common = self.model_dump(
-            mode="json",
             include={"name", "space", "balance", "source", "source_val", "target", "target_val", "unseen", "streets",
                      "seeds", "evaluate", "curves", "resamples"},
         )  # fmt: skip

@@ -274,12 +274,15 @@ class _Reader:
                 for key, value in getattr(factor, level).items():
                     self.check_level(config, key, value, f"factors.{name}.{level}")
         # what is wrong with runs beside that is in the entries that they share
-        benchmark = config.benchmark()
+        try:
+            benchmark = config.benchmark()
+        except ValidationError as error:
+            raise self.explain(BenchConfig, error, "") from None
         self.written = {"methods.source_only.methods": "methods"}
         for run in config.runs():
             self.written |= {f"methods.{run.name}.{place}": place for place in PLACES}
             self.written[f"methods.{run.name}"] = "methods"
-        self.check(benchmark, benchmark.resolved()["settings"])
+        self.check(benchmark, benchmark.settings.model_dump(exclude={"seed"}))
         self.check_learning(benchmark)
         return config
 
@@ -535,6 +538,9 @@ class _Reader:
                 )
             if row.evaluate.get("model") == "teacher" and not config.has_teacher(row):
                 raise self.fail(f"{path}.model", "the network of this row is trained without a teacher")
+            averaged = row.settings.get("average", config.settings.average)
+            if averaged and name and config.evaluate_of(row).model == "teacher":
+                raise self.fail(f"{path}.model", "is teacher, but with settings.average the average is what is scored")
             if row.test_time is not None:
                 try:
                     for domain in config.domains:
