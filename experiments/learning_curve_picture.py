@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 
 from uda.bench import make_table
-from uda.bench.charts import draw_learning
 from uda.config import load_config
+from uda.plots import learning_curve
 
 
 def main() -> None:
@@ -24,9 +24,9 @@ def main() -> None:
     arguments = parser.parse_args()
     config = load_config(arguments.config, dict(root.split("=", 1) for root in arguments.root))
     table = make_table(config, arguments.runs / config.name)
-    if table.learning is None or not table.learning.lines:
-        raise SystemExit(f"{arguments.runs / config.name}: no finished row of a learning curve")
-    draw_learning(f"{config.name}: {table.shift}", table.learning).savefig(arguments.out, dpi=200)
+    if table.learning is None:
+        raise SystemExit(f"{arguments.config}: has no learning_curve")
+    learning_curve(table).savefig(arguments.out, dpi=200)
     print("\n".join(table.learning.sentences))
 
 

@@ -1,4 +1,4 @@
-"""Imports point down: types, functional -> data, models, metrics -> step -> methods -> engine -> gap, bench -> cli."""
+"""Imports point down: types, functional -> data, models, metrics -> step -> methods -> engine -> bench ... -> cli."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ LAYER = {
     "opencv": 0,
     "shipped": 0,
     "bench": 6,
+    "plots": 6,
     "cli": 7,
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -21,8 +21,8 @@ import pytest
 
 from tests.bench import test_table, tiny
 from tests.bench.test_table import fill
+from uda import plots
 from uda.bench import Table, make_table
-from uda.bench.charts import draw_learning
 from uda.bench.intervals import ImageScores, Ints
 from uda.bench.labelled import CHOSEN
 from uda.bench.learning_curve import Worth, worth
@@ -293,7 +293,7 @@ def test_half_a_curve_is_shown_as_far_as_it_is(config: BenchConfig, tmp_path: Pa
 
 def test_the_figure_is_drawn_for_other_papers_too(table: Table, tmp_path: Path) -> None:
     assert table.learning is not None
-    draw_learning("labels", table.learning).savefig(tmp_path / "labels.png")
+    plots.learning_curve(table).savefig(tmp_path / "labels.png")
     assert (tmp_path / "labels.png").stat().st_size > 10_000
 
 

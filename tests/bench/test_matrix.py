@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 from tests.bench.test_table import IMAGES, NAMES, confusion
 from tests.test_matrix_config import content
+from uda import plots
 from uda.bench import Event
 from uda.bench.identity import Identities
-from uda.bench.matrix import Matrix, draw, make_matrix, run_matrix, write_matrix
+from uda.bench.matrix import Matrix, make_matrix, run_matrix, write_matrix
 from uda.bench.matrix.render import markdown, terminal, to_csv
 from uda.bench.plan import DESCRIPTION, RESULT, make_plan
 from uda.cli import app
@@ -198,7 +199,7 @@ def test_csv_has_every_number(matrix: Matrix) -> None:
 
 
 def test_the_picture_has_every_number_and_frames_the_diagonal(matrix: Matrix) -> None:
-    (axes,) = draw(matrix).axes
+    (axes,) = plots.matrix(matrix).axes
     texts = {text.get_text(): text for text in axes.texts}
     for row in matrix.rows:
         for square in row.squares.values():
@@ -212,7 +213,7 @@ def test_the_picture_has_every_number_and_frames_the_diagonal(matrix: Matrix) ->
     assert shades[0] < shades[10], "darker is higher"
     empty = make_matrix(config_of(name="other"), Path("nowhere"))
     with pytest.raises(ValueError, match="no finished row"):
-        draw(empty)
+        plots.matrix(empty)
     assert "No finished cell: cityscapes, kitti, cityscapes + kitti, dacs." in markdown(empty)
 
 

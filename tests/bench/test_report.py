@@ -17,12 +17,15 @@ import pytest
 from tests.bench import tiny
 from tests.bench.test_table import METHODS, fill
 from uda.bench import BenchResult, Estimate, Table, make_table, write_tables
-from uda.bench.charts import Curve, Difference, curves, forest, scatter
-from uda.bench.gallery import error_map, samples
+from uda.bench.gallery import error_map
 from uda.bench.headline import headline
 from uda.bench.render import control_difference
 from uda.bench.report import html as page_of
 from uda.config import BenchConfig, load_config
+from uda.plots.differences import Difference, draw_forest
+from uda.plots.scores import draw_scatter
+from uda.plots.steps import Curve, draw_curves
+from uda.plots.svg import as_svg
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,10 @@ def table(config: BenchConfig, tmp_path_factory: pytest.TempPathFactory) -> Tabl
     folder = tmp_path_factory.mktemp("made_up")
     fill(config, folder)
     return make_table(config, folder)
+
+
+def forest(title: str, lines: list[Difference]) -> str:
+    return as_svg(title, lambda theme: draw_forest(title, lines, theme=theme))
 
 
 def texts(svg: str) -> list[str]:
@@ -93,8 +100,8 @@ def test_charts_have_no_ink_of_their_own_and_keep_names_as_text() -> None:
     lines = {name: Curve([1, 2], [0.1, 0.2], [0.0, 0.1], [0.2, 0.3]) for name in names}
     for svg in (
         forest("title", [Difference(name, Estimate(0.1, 0.0, 0.2)) for name in names]),
-        scatter("title", "x", "y", points),
-        curves("title", lines, names),
+        as_svg("scatter", lambda theme: draw_scatter("title", ("x", "y"), points, names, theme=theme)),
+        as_svg("curves", lambda theme: draw_curves("title", lines, names, theme=theme)),
     ):
         assert not set(re.findall(r"#[0-9a-f]{6}", svg))
         assert "<script" not in svg
@@ -115,8 +122,7 @@ def test_curves_are_means_with_bands(finished: BenchResult, copy: Path) -> None:
 
 
 def test_pictures_carry_the_score_of_their_image(finished: BenchResult, copy: Path) -> None:
-    domain = finished.table.domains[0]
-    first = samples(finished.config, domain, copy / "tiny", {"fda": 0})[0]
+    first = next(read_samples(finished.config, "target", copy / "tiny", {"fda": 0}))
     path = copy / "tiny/fda/seed0/pictures/target_0.png"
     prediction = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     data = next(spec for name, spec in finished.config.domains.items() if name == "target")
@@ -129,7 +135,7 @@ def test_pictures_carry_the_score_of_their_image(finished: BenchResult, copy: Pa
     ]
     assert first.pictures[0].miou == pytest.approx(np.mean(by_hand))
     path.write_bytes(b"no image")
-    assert samples(finished.config, domain, copy / "tiny", {"fda": 0})[0].pictures == ()
+    assert next(read_samples(finished.config, "target", copy / "tiny", {"fda": 0})).pictures == ()
 
 
 def test_error_maps_have_right_wrong_and_ignored() -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from uda.bench import render, report
+from uda.bench import render
 from uda.bench.plan import make_plan
 from uda.bench.stored import read_result
 from uda.bench.table import Table
@@ -29,6 +29,8 @@ def write_tables(config: BenchConfig, folder: Path, table: Table, command: str =
     Raises:
         OSError: one cannot be written; the error's ``filename`` is its path, and the others are there.
     """
+    from uda.bench import report  # its figures read this package
+
     texts = {
         "results.md": render.markdown(table),
         "results.csv": render.to_csv(table),

@@ -3,21 +3,26 @@ elsewhere, and nothing runs in it."""
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from pathlib import Path
 
 import jinja2
 import yaml
 
-from uda.bench import build, charts, render
-from uda.bench.gallery import samples
+from uda import plots
+from uda.bench import build, render
+from uda.bench.gallery import read_samples
 from uda.bench.headline import about_images, about_origin, headline
 from uda.bench.results import Domain
 from uda.bench.table import Row, Table
 from uda.config import SOURCE_ONLY, BenchConfig
-from uda.engine.tensorboard import read_scalars
+from uda.data.encode import data_uri
+from uda.plots.differences import Difference, To, differences, draw_forest, forest_title
+from uda.plots.results import read_shown
+from uda.plots.steps import draw_curves, read_curves
+from uda.plots.svg import as_svg
 
+WIDTH = 960
+"""Of a picture at most, in pixels."""
 CURVES = {"miou_along/": "mIoU on a few images of {}, along the way", "miou/": "mIoU on {}", "loss/": "loss {}"}
 """Beginning of the scalars' tags that are drawn, in this order -> title of the chart."""
 
@@ -49,13 +54,12 @@ def html(config: BenchConfig, folder: Path, table: Table, command: str = "") -> 
         classes=[(domain, list(render.class_rows(table, domain))) for domain in table.domains],
         forests=[(domain, _forests(table, domain)) for domain in table.domains],
         scatter=_scatter(table),
-        learning=""
-        if table.learning is None
-        else charts.learning("what labelled target images are worth", table.learning),
+        learning=_learning(table),
         learned=render.learned(table),
         source_only=SOURCE_ONLY,
         curves=_curves(table, folder),
-        galleries=[(domain, samples(config, domain, folder, seeds)) for domain in table.domains],
+        galleries=[(domain, read_samples(config, domain.name, folder, seeds)) for domain in table.domains],
+        uri=lambda pixels, kind: data_uri(pixels, {"photo": ".jpg", "map": ".png"}[kind], WIDTH),
         palette=_palette(config),
         percent=lambda score: f"{100 * score:.1f} %" if score == score else render.DASH,
         config=yaml.safe_dump(config.resolved(), sort_keys=False),
@@ -71,71 +75,53 @@ def _source_only_first(table: Table) -> list[Row]:
 
 
 def _forests(table: Table, domain: Domain) -> list[str]:
-    """Of one domain: the differences to the control and to source-only, rows ordered by the former on the target."""
+    """Of one domain: the differences to the control and to source-only; none where nothing is compared."""
+    shown, charts = read_shown(table), []
+    targets: tuple[To, ...] = ("control", "source_only")
+    for to in targets:
+        lines = differences(shown, domain.name, to)
+        if lines:
+            charts.append(_forest(domain.name, to, lines))
+    return charts
 
-    def gain(row: Row) -> tuple[float, float]:
-        target = row.scores["target"]
-        known = [
-            -estimate.value if estimate.known else math.inf
-            for estimate in (render.control_difference(target), target.to_source_only)
-        ]
-        return known[0], known[1]
 
-    rows = sorted(table.rows, key=gain)
-    scores = {row.name: row.scores[domain.name] for row in rows}
-    to_control = [
-        charts.Difference(name, render.control_difference(score), score.verdict) for name, score in scores.items()
-    ]
-    to_source_only = [charts.Difference(name, score.to_source_only) for name, score in scores.items()]
-    panels = (
-        (f"{domain.name}: minus the control, joint 95 % intervals", to_control),
-        (f"{domain.name}: minus {SOURCE_ONLY}, 95 % intervals one at a time", to_source_only),
-    )
-    known = [(title, [line for line in lines if line.estimate.known]) for title, lines in panels]
-    return [charts.forest(title, lines) for title, lines in known if lines]
+def _forest(domain: str, to: To, lines: list[Difference]) -> str:
+    title = forest_title(domain, to)
+    return as_svg(title, lambda theme: draw_forest(title, lines, theme=theme))
 
 
 def _scatter(table: Table) -> str:
-    points = {
-        row.name: (row.scores["source"].miou, row.scores["target"].miou)
-        for row in table.rows
-        if {"source", "target"} <= set(row.scores)
-    }
-    return charts.scatter("target against source", "source mIoU %", "target mIoU %", points) if points else ""
+    if not any({"source", "target"} <= set(row.scores) for row in table.rows):
+        return ""
+    return as_svg("target against source", lambda theme: plots.target_against_source(table, theme=theme))
 
 
 def _learning(table: Table) -> str:
     if table.learning is None or not table.learning.lines:
         return ""
-    return charts.learning("what labelled target images are worth", table.learning)
+    title = "what labelled target images are worth"
+    return as_svg(title, lambda theme: plots.learning_curve(table, title=title, theme=theme))
 
 
 def _curves(table: Table, folder: Path) -> list[str]:
     """Charts of the scalars that at least two steps of some row have."""
-    series: dict[str, dict[str, charts.Curve]] = defaultdict(dict)
-    for row in table.rows:
-        points: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for seed in row.seeds:
-            for record in read_scalars(folder / row.name / f"seed{seed}"):
-                for tag, value in record.items():
-                    if tag.startswith(tuple(CURVES)) and isinstance(value, float) and math.isfinite(value):
-                        scale = 1 if tag.startswith("loss/") else 100
-                        points[tag][record["step"] + 1].append(scale * value)
-        for tag, by_step in points.items():
-            if len(by_step) > 1:
-                steps, values = zip(*sorted(by_step.items()), strict=True)
-                mean = [math.fsum(at) / len(at) for at in values]
-                series[tag][row.name] = charts.Curve(
-                    steps, mean, [min(at) for at in values], [max(at) for at in values]
-                )
+    runs = {row.name: [folder / row.name / f"seed{seed}" for seed in row.seeds] for row in table.rows}
+    series = {
+        tag: lines
+        for tag, by_row in read_curves(runs).items()
+        if tag.startswith(tuple(CURVES))
+        and (lines := {name: curve for name, curve in by_row.items() if len(curve.steps) > 1})
+    }
     kinds = list(CURVES)
 
     def order(tag: str) -> tuple[int, int, str]:
         # scores first, then the losses that most rows share
         return next(at for at, kind in enumerate(kinds) if tag.startswith(kind)), -len(series[tag]), tag
 
-    names = [row.name for row in table.rows]
-    return [charts.curves(_title(tag), series[tag], names) for tag in sorted(series, key=order)]
+    def draw(tag: str) -> str:
+        return as_svg(tag, lambda theme: draw_curves(_title(tag), series[tag], list(runs), theme=theme))
+
+    return [draw(tag) for tag in sorted(series, key=order)]
 
 
 def _title(tag: str) -> str:

@@ -8,9 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from uda.bench.charts import as_svg
 from uda.bench.matrix import render
-from uda.bench.matrix.picture import draw
 from uda.bench.matrix.table import Matrix
 from uda.bench.plain_page import page
 from uda.bench.plan import make_plan
@@ -52,17 +50,22 @@ def write_matrix(
 
 
 def png(matrix: Matrix) -> bytes:
-    """The picture of :func:`uda.bench.matrix.draw`; of the same matrix the same bytes."""
+    """The picture of :func:`uda.plots.matrix`; of the same matrix the same bytes."""
+    from uda import plots  # which reads this package
+
     file = io.BytesIO()
-    draw(matrix).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    plots.matrix(matrix).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     return file.getvalue()
 
 
 def html(config: MatrixConfig, matrix: Matrix, command: str = "") -> str:
     """One self-contained page: the picture, differences, classes, how it was measured; nothing runs in it."""
+    from uda import plots
+    from uda.plots.svg import as_svg
+
     return page(
         "matrix/matrix.html.j2", config, matrix, render.opening(matrix), command,
-        picture=as_svg(matrix.name, lambda: draw(matrix, title="")),
+        picture=as_svg(matrix.name, lambda theme: plots.matrix(matrix, title="", theme=theme)),
         sentences=render.sentences(matrix),
         class_titles=render.class_titles(matrix),
         classes=[(domain, list(render.class_rows(matrix, domain))) for domain in matrix.domains],

@@ -1,11 +1,12 @@
-"""The picture of a matrix: a square for each training and data set, its colour the mIoU."""
+"""A matrix of data sets: a square for each training and data set, its colour the mIoU."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from uda.bench.matrix.table import CLEAR, Matrix, MatrixRow, Square
-from uda.bench.render import interval, joint, number
+from uda.bench.render import interval, joint, number, with_interval
+from uda.plots.style import MINUS, PAPER, Theme, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,10 +16,10 @@ COLOURS = "Blues"
 DIAGONAL = "#d55e00"
 WIDTH, HEIGHT = 2.1, 0.85
 """Inches of a square."""
-MINUS = "\u2212"
 
 
-def draw(matrix: Matrix, title: str | None = None) -> Figure:
+@styled
+def matrix(matrix: Matrix, *, title: str | None = None, theme: Theme = PAPER) -> Figure:
     """Draw a matrix: in each square the mIoU in %, its interval, and the difference to the diagonal with its own.
 
     Squares of one column are comparable, and colours follow the mIoU over all of them. The diagonal has a frame; bold
@@ -27,19 +28,18 @@ def draw(matrix: Matrix, title: str | None = None) -> Figure:
     Args:
         matrix: with at least one row.
         title: above it; by default the matrix' name.
+        theme: its colours; those of the squares follow the scores.
 
     Raises:
         ValueError: no finished row to draw.
     """
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
     if not matrix.rows:
         raise ValueError(f"{matrix.name}: no finished row to draw")
     rows, columns = matrix.rows, matrix.domains
-    figure = Figure(figsize=(2.4 + WIDTH * len(columns), 1.3 + HEIGHT * len(rows)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(2.4 + WIDTH * len(columns), 1.3 + HEIGHT * len(rows))
     values = [row.squares[column.name].miou.value for row in rows for column in columns]
     known = [value for value in values if value == value] or [0.0]
     low, high = min(known), max(known)
@@ -80,7 +80,13 @@ def draw(matrix: Matrix, title: str | None = None) -> Figure:
         "set;\nbelow: points against the diagonal [joint interval], bold where clear"
     )
     figure.supxlabel(legend, fontsize=8, x=0.01, ha="left")
+    figure.set_label(f"{matrix.name}, mIoU in %: " + "; ".join(_in_words(row) for row in rows))
     return figure
+
+
+def _in_words(row: MatrixRow) -> str:
+    scores = ", ".join(f"{name} {with_interval(square.miou)}" for name, square in row.squares.items())
+    return f"trained on {row.name}: {scores}"
 
 
 def _shade(value: float, low: float, high: float) -> float:
