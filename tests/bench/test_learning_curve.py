@@ -271,7 +271,7 @@ def test_what_is_written_down_has_the_curve(config: BenchConfig, table: Table, t
     assert f", {with_interval(gain, signed=True)} |" in text
     page = page_of(config, tmp_path, table)
     assert html.escape(sentence) in page
-    assert 'aria-label="what labelled target images are worth"' in page
+    assert f'aria-label="what labelled target images are worth: {html.escape(sentence)}' in page
     assert "&lt;2&gt;.png" in page
     recorded = summary(config, tmp_path, table, "uda bench")
     json.dumps(recorded, allow_nan=False)

@@ -17,7 +17,7 @@ import pytest
 from tests.bench import tiny
 from tests.bench.test_table import METHODS, fill
 from uda.bench import BenchResult, Estimate, Table, make_table, write_tables
-from uda.bench.gallery import error_map
+from uda.bench.gallery import error_map, read_samples
 from uda.bench.headline import headline
 from uda.bench.render import control_difference
 from uda.bench.report import html as page_of

@@ -491,6 +491,11 @@ class Adjusted:
         """Whether the difference is not 0, by Holm's procedure."""
         return self.holm_p_value < 1 - LEVEL
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether Bonferroni's interval excludes 0: Holm's procedure then calls it clear too, but not the reverse."""
+        return self.low > 0 or self.high < 0
+
 
 def holm_p_values(p_values: Sequence[float] | Floats) -> Floats:
     """Holm's adjusted p-values ``(m,)``; NaN stays NaN and is no member of the family."""

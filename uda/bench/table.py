@@ -30,16 +30,30 @@ UNKNOWN = Estimate(float("nan"))
 
 
 def verdict(
-    difference: Adjusted | None, above: str = "helps", below: str = "hurts", unclear: str = "no clear effect"
+    difference: Adjusted | None,
+    above: str = "helps",
+    below: str = "hurts",
+    unclear: str = "no clear effect",
+    *,
+    by_interval: bool = False,
 ) -> str:
-    """What a difference shows, in words; by default those of a row against its control."""
+    """What a difference shows, in words; by default those of a row against its control, by Holm's procedure.
+
+    Args:
+        difference: the difference.
+        above: the word for a gain.
+        below: the word for a loss.
+        unclear: the word where it is not clear.
+        by_interval: clear is what the joint interval excludes 0 for, instead: the words then never contradict it.
+    """
     if difference is None or not difference.estimate.known:
         return "not compared"
     if difference.estimate.image_noise_only:
         return "image noise only"
     if difference.estimate.noise is None:
         return "no interval"
-    return (above if difference.estimate.value > 0 else below) if difference.clear else unclear
+    clear = difference.excludes_zero if by_interval else difference.clear
+    return (above if difference.estimate.value > 0 else below) if clear else unclear
 
 
 @dataclass(frozen=True)

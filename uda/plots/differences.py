@@ -36,8 +36,9 @@ def forest(
 ) -> Figure:
     """Draw what each row gains, in points of mIoU, with its interval, around a zero line; the best row on top.
 
-    A disc says that a row helps, a square that it hurts, a hollow disc that there is no clear effect; these words
-    follow Holm's procedure over the whole table, which may call clear what the wider joint interval just touches.
+    A disc in colour says that a row helps, a square that it hurts, a hollow black disc that there is no clear effect.
+    These words follow Holm's procedure over the whole table, which calls clear a little more than the joint intervals
+    (Bonferroni's) exclude 0; such a mark is in colour but hollow, so that it contradicts no interval.
     A row with one seed has no interval, for that of its images says nothing about training again.
 
     Args:
@@ -87,11 +88,23 @@ def differences(shown: Shown, domain: str, to: To) -> list[Difference]:
     return [line for line in lines if line.estimate.known]
 
 
+def _by_words_alone(line: Difference) -> bool:
+    """Whether it is clear by Holm's procedure but its interval does not exclude 0."""
+    return line.verdict in ("helps", "hurts") and not line.estimate.clear
+
+
+def _key(lines: Sequence[Difference]) -> str:
+    """What the marks mean; nothing where nothing is judged."""
+    if not any(line.verdict for line in lines):
+        return ""
+    key = "\n● helps   ■ hurts   ○ no clear effect, or not judged"
+    return key + ("\n(colour, but hollow: clear by Holm's procedure alone)" if any(map(_by_words_alone, lines)) else "")
+
+
 @styled
 def draw_forest(title: str, lines: Sequence[Difference], *, theme: Theme = PAPER) -> Figure:
     """The figure of :func:`forest`, lines in the order given, the first on top."""
-    judged = any(line.verdict for line in lines)
-    figure, axes = new_figure(WIDTH, 0.75 + 0.3 * len(lines))
+    figure, axes = new_figure(WIDTH, 1.1 + 0.3 * len(lines))
     axes.axvline(0, color=theme.ink, linewidth=0.8)
     for at, line in enumerate(lines):
         colour = {"helps": theme.helps, "hurts": theme.hurts}.get(line.verdict, theme.ink)
@@ -99,7 +112,7 @@ def draw_forest(title: str, lines: Sequence[Difference], *, theme: Theme = PAPER
         if ends is not None:
             axes.plot(ends, [at, at], color=colour, linewidth=1.6, solid_capstyle="butt")
         value = 100 * line.estimate.value
-        face = colour if line.verdict in MARKS else theme.ground
+        face = colour if line.verdict in MARKS and not _by_words_alone(line) else theme.ground
         axes.plot([value], [at], MARKS.get(line.verdict, "o"), color=colour, markerfacecolor=face, markersize=6)
         text = f"{value:+.1f}".replace("-", MINUS)
         axes.text(1.01, at, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
@@ -108,7 +121,7 @@ def draw_forest(title: str, lines: Sequence[Difference], *, theme: Theme = PAPER
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
-    axes.set_xlabel("points of mIoU" + ("\n● helps   ■ hurts   ○ no clear effect, or not judged" if judged else ""))
+    axes.set_xlabel(f"points of mIoU{_key(lines)}")
     axes.set_title(title, loc="left", parse_math=False)
     figure.set_label(
         f"{title}, in points of mIoU: "

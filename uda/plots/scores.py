@@ -11,12 +11,14 @@ import numpy.typing as npt
 
 from uda.bench.intervals import Estimate
 from uda.plots.results import Results, read_shown
-from uda.plots.style import MARKERS, PAPER, WIDTH, Theme, bounds, in_words, new_figure, styled
+from uda.plots.style import MARKERS, PAPER, Theme, bounds, in_words, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+WIDTH = 5.2
+"""Inches."""
 LINE = 0.15
 """Inches between two lines of labels."""
 LETTERS = 26
@@ -77,7 +79,12 @@ def draw_scatter(
         place = 100 * x.value, 100 * y.value
         for ends, across in ((bounds(x), True), (bounds(y), False)):
             if ends is not None:
-                axes.plot(*((ends, [place[1]] * 2) if across else ([place[0]] * 2, ends)), color=colour, linewidth=0.8)
+                axes.plot(
+                    *((ends, [place[1]] * 2) if across else ([place[0]] * 2, ends)),
+                    color=colour,
+                    linewidth=0.8,
+                    alpha=0.6,
+                )
         axes.plot(*([value] for value in place), marker, color=colour, markersize=7)
     axes.set(xlabel=labels[0], ylabel=labels[1])
     axes.set_title(title, loc="left", parse_math=False)

@@ -23,7 +23,7 @@ def matrix(matrix: Matrix, *, title: str | None = None, theme: Theme = PAPER) ->
     """Draw a matrix: in each square the mIoU in %, its interval, and the difference to the diagonal with its own.
 
     Squares of one column are comparable, and colours follow the mIoU over all of them. The diagonal has a frame; bold
-    differences are clear (Holm, over all of the matrix).
+    are differences whose interval, which holds for all of the matrix together (Bonferroni), excludes 0.
 
     Args:
         matrix: with at least one row.
@@ -77,7 +77,7 @@ def matrix(matrix: Matrix, *, title: str | None = None, theme: Theme = PAPER) ->
     axes.set_title(title or matrix.name, loc="left", parse_math=False)
     legend = (
         f"mIoU in % [95 % interval], {seeds} seed{'s' if seeds > 1 else ''}; frame: the diagonal, trained on that data "
-        "set;\nbelow: points against the diagonal [joint interval], bold where clear"
+        "set;\nbelow: points against the diagonal [joint interval, Bonferroni], bold where it excludes 0"
     )
     figure.supxlabel(legend, fontsize=8, x=0.01, ha="left")
     figure.set_label(f"{matrix.name}, mIoU in %: " + "; ".join(_in_words(row) for row in rows))

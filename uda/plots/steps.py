@@ -114,7 +114,8 @@ def draw_curves(title: str, lines: Mapping[str, Curve], rows: Sequence[str], *, 
             curve.steps, curve.mean, color=colour, linestyle=DASHES[at % len(DASHES)], linewidth=1.4,
             marker="o" if len(curve.steps) == 1 else "", label=legend_label(name),
         )  # fmt: skip
-    axes.set_xlabel("step (line: mean over seeds, band: smallest to largest)")
+    banded = any(list(curve.low) != list(curve.high) for curve in lines.values())
+    axes.set_xlabel("step" + ("\n(line: mean over seeds, band: smallest to largest)" if banded else ""))
     axes.locator_params(axis="x", integer=True)
     axes.set_title(title, loc="left", parse_math=False)
     axes.grid()

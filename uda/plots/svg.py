@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 ROLES = {
     "#010203": "currentColor", "#010204": "var(--helps)", "#010205": "var(--hurts)", "#010206": "var(--faint)",
+    "#010207": "var(--ground)",
     **{f"#0102{16 + at:02x}": f"var(--row{at})" for at in range(8)},
 }  # fmt: skip
 """Colours that no chart has otherwise -> what stands for them in the page; matplotlib knows no CSS."""
-_INK, _HELPS, _HURTS, _FAINT, *_ROWS = ROLES
-PAGE = Theme(_INK, _HELPS, _HURTS, _FAINT, rows=tuple(_ROWS), ground="none")
+_INK, _HELPS, _HURTS, _FAINT, _GROUND, *_ROWS = ROLES
+PAGE = Theme(_INK, _HELPS, _HURTS, _FAINT, rows=tuple(_ROWS), ground=_GROUND)
 """For :func:`as_svg`."""
 
 

@@ -74,7 +74,8 @@ def _about_numbers(config: MatrixConfig, rows: Sequence[MatrixRow]) -> list[str]
         "compared with each other; intervals of 95 % for other seeds and other images alike "
         f"({config.resamples} draws of image weights), one at a time.",
         "Against the diagonal: minus plain training on the data set that is scored; its intervals hold for all such "
-        "differences of this matrix together, and the words follow them (Holm).",
+        "differences of this matrix together (Bonferroni), and words and bold type follow these intervals; p values are "
+        "Holm's, which may call a difference clear whose interval just touches 0.",
     ]
     return [*every, about_seeds(number)]
 
@@ -86,7 +87,7 @@ def _about_adaptation(config: MatrixConfig) -> str:
         else "plain training on the same labels, which passes no image of the target: what batch norm gains by these "
         "images is not told apart from what the losses gain (controls: true adds the rows that do)"
     )
-    return f"Adaptation rows are judged by {judged}; these differences are a family of their own (Holm)."
+    return f"Adaptation rows are judged by {judged}; these differences are a family of their own."
 
 
 def about_power(column: Domain, differences: Sequence[Adjusted | None]) -> str:

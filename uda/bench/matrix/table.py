@@ -31,7 +31,7 @@ Kind = Literal["plain", "combined", "adapted", "control"]
 
 
 CLEAR = ("loses", "gains", "hurts", "helps")
-"""The words for a difference that is clear."""
+"""The words for a difference whose joint interval excludes 0."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Square:
 
     @property
     def loss(self) -> str:
-        """What the difference to the diagonal shows, in words."""
-        return verdict(self.to_diagonal, "gains", "loses", "no clear difference")
+        """What the difference to the diagonal shows, in words that follow its joint interval."""
+        return verdict(self.to_diagonal, "gains", "loses", "no clear difference", by_interval=True)
 
     @property
     def gain(self) -> str:
-        """What the difference to the control shows, in words."""
-        return verdict(self.to_control)
+        """What the difference to the control shows, in words that follow its joint interval."""
+        return verdict(self.to_control, by_interval=True)
 
 
 @dataclass(frozen=True)
