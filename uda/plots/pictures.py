@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PANEL = 4.2
-"""Inches of a picture's width: 420 pixels at the figure's 100 dots an inch."""
+PANEL = 4.1
+"""Inches of a picture's width: 410 pixels at the figure's 100 dots an inch."""
 DPI = 100
+GAP, TITLE = 0.1, 0.3
+"""Inches beside a picture, and above it."""
 
 
 def samples(
@@ -80,19 +82,19 @@ def draw_samples(title: str, sample: Sample, errors: bool, columns: int, *, them
     cells = [[panel] for panel in panels] + [_panels(picture, errors) for picture in sample.pictures]
     columns = min(columns, len(cells))
     lines = [cells[at : at + columns] for at in range(0, len(cells), columns)]
-    heights = [max(map(len, line)) for line in lines]
-    panel = PANEL * high / wide + 0.3
-    figure = Figure(figsize=(PANEL * columns, panel * sum(heights) + 0.3), dpi=DPI)
-    # not "constrained" of the default paddings: the pictures must be as wide as is promised
-    figure.set_layout_engine("constrained", w_pad=0.04, h_pad=0.02, wspace=0, hspace=0)
-    grid = figure.subplots(sum(heights), columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for at, line in enumerate(lines):
+    panel = TITLE + PANEL * high / wide
+    width, height = GAP + (PANEL + GAP) * columns, TITLE + GAP + panel * sum(max(map(len, line)) for line in lines)
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    top = height - TITLE
+    for line in lines:
         for column, cell in enumerate(line):
             for below, (name, pixels) in enumerate(cell):
-                _show(grid[sum(heights[:at]) + below, column], name, pixels)
-    figure.suptitle(title, x=0.01, ha="left", parse_math=False)
+                # placed by hand: a layout engine would make them narrower than is promised
+                left, bottom = GAP + (PANEL + GAP) * column, top - panel * (below + 1)
+                box = (left / width, bottom / height, PANEL / width, (panel - TITLE) / height)
+                _show(figure.add_axes(box), name, pixels)
+        top -= panel * max(map(len, line))
+    figure.text(GAP / width, 1 - 0.5 * TITLE / height, title, va="center", parse_math=False)
     scores = "; ".join(_scored(picture) for picture in sample.pictures)
     figure.set_label(f"{title}: input, label and predictions" + (f"; mIoU of this image: {scores}" if scores else ""))
     return figure
@@ -108,4 +110,5 @@ def _scored(picture: Picture) -> str:
 
 def _show(axes: Axes, name: str, pixels: Pixels) -> None:
     axes.imshow(pixels, interpolation="nearest" if name != "input" else "antialiased")
-    axes.set_title(name, parse_math=False)
+    axes.set_axis_off()
+    axes.set_title(name, loc="left", parse_math=False)

@@ -79,12 +79,8 @@ def draw_scatter(
         place = 100 * x.value, 100 * y.value
         for ends, across in ((bounds(x), True), (bounds(y), False)):
             if ends is not None:
-                axes.plot(
-                    *((ends, [place[1]] * 2) if across else ([place[0]] * 2, ends)),
-                    color=colour,
-                    linewidth=0.8,
-                    alpha=0.6,
-                )
+                line = (ends, [place[1]] * 2) if across else ([place[0]] * 2, ends)
+                axes.plot(*line, color=colour, linewidth=0.8, alpha=0.6)
         axes.plot(*([value] for value in place), marker, color=colour, markersize=7)
     axes.set(xlabel=labels[0], ylabel=labels[1])
     axes.set_title(title, loc="left", parse_math=False)

@@ -74,8 +74,8 @@ def _about_numbers(config: MatrixConfig, rows: Sequence[MatrixRow]) -> list[str]
         "compared with each other; intervals of 95 % for other seeds and other images alike "
         f"({config.resamples} draws of image weights), one at a time.",
         "Against the diagonal: minus plain training on the data set that is scored; its intervals hold for all such "
-        "differences of this matrix together (Bonferroni), and words and bold type follow these intervals; p values are "
-        "Holm's, which may call a difference clear whose interval just touches 0.",
+        "differences of this matrix together (Bonferroni); words and bold type follow these intervals; p values are "
+        "Holm's, which may be below .05 where the interval still has 0.",
     ]
     return [*every, about_seeds(number)]
 
