@@ -34,7 +34,7 @@ def python(code: str, path: Path | None = None) -> subprocess.CompletedProcess[s
         (SHOWN.format("--version"), HEAVY | {"torch", "numpy"}),
         (EVERY_METHOD, HEAVY),
         ("import uda.models; uda.models.Segmenter", HEAVY),
-        ("import uda.engine, uda.data.transforms, uda.config, uda.presets, uda.bench", HEAVY - {"cv2"}),
+        ("import uda.engine, uda.data.transforms, uda.config, uda.presets, uda.bench, uda.plots", HEAVY - {"cv2"}),
     ],
     ids=["methods", "help", "version", "every method", "models", "engine and bench"],
 )

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,23 @@ def test_the_picture_has_every_number_and_frames_the_diagonal(matrix: Matrix) ->
     with pytest.raises(ValueError, match="no finished row"):
         plots.matrix(empty)
     assert "No finished cell: cityscapes, kitti, cityscapes + kitti, dacs." in markdown(empty)
+
+
+def test_bold_and_words_follow_the_interval_that_stands_beside_them(matrix: Matrix) -> None:
+    """A difference that Holm's procedure calls clear, but whose joint interval has 0."""
+    row = matrix.row("cityscapes")
+    adjusted = row.squares["kitti"].to_diagonal
+    assert adjusted is not None
+    assert adjusted.clear
+    for high, word in ((0.001, "no clear difference"), (-0.001, "loses")):
+        square = replace(row.squares["kitti"], to_diagonal=replace(adjusted, high=high))
+        changed = replace(row, squares={**row.squares, "kitti": square})
+        other = replace(matrix, rows=tuple(changed if part is row else part for part in matrix.rows))
+        assert square.loss == word
+        end = f"{100 * high:.1f}]".replace("-", "\u2212")
+        (text,) = [text for text in plots.matrix(other).axes[0].texts if text.get_text().endswith(f", {end}")]
+        assert (text.get_fontweight() == "bold") is (word == "loses")
+    assert "Bonferroni" in plots.matrix(matrix).get_supxlabel()
 
 
 def test_files_are_the_same_each_time_and_plain_json(config: MatrixConfig, filled: Path, tmp_path: Path) -> None:

@@ -258,9 +258,9 @@ def test_samples_are_wide_and_show_input_label_source_only_and_rows(pictured: Be
     figure = plots.samples(pictured, rows=["source_only", "fda"])
     figure.canvas.draw()
     shown = [axes for axes in figure.axes if axes.images]
-    assert [axes.get_title() for axes in shown][:2] == ["input", "label"]
-    assert shown[2].get_title().startswith("source_only ")
-    assert shown[3].get_title() == "fda 100.0 %"
+    assert [axes.get_title("left") for axes in shown][:2] == ["input", "label"]
+    assert shown[2].get_title("left").startswith("source_only ")
+    assert shown[3].get_title("left") == "fda 100.0 %"
     assert all(axes.get_window_extent().width >= 400 for axes in shown)
     space = pictured.config.space
     from uda.bench.build import open_dataset
@@ -276,7 +276,7 @@ def test_samples_are_wide_and_show_input_label_source_only_and_rows(pictured: Be
 
 
 def test_samples_begin_with_source_only_and_say_what_is_not_there(pictured: BenchResult) -> None:
-    titles = [axes.get_title() for axes in plots.samples(pictured).axes if axes.images]
+    titles = [axes.get_title("left") for axes in plots.samples(pictured).axes if axes.images]
     assert titles[2].startswith("source_only")
     assert len(titles) == 2 + len(pictured.table.rows)
     for arguments, message in (

@@ -114,7 +114,7 @@ def draw_forest(title: str, lines: Sequence[Difference], *, theme: Theme = PAPER
         value = 100 * line.estimate.value
         face = colour if line.verdict in MARKS and not _by_words_alone(line) else theme.ground
         axes.plot([value], [at], MARKS.get(line.verdict, "o"), color=colour, markerfacecolor=face, markersize=6)
-        text = f"{value:+.1f}".replace("-", MINUS)
+        text = f"{value:+z.1f}".replace("-", MINUS)
         axes.text(1.01, at, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.set_yticks(range(len(lines)), [line.name for line in lines], parse_math=False)
     axes.set_ylim(len(lines) - 0.5, -0.5)

@@ -101,5 +101,5 @@ def bounds(estimate: Estimate) -> tuple[float, float] | None:
 def in_words(estimate: Estimate, *, signed: bool = False) -> str:
     """``41.2 [39.8, 42.5]`` as it is drawn: without the interval where :func:`bounds` has none."""
     ends = bounds(estimate)
-    text = f"{100 * estimate.value:{'+' if signed else ''}.1f}"
-    return text if ends is None else f"{text} [{ends[0]:.1f}, {ends[1]:.1f}]"
+    text = f"{100 * estimate.value:{'+' if signed else ''}z.1f}"
+    return text if ends is None else f"{text} [{ends[0]:z.1f}, {ends[1]:z.1f}]"
