@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from tests.bench.test_table import IMAGES, NAMES, confusion
 from tests.test_factorial_config import FACTORS, content
+from uda import plots
 from uda.bench import Event
-from uda.bench.factorial import Study, draw, make_study, run_factorial, write_study
+from uda.bench.factorial import Study, make_study, run_factorial, write_study
 from uda.bench.factorial.render import markdown, sentences, terminal, to_csv
 from uda.bench.identity import Identities
 from uda.bench.plan import DESCRIPTION, RESULT, make_plan
@@ -165,7 +166,7 @@ def test_while_a_run_is_missing_there_are_no_effects_of_its_seed(tmp_path: Path)
     assert {run.name for run in unfinished.runs} == {"source_only", "run2", "run4"}
     assert "of which there is none yet" in markdown(unfinished)
     with pytest.raises(ValueError, match="no effect to draw; 1 runs are not finished"):
-        draw(unfinished)
+        plots.effects(unfinished)
     assert "factorial.png" not in {path.name for path in write_study(config, tmp_path, unfinished).values()}
 
 
@@ -194,7 +195,7 @@ def test_what_is_written(full: tuple[FactorialConfig, Study, Path], tmp_path: Pa
     console = Console(width=200, file=io.StringIO())
     console.print(terminal(study))
     assert "flip × dropout" in console.file.getvalue()  # type: ignore[attr-defined]
-    figure = draw(study)
+    figure = plots.effects(study)
     assert len(figure.axes) == 3
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["flip", "dropout", "smoothing"]
 

@@ -6,6 +6,7 @@ says its numbers in words: an alt text. Colours are those that colour-blind peop
 """
 
 from uda.plots.differences import forest
+from uda.plots.effects import effects
 from uda.plots.labels import learning_curve
 from uda.plots.pictures import samples
 from uda.plots.scores import target_against_source
@@ -13,4 +14,6 @@ from uda.plots.squares import matrix
 from uda.plots.steps import curves
 from uda.plots.style import PAPER, Theme
 
-__all__ = ["PAPER", "Theme", "curves", "forest", "learning_curve", "matrix", "samples", "target_against_source"]
+__all__ = [
+    "PAPER", "Theme", "curves", "effects", "forest", "learning_curve", "matrix", "samples", "target_against_source",
+]  # fmt: skip

@@ -51,7 +51,7 @@ def notes(
         "An effect is the mean over the runs with the factor high minus the mean over those with it low, in points of "
         "mIoU; every other factor is high in half of each. It is an average over the levels of the others.",
         "Intervals hold for all main effects on all domains together (Bonferroni), for other seeds and other images "
-        f"alike ({config.resamples} draws of image weights); the words follow Holm's procedure over the same family. "
+        f"alike ({config.resamples} draws of image weights); the words follow these joint intervals. "
         "Interactions are a family of their own.",
         about_seeds(len(seeds)),
     ]

@@ -47,9 +47,9 @@ class Effect:
         return TIMES.join(self.factors)
 
     def verdict(self, domain: str) -> str:
-        """What the effect shows, in the words of a benchmark's table; of a pair whether it adds or takes away."""
+        """What the effect shows, in words that follow its joint interval; of a pair whether it adds or takes away."""
         words = ("helps", "hurts") if len(self.factors) == 1 else ("more together", "less together")
-        return verdict(self.on[domain], *words)
+        return verdict(self.on[domain], *words, by_interval=True)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from uda.bench.charts import as_svg
 from uda.bench.factorial import render
-from uda.bench.factorial.picture import draw
 from uda.bench.factorial.table import TIMES, Effect, Study
 from uda.bench.plain_page import page
 from uda.bench.plan import make_plan
@@ -50,17 +48,22 @@ def write_study(
 
 
 def png(study: Study) -> bytes:
-    """The picture of :func:`uda.bench.factorial.draw`; of the same study the same bytes."""
+    """The picture of :func:`uda.plots.effects`; of the same study the same bytes."""
+    from uda import plots  # which reads this package
+
     file = io.BytesIO()
-    draw(study).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    plots.effects(study).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     return file.getvalue()
 
 
 def html(config: FactorialConfig, study: Study, command: str = "") -> str:
     """One self-contained page: the picture, effects, levels, runs, how it was measured; nothing runs in it."""
+    from uda import plots
+    from uda.plots.svg import as_svg
+
     return page(
         "factorial/factorial.html.j2", config, study, render.opening(study), command,
-        picture=as_svg(study.name, lambda: draw(study, title="")),
+        picture=as_svg(study.name, lambda theme: plots.effects(study, title="", theme=theme)),
         sentences=render.sentences(study),
         titles=render.titles(study),
         effects=render.effect_rows(study, study.effects),
