@@ -513,7 +513,7 @@ class _Work:
     def pool(self, workers: int) -> None:
         """Work until nothing is left or a process died; a dead one takes only the cells that were running with it."""
         context = multiprocessing.get_context("spawn")
-        threads = max(1, _cores() // workers)
+        threads = max(1, cores() // workers)
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
         futures: dict[Future[str | None], _Task] = {}
         told: dict[str, int] = {}
@@ -554,5 +554,5 @@ def _start_worker(threads: int) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _cores() -> int:
+def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""The command line: ``uda data|train|eval|bench|gap|predict|export|methods``.
+"""The command line: ``uda data|train|eval|bench|search|gap|predict|export|methods``.
 
 Nothing here imports torch before a command runs, so that help is quick. Exit codes: 0 all went well, 1 something failed
 in the work (a cell, an unreadable image, a problem in a data set), 2 the input is wrong, 130 interrupted.
@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from uda.cli import bench, common, data, evaluate, export, gap, methods, predict
+from uda.cli import bench, common, data, evaluate, export, gap, methods, predict, search
 
 app = typer.Typer(
     name="uda",
@@ -26,6 +26,7 @@ app.add_typer(data.app, name="data")
 app.command("train")(bench.train)
 app.command("eval")(evaluate.evaluate)
 app.command("bench")(bench.bench)
+app.command("search")(search.search)
 app.command("gap")(gap.gap)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)

@@ -103,7 +103,7 @@ def bench(
         _plan(loaded, out / loaded.name, plan, like)
         return
     with bars(quiet) as progress:
-        view = _View(progress, quiet=quiet)
+        view = View(progress, quiet=quiet)
         result = run(
             loaded, out=out, workers=workers, methods=only or None, seeds=integers(seeds, "--seeds"), fresh=fresh,
             extend=extend, report=view.report,
@@ -120,7 +120,7 @@ def bench(
     if record is not None:
         write_record(loaded, result.folder, result.table, record, command=command)
         say(f"recorded in {record}")
-    _fail(result.failed, result.folder)
+    fail(result.failed, result.folder)
 
 
 @guarded
@@ -161,9 +161,9 @@ def train(
     content, changed = {} if config is None else config, {**entries, **changes(change)}
     loaded, row = load_run(content, roots(root, content, changed), row=method, recipe=preset, changes=changed)
     with bars(quiet) as progress:
-        view = _View(progress, quiet=quiet)
+        view = View(progress, quiet=quiet)
         result = train_row(loaded, row, seed=seed, out=out, fresh=fresh, extend=extend, report=view.report)
-    _fail(result.failed, result.folder.parent.parent)
+    fail(result.failed, result.folder.parent.parent)
     for line in _scores(loaded, result):
         print(line)
     print(f"run folder: {result.folder}")
@@ -188,7 +188,7 @@ def _matrix(
 
     loaded = load_matrix(config, named_roots, changes=changed, presets=presets)
     with bars(quiet) as progress:
-        result = run_matrix(loaded, report=_View(progress, quiet=quiet).report, **options)
+        result = run_matrix(loaded, report=View(progress, quiet=quiet).report, **options)
     console().print(terminal(result.matrix))
     command = shlex.join(["uda", *sys.argv[1:]])
     try:
@@ -202,7 +202,7 @@ def _matrix(
     if record is not None:
         write_matrix(loaded, result.folder, result.matrix, record, command)
         say(f"recorded in {record}")
-    _fail(result.failed, result.folder)
+    fail(result.failed, result.folder)
 
 
 def _factorial(
@@ -312,14 +312,15 @@ def _plan(config: BenchConfig, folder: Path, points: float, like: Path | None) -
         say("*: no noise of its own; the median of the other rows.")
 
 
-def _fail(failed: Mapping[str, str], folder: Path) -> None:
+def fail(failed: Mapping[str, str], folder: Path) -> None:
+    """Say what failed, and end with the exit code for that, where something did."""
     for name, message in failed.items():
         say(f"failed: {name}: {message}\n  traceback: {folder / name / 'error.txt'}")
     if failed:
         raise typer.Exit(FAILED)
 
 
-class _View:
+class View:
     """Shows the cells of a run as a bar with those at work below, or as plain lines; notes alone where ``quiet``."""
 
     def __init__(self, progress: Progress | None, *, quiet: bool = False) -> None:

@@ -1,0 +1,398 @@
+"""Run a search: trials one after the other or side by side, each a run of its own that a later call goes on with.
+
+Optuna keeps the study (its journal, ``study.log``), draws values and decides what is pruned; training is that of
+:func:`uda.bench.train`. Values depend on the sampler's seed and on the trials before, so that with one worker an
+interrupted search ends as one that was not; with several, on which trial ended first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import multiprocessing
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from uda.bench import build
+from uda.bench.restore import load_model, open_run
+from uda.bench.run import DIED, Event, _lock, _start_worker, cores, only_warn, train
+from uda.bench.search.objectives import measurable, measure, measure_all
+from uda.config import ConfigError
+from uda.config.search import OBJECTIVES, Choices, Range, SearchConfig, load_search
+from uda.engine.identity import describe_differences, differences
+
+STUDY = "study.log"
+"""Optuna's journal, in the search's folder."""
+TRIALS = "trials"
+"""Folder of the trials' runs, in the search's."""
+CONFIG, VALUES, ERROR = "config", "objectives", "error"
+"""What is kept with Optuna's study and trials."""
+FIRST = 5
+"""Trials before which none is pruned."""
+State = Literal["finished", "pruned", "failed", "unfinished"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One set of values and what came of it."""
+
+    number: int
+    values: dict[str, Any]
+    """By dotted key of the config."""
+    state: State
+    objectives: dict[str, float]
+    """By name, all that could be measured at its end; the objective alone, at its last look, where it was pruned."""
+    steps: int
+    """Trained."""
+    message: str
+    """Why it failed."""
+    folder: Path
+    """Its run's."""
+
+
+@dataclass
+class SearchResult:
+    """What a call of :func:`run_search` did."""
+
+    config: SearchConfig
+    folder: Path
+    trials: list[Trial]
+    """All in the folder, of this call or an earlier one."""
+    ran: list[int] = field(default_factory=list)
+    """Numbers of those that this call ended."""
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Failed trials' run folders below :attr:`folder`, with the reason in one line."""
+        return {
+            trial.folder.relative_to(self.folder).as_posix(): trial.message
+            for trial in self.trials if trial.state == "failed"
+        }  # fmt: skip
+
+    @property
+    def best(self) -> Trial | None:
+        """The finished trial that the objective likes best, the first of equal ones."""
+        return best_by(self.trials, self.config.spec.objective)
+
+
+def best_by(trials: list[Trial], objective: str) -> Trial | None:
+    """The finished trial with the best value of an objective, the first of equal ones; ``None`` without any."""
+    known = [t for t in trials if t.state == "finished" and not math.isnan(t.objectives.get(objective, math.nan))]
+    sign = 1 if OBJECTIVES[objective] == "maximize" else -1  # type: ignore[index]
+    return max(known, key=lambda trial: sign * trial.objectives[objective], default=None)
+
+
+class _Pruned(BaseException):
+    """Ends a trial's training from its progress report, past what keeps one cell's errors from the others."""
+
+
+def run_search(
+    config: SearchConfig | Path | str | Mapping[str, Any],
+    *,
+    out: Path | str = "runs",
+    roots: Mapping[str, str] | None = None,
+    workers: int = 1,
+    report: Callable[[Event], None] = only_warn,
+) -> SearchResult:
+    """Do what is missing of a search.
+
+    A finished, pruned or failed trial is left as it is; one that a kill cut short goes on from its checkpoint.
+
+    Args:
+        config: a config, or what :func:`uda.config.search.load_search` reads.
+        out: everything goes to ``out/<name>``, a trial's run to ``trials/trial000`` there.
+        roots: values of the config's ``${name}`` variables.
+        workers: trials side by side, each in a process of its own with an equal share of the cores; 1 runs them here.
+        report: told what happens.
+
+    Raises:
+        ConfigError: the config is wrong, another search is in the folder, or Optuna is not installed.
+        DataError: a data set is missing or damaged.
+        KeyboardInterrupt: passed on; trials and checkpoints stay.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
+    config = config if isinstance(config, SearchConfig) else load_search(config, roots)
+    import_optuna()
+    folder = Path(out) / config.name
+    with contextlib.ExitStack() as locks:
+        unwritable = _lock(folder, locks)
+        if unwritable:
+            raise ConfigError(f"{folder}: cannot be written ({unwritable}); use another --out")
+        study = _open(config, folder)
+        base, _ = config.trial({})
+        if base.streets is not None:
+            build.make_streets(base.streets, workers=workers)
+        build.check(base)
+        work = _Work(config, folder, study, report)
+        work.here() if workers == 1 else work.side_by_side(workers)
+    return SearchResult(config, folder, read_trials(config, folder, study), work.ran)
+
+
+def import_optuna() -> Any:
+    """Optuna, quiet; an extra of this package.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        optuna = import_module("optuna")
+    except ImportError as error:
+        raise ConfigError("a search needs the package optuna: pip install 'uda-seg[search]'") from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def _storage(folder: Path) -> Any:
+    optuna = import_optuna()
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / STUDY))
+    return optuna.storages.JournalStorage(backend)
+
+
+def _open(config: SearchConfig, folder: Path) -> Any:
+    """The folder's study, new where there is none.
+
+    Raises:
+        ConfigError: it is of another config; the message names what differs.
+    """
+    optuna, direction = import_optuna(), OBJECTIVES[config.spec.objective]
+    study = optuna.create_study(
+        study_name=config.name, storage=_storage(folder), direction=direction, load_if_exists=True
+    )
+    searched = config.spec.model_dump(mode="json", exclude={"trials"})
+    own = {"schema": 1, "run": json.loads(json.dumps(config.content)), "search": searched}
+    old = study.user_attrs.get(CONFIG)
+    if old is None:
+        study.set_user_attr(CONFIG, own)
+    elif changed := differences(old, own, {}):
+        raise ConfigError(
+            f"{folder}: holds a search of another config; use another name or --out\n{describe_differences(changed)}"
+        )
+    return study
+
+
+def sampler_of(config: SearchConfig, number: int) -> Any:
+    """Optuna's sampler for one trial: its draws follow from the seed and the trial's number, in whatever call it is."""
+    samplers, spec = import_optuna().samplers, config.spec
+    seed = spec.seed * 1_000_003 + number
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # experimental options
+        if spec.sampler == "grid":
+            grid = {key: list(_labels(entry)) for key, entry in spec.space.items() if isinstance(entry, Choices)}
+            return samplers.GridSampler(grid, seed=spec.seed)
+        if spec.sampler == "random":
+            return samplers.RandomSampler(seed=seed)
+        return samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+
+
+def _labels(entry: Choices) -> dict[Any, Any]:
+    """Optuna's name of each choice, itself where it may be -> the choice."""
+    plain = all(isinstance(choice, bool | int | float | str) or choice is None for choice in entry.choices)
+    # 1, 1.0 and True are one key
+    return {choice if plain and not _mixed(entry) else json.dumps(choice): choice for choice in entry.choices}
+
+
+def _mixed(entry: Choices) -> bool:
+    return len(set(entry.choices)) < len(entry.choices)
+
+
+def draw_values(config: SearchConfig, trial: Any) -> dict[str, Any]:
+    """The values of an Optuna trial, by dotted key."""
+    values: dict[str, Any] = {}
+    for key, entry in config.spec.space.items():
+        if isinstance(entry, Range):
+            suggest = trial.suggest_int if entry.whole else trial.suggest_float
+            values[key] = suggest(key, entry.low, entry.high, log=entry.log)
+        else:
+            labels = _labels(entry)
+            values[key] = labels[trial.suggest_categorical(key, list(labels))]
+    return values
+
+
+class _Work:
+    """The trials that are left."""
+
+    def __init__(self, config: SearchConfig, folder: Path, study: Any, report: Callable[[Event], None]) -> None:
+        self.config, self.folder, self.study, self.report = config, folder, study, report
+        self.ran: list[int] = []
+        running = import_optuna().trial.TrialState.RUNNING
+        self.cut = [trial.number for trial in study.get_trials(deepcopy=False, states=(running,))]
+        done = len(study.get_trials(deepcopy=False)) - len(self.cut)
+        self.total = max(0, config.spec.trials - done)
+        report(
+            Event("plan", message=f"{self.total} of {config.spec.trials} trials to do in {folder}", total=self.total)
+        )
+
+    def next(self) -> Any | None:
+        """A trial that was cut short, else a new one; ``None`` when there are as many as were asked for."""
+        optuna = import_optuna()
+        if self.cut:
+            number = self.cut.pop(0)
+            trial = optuna.trial.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
+        else:
+            number = len(self.study.get_trials(deepcopy=False))
+            if number >= self.config.spec.trials:
+                return None
+            self.study.sampler = sampler_of(self.config, number)
+            trial = self.study.ask()
+            draw_values(self.config, trial)
+        self.report(Event("start", name_of(trial.number), finished=len(self.ran), total=self.total))
+        return trial
+
+    def end(self, trial: Any, values: dict[str, float], error: str, pruned: bool) -> None:
+        """Keep what came of a trial."""
+        states, name = import_optuna().trial.TrialState, name_of(trial.number)
+        trial.set_user_attr(VALUES, values)
+        self.ran.append(trial.number)
+        value = values.get(self.config.spec.objective, math.nan)
+        if not error and math.isnan(value):
+            error = f"{self.config.spec.objective} is NaN: no pixel to measure it on"
+        if error:
+            trial.set_user_attr(ERROR, error)
+            self.study.tell(trial, state=states.FAIL)
+        elif pruned:
+            self.study.tell(trial, state=states.PRUNED)
+        else:
+            self.study.tell(trial, value)
+        said = error or f"{self.config.spec.objective} {value:.4f}" + (", pruned" if pruned else "")
+        kind: Literal["failed", "done"] = "failed" if error else "done"
+        self.report(Event(kind, name, said, finished=len(self.ran), total=self.total))
+
+    def here(self) -> None:
+        while (trial := self.next()) is not None:
+            told = self._tell(trial.number)
+            self.end(trial, *run_trial(self.config, self.folder, trial.number, told))
+
+    def _tell(self, number: int) -> Callable[[Event], None]:
+        def told(event: Event) -> None:
+            if event.kind in ("step", "warning"):
+                self.report(
+                    Event(
+                        event.kind, name_of(number), event.message, finished=len(self.ran), total=self.total,
+                        step=event.step, steps=event.steps, losses=event.losses,
+                    )
+                )  # fmt: skip
+
+        return told
+
+    def side_by_side(self, workers: int) -> None:
+        """Trials in processes; one that dies fails the trials that ran with it, and the others go on."""
+        while self._pool(workers):
+            pass
+
+    def _pool(self, workers: int) -> bool:
+        context = multiprocessing.get_context("spawn")
+        threads = max(1, cores() // workers)
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
+        futures: dict[Future[Any], Any] = {}
+        try:
+            while True:
+                while len(futures) < workers and (trial := self.next()) is not None:
+                    futures[pool.submit(run_trial, self.config, self.folder, trial.number)] = trial
+                if not futures:
+                    return False
+                for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                    self.end(futures[future], *future.result())
+                    del futures[future]
+        except BrokenProcessPool:
+            for trial in futures.values():
+                self.end(trial, {}, DIED, False)
+            return True
+        except KeyboardInterrupt:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def name_of(number: int) -> str:
+    """A trial's, in reports and on disk."""
+    return f"trial{number:03d}"
+
+
+def run_trial(
+    config: SearchConfig, folder: Path, number: int, report: Callable[[Event], None] | None = None
+) -> tuple[dict[str, float], str, bool]:
+    """Train a trial and measure it, unless it is pruned on the way.
+
+    Returns:
+        Its objectives, why it failed (empty if it did not), whether it was pruned.
+    """
+    optuna = import_optuna()
+    study = optuna.load_study(study_name=config.name, storage=_storage(folder))
+    trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+    study.pruner = (
+        optuna.pruners.MedianPruner(n_startup_trials=FIRST)
+        if config.spec.pruner == "median" else optuna.pruners.NopPruner()
+    )  # fmt: skip
+    run, row = config.trial(draw_values(config, trial), name_of(number))
+    seen: dict[int, float] = {}
+    every = max(1, run.settings.steps // config.spec.looks)
+    if config.spec.pruner == "median":
+        # looks are taken at what lies in the checkpoint
+        run = run.model_copy(update={"settings": run.settings.model_copy(update={"checkpoint_every": every})})
+    path = folder / TRIALS / run.name / row / f"seed{config.spec.seed}"
+
+    def watch(event: Event) -> None:
+        if report is not None:
+            report(event)
+        trained = event.kind == "step" and event.cell == f"{row}/seed{config.spec.seed}"
+        if trained and config.spec.pruner == "median" and event.step % every == 0 and event.step < event.steps:
+            with torch.random.fork_rng():
+                seen[event.step] = _value(config.spec.objective, path)
+            trial.report(seen[event.step], event.step)
+            if trial.should_prune():
+                raise _Pruned
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The reported value is ignored")  # looked at before a kill
+            result = train(run, row, seed=config.spec.seed, out=folder / TRIALS, report=watch)
+        if result.failed:
+            return {}, next(iter(result.failed.values())), False
+        opened = open_run(path)
+        model = load_model(opened).to(build.open_device(run.settings.device))
+        precision = run.settings.precision
+        return measure_all(measurable(run), run, opened.evaluate, model, precision), "", False
+    except _Pruned:
+        return {config.spec.objective: seen[max(seen)]}, "", True
+    except ConfigError as error:
+        return {}, str(error), False
+
+
+def _value(objective: str, path: Path) -> float:
+    """An objective of the network in a run's checkpoint."""
+    opened = open_run(path)
+    device = build.open_device(opened.config.settings.device)
+    model = load_model(opened).to(device)
+    return measure(objective, opened.config, opened.evaluate, model, opened.config.settings.precision)
+
+
+def read_trials(config: SearchConfig, folder: Path, study: Any = None) -> list[Trial]:
+    """What is in a search's folder, by number."""
+    optuna = import_optuna()
+    study = study or optuna.load_study(study_name=config.name, storage=_storage(folder))
+    states = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
+    trials = []
+    for frozen in study.get_trials(deepcopy=False):
+        values = draw_values(config, optuna.trial.FixedTrial(frozen.params))
+        run, row = config.trial(values, name_of(frozen.number))
+        state: Any = states.get(frozen.state.name, "unfinished")
+        steps = run.settings.steps if state == "finished" else frozen.last_step or 0
+        trials.append(
+            Trial(
+                frozen.number, values, state, frozen.user_attrs.get(VALUES, {}), steps,
+                frozen.user_attrs.get(ERROR, ""), folder / TRIALS / run.name / row / f"seed{config.spec.seed}",
+            )
+        )  # fmt: skip
+    return trials
