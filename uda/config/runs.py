@@ -57,6 +57,8 @@ def as_benchmark(content: Mapping[str, Any], name: str) -> tuple[dict[str, Any],
         RunError: a key that is unknown, missing or wrong.
     """
     for key in content:
+        if key == "search":
+            raise RunError(key, "is of a search: uda search takes it")
         if key not in KEYS:
             raise RunError(str(key), f"unknown key of a single run; {nearest(str(key), KEYS)}")
     for key in ("source", "target"):

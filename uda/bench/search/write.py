@@ -86,6 +86,8 @@ def sentences(summary: Summary) -> list[str]:
         lines.append(
             f"It was chosen by labels of the target; on images that it was not chosen by it has {_percent(own)}."
         )
+    elif own.best == summary.regrets[-1].best:
+        lines.append(f"On the target it has {_percent(own)} mIoU; the target's labels choose the same trial.")
     else:
         lines.append(
             f"On the target it has {_percent(own)} mIoU; the trial that the target's labels choose has "
