@@ -20,6 +20,7 @@ def draw(summary: Summary) -> Figure:
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     objective = summary.config.spec.objective
     panels = 2 if summary.target else 1
@@ -29,6 +30,8 @@ def draw(summary: Summary) -> Figure:
         shown = [trial for trial in summary.trials if objective in trial.objectives]
         for state, face in (("finished", "#0072b2"), ("pruned", "none")):
             own = [trial for trial in shown if trial.state == state]
+            if not own:
+                continue
             axes[0].scatter(
                 [t.number for t in own], [t.objectives[objective] for t in own], facecolor=face, edgecolor="#0072b2",
                 s=28, label=state,
@@ -40,6 +43,7 @@ def draw(summary: Summary) -> Figure:
             line.append(best)
         axes[0].step([t.number for t in shown], line, where="post", color="#d55e00", linewidth=1, label="best so far")
         axes[0].set_xlabel("trial")
+        axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[0].set_ylabel(objective)
         axes[0].legend(fontsize=8, frameon=False)
         if summary.target:
