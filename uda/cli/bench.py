@@ -220,7 +220,7 @@ def _factorial(
 
     loaded = load_factorial(config, named_roots, changes=changed)
     with bars(quiet) as progress:
-        result = run_factorial(loaded, report=_View(progress, quiet=quiet).report, **options)
+        result = run_factorial(loaded, report=View(progress, quiet=quiet).report, **options)
     console().print(terminal(result.study))
     command = shlex.join(["uda", *sys.argv[1:]])
     try:
@@ -231,7 +231,7 @@ def _factorial(
     if record is not None:
         write_study(loaded, result.folder, result.study, record, command)
         say(f"recorded in {record}")
-    _fail(result.failed, result.folder)
+    fail(result.failed, result.folder)
 
 
 def _see_that_none_is_given(options: Mapping[str, Any], kind: str) -> None:

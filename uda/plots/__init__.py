@@ -13,7 +13,9 @@ from uda.plots.scores import target_against_source
 from uda.plots.squares import matrix
 from uda.plots.steps import curves
 from uda.plots.style import PAPER, Theme
+from uda.plots.trials import search
 
 __all__ = [
-    "PAPER", "Theme", "curves", "effects", "forest", "learning_curve", "matrix", "samples", "target_against_source",
+    "PAPER", "Theme", "curves", "effects", "forest", "learning_curve", "matrix", "samples", "search",
+    "target_against_source",
 ]  # fmt: skip

@@ -14,12 +14,11 @@ import yaml
 
 from uda.bench.intervals import Estimate
 from uda.bench.provenance import machine, now, versions
-from uda.bench.record import finite
+from uda.bench.record import finite, write_all
 from uda.bench.render import DASH, markdown_grid, with_interval
-from uda.bench.search.picture import draw
 from uda.bench.search.summary import Regret, Summary
 from uda.config.search import OBJECTIVES, PEEKING
-from uda.files import atomic_write, spreadsheet_safe
+from uda.files import spreadsheet_safe
 
 DPI = 150
 BEST = "best.yaml"
@@ -27,7 +26,7 @@ BEST = "best.yaml"
 
 
 def write_search(summary: Summary, out: Path | None = None, command: str = "") -> dict[str, Path]:
-    """Write ``search.md``, ``.csv``, ``.json``, ``.png`` and ``best.yaml``; their paths by name.
+    """Write ``search.md``, ``.csv``, ``.json``, ``.png`` and ``best.yaml``; their paths by suffix.
 
     Args:
         summary: of a search.
@@ -46,10 +45,7 @@ def write_search(summary: Summary, out: Path | None = None, command: str = "") -
     }
     if summary.best is not None:
         files[BEST] = best_config(summary)
-    for name, content in files.items():
-        with atomic_write(out / name, binary=isinstance(content, bytes)) as file:
-            file.write(content)
-    return {name: out / name for name in files}
+    return write_all(out, files)
 
 
 def best_config(summary: Summary) -> str:
@@ -192,7 +188,9 @@ def plain(summary: Summary, command: str) -> dict[str, Any]:
 
 
 def png(summary: Summary) -> bytes:
-    """The picture of :func:`uda.bench.search.draw`; of the same search the same bytes."""
+    """The picture of :func:`uda.plots.search`; of the same search the same bytes."""
+    from uda import plots  # which reads this package
+
     file = io.BytesIO()
-    draw(summary).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    plots.search(summary).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     return file.getvalue()
