@@ -18,6 +18,7 @@ PACKAGES = (
     "uda.methods",
     "uda.metrics",
     "uda.models",
+    "uda.plots",
     "uda.presets",
     "uda.testing",
 )
