@@ -30,10 +30,11 @@ from uda.gap.factors import BATCH_NORM
 from uda.gap.fixes import Fix, default_fixes
 from uda.gap.interventions import Interventions, Plan
 from uda.gap.latent import Projection, centred_distance
-from uda.gap.measure import Measured, at_size, mean_losses, measure
+from uda.gap.measure import Measured, at_size, mean_losses, measure, predicted
 from uda.gap.sampling import Coalition, Images
 from uda.gap.store import Shelf, Store, chunks, pack, unpack
 from uda.gap.style import Style, StyleSums, as_pixels
+from uda.gap.threads import in_threads
 from uda.methods.base import TestTimeMethod
 from uda.metrics import confusion
 from uda.models.modes import evaluating
@@ -259,6 +260,11 @@ class _Asker:
             return output._replace(logits=at_size(output.logits, size))
         return at_size(output, size)
 
+    def of_sample(self, sample: Sample) -> SegOutput | Tensor:
+        """The same of one image, at its label's size."""
+        size = sample.image.shape[-2:] if sample.label is None else sample.label.shape[-2:]
+        return self.output(sample.as_float()[None], (int(size[0]), int(size[1])))
+
     def logits(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """Of ``(N, 3, h, w)``, at another size."""
         images = images.to(self.device)
@@ -309,29 +315,36 @@ class _Pass:
     def _part(
         self, ask: _Asker, domain: str, dataset: UnlabelledDataset, part: range, labelled: bool
     ) -> dict[str, Any]:
-        sums, rows, names = StyleSums(), [], []
-        for index in part:
-            sample = dataset[index].checked()
-            if not labelled:
-                sample = sample._replace(label=None)
-            self.store.put_sample(domain, index, sample)
+        def outputs() -> Iterator[tuple[Sample, SegOutput | Tensor]]:
+            for index in part:
+                sample = dataset[index].checked()
+                if not labelled:
+                    sample = sample._replace(label=None)
+                self.store.put_sample(domain, index, sample)
+                yield sample, ask.of_sample(sample)
+
+        def row(task: tuple[Sample, SegOutput | Tensor]) -> tuple[dict[str, Any], str, StyleSums]:
+            sample, output = task
             pixels = as_pixels(sample.image)
-            columns = image_columns(pixels)
-            sums.add(pixels, columns["noise"])
-            rows.append(pack(self.measured(ask, sample, columns)))
-            names.append(sample.name)
-        return {"rows": rows, "names": names, "style": _sums(sums)}
+            columns, own = image_columns(pixels), StyleSums()
+            own.add(pixels, columns["noise"])
+            return self.row(sample, output, columns), sample.name, own
+
+        rows, names, styles = zip(*in_threads(row, outputs()), strict=True)
+        sums = StyleSums()
+        for own in styles:
+            _add(sums, _sums(own))
+        return {"rows": list(rows), "names": list(names), "style": _sums(sums)}
 
     def again(self, ask: _Asker, domain: str, before: DomainResult) -> list[Measured]:
         """Measure the kept images of a domain with another network."""
         rows: list[Measured] = []
 
         def make(part: range) -> dict[str, Any]:
-            measured = []
-            for index in part:
-                sample, columns = self.store.sample(domain, index), before.before[index].columns
-                measured.append(pack(self.measured(ask, sample, columns, ("prediction", "loss", "error"))))
-            return {"rows": measured}
+            samples = map(partial(self.store.sample, domain), part)
+            tasks = ((s, ask.of_sample(s), before.before[k].columns) for k, s in zip(part, samples, strict=True))
+            row = partial(self.row, pictures=("prediction", "loss", "error"))
+            return {"rows": list(in_threads(lambda task: row(*task), tasks))}
 
         with self.watch(f"{domain}: after", len(before.before)) as tick:
             for part in chunks(len(before.before), CHUNK):
@@ -341,22 +354,20 @@ class _Pass:
                     tick()
         return rows
 
-    def measured(
+    def row(
         self,
-        ask: _Asker,
         sample: Sample,
+        output: SegOutput | Tensor,
         columns: Mapping[str, float],
         pictures: Sequence[str] = ("image", "label", "prediction", "loss", "error"),
-    ) -> Measured:
-        """One image."""
-        size = sample.image.shape[-2:] if sample.label is None else sample.label.shape[-2:]
-        output = ask.output(sample.as_float()[None], (int(size[0]), int(size[1])))
+    ) -> dict[str, Any]:
+        """One image, as it is kept."""
         numbers = {name: columns[name] for name in IMAGE_COLUMNS}
         try:
-            return measure(
+            return pack(measure(
                 sample, output, sample.label, self.palette, columns=numbers, width=self.width, by_class=self.by_class,
                 picture_names=pictures,
-            )  # fmt: skip
+            ))  # fmt: skip
         except (RuntimeError, IndexError, ValueError) as error:
             raise ValueError(f"{sample.name}: {_label_problem(sample, output) or error}") from error
 
@@ -526,11 +537,14 @@ def _fix(
             watch(f"fix: {fix.name}", len(shelf)) as tick,
         ):
             ask = _Asker(wrapped, how, plain.precision)
-            for sample in shelf.samples():
-                assert sample.label is not None
-                size = (int(sample.label.shape[-2]), int(sample.label.shape[-1]))
-                logits = ask.logits(sample.as_float()[None], size)
-                matrix, loss = score(logits, sample.label)
+
+            def predictions() -> Iterator[tuple[Tensor, Tensor]]:
+                for sample in shelf.samples():
+                    assert sample.label is not None
+                    size = (int(sample.label.shape[-2]), int(sample.label.shape[-1]))
+                    yield ask.logits(sample.as_float()[None], size), sample.label
+
+            for matrix, loss in in_threads(lambda task: score(*task), predictions()):
                 losses.append(loss)
                 matrices.append(torch.from_numpy(matrix))
                 tick()
@@ -543,7 +557,7 @@ def _fix(
 def score(logits: Tensor, label: Tensor) -> tuple[npt.NDArray[np.int64], float]:
     """Confusion matrix ``(C, C)`` and mean loss of logits ``(1, C, H, W)``."""
     label = label.to(logits.device)
-    matrix = confusion(logits[0].argmax(0), label, logits.shape[1]).cpu().numpy()
+    matrix = confusion(predicted(logits[0]), label, logits.shape[1]).cpu().numpy()
     return matrix, float(mean_losses(logits, label[None])[0])
 
 

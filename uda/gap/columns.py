@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ def image_columns(image: npt.NDArray[np.uint8]) -> dict[str, float]:
     """The columns of an image ``(H, W, 3)`` uint8 RGB; the hue of a grey image is NaN."""
     pixels = as_float(image)
     luma = luma_of(pixels)
-    means, deviations = pixels.mean((0, 1), dtype=np.float64), pixels.std((0, 1), dtype=np.float64)
+    means, deviations = moments(pixels)
     hue, saturation, _ = cv2.split(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV))
     angle = np.deg2rad(hue)
     east, north = float((saturation * np.cos(angle)).sum()), float((saturation * np.sin(angle)).sum())
@@ -61,9 +62,15 @@ def luma_of(pixels: Floats) -> Floats:
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
 
 
+def moments(image: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """``(3,)`` mean and population deviation of the channels of ``(H, W, 3)``; NumPy is slow along these axes."""
+    mean, std = cv2.meanStdDev(image)
+    return np.asarray(mean[:, 0], np.float64), np.asarray(std[:, 0], np.float64)
+
+
 def channel_noise(pixels: Floats) -> float:
     """Mean of :func:`noise_level` over the channels of ``(H, W, 3)``: the luma's is smaller, as they average out."""
-    return float(np.mean([noise_level(np.ascontiguousarray(pixels[..., channel])) for channel in range(3)]))
+    return float(np.mean([noise_level(np.asarray(channel, np.float32)) for channel in cv2.split(pixels)]))
 
 
 def noise_level(channel: Floats) -> float:
@@ -91,5 +98,5 @@ def noise_level(channel: Floats) -> float:
 
 def _blocks(values: Floats, rows: int, columns: int) -> Floats:
     """``(rows, columns)`` means of whole blocks."""
-    cut = values[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
-    return np.asarray(cut.mean((1, 3)))
+    cut = values[: rows * BLOCK, : columns * BLOCK]
+    return np.asarray(cv2.resize(cut, (columns, rows), interpolation=cv2.INTER_AREA))

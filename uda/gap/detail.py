@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import fft, stats
 
+from uda.gap.columns import moments
 from uda.gap.style import BANDS, Style, from_waves, radius, to_waves
 from uda.opencv import cv2
 
@@ -61,7 +62,7 @@ class Detail:
         centre = known(self.target.low) * scale
         change = (self._low_gain - 1) * (to_waves(image) - centre) + self._low_shift * scale
         change[:, 0, 0] = 0
-        return _like(image + from_waves(change, *image.shape[:2]), image)
+        return _like(from_waves(change, *image.shape[:2]) + image, image)
 
     @cached_property
     def _low_shift(self) -> Floats:
@@ -88,19 +89,21 @@ class Detail:
     def sharpness(self, image: Pixels) -> Pixels:
         # mirrored at the borders: the transform would take the jump from one to the other for detail
         edge = min(BORDER, min(image.shape[:2]) - 1)
-        padded = np.pad(image, ((edge, edge), (edge, edge), (0, 0)), mode="reflect")
+        padded = cv2.copyMakeBorder(image, edge, edge, edge, edge, cv2.BORDER_REFLECT_101)
         height, width = padded.shape[:2]
-        spectrum = np.fft.rfft2(padded, axes=(0, 1)) * self._gains(height, width)[..., None]
-        edited = np.fft.irfft2(spectrum, s=(height, width), axes=(0, 1)).astype(np.float32)
-        return _like(edited[edge : height - edge, edge : width - edge], image)
+        spectrum = fft.rfft2(padded, axes=(0, 1))
+        spectrum *= self._gains(height, width)[..., None]
+        edited = fft.irfft2(spectrum, s=(height, width), axes=(0, 1), overwrite_x=True)
+        return _like(np.ascontiguousarray(edited[edge : height - edge, edge : width - edge]), image)
 
     def _gains(self, height: int, width: int) -> Pixels:
         """``(H, W // 2 + 1)`` gain of each coefficient of a real Fourier transform."""
-        if (height, width) not in self._gains_of_size:
+        gains = self._gains_of_size.get((height, width))
+        if gains is None:
             middles = (BANDS[:-1] + BANDS[1:]) / 2
             gains = np.interp(radius(height, width), middles, self._high_gain).astype(np.float32)
             self._gains_of_size = {(height, width): gains}  # a data set's images are of few sizes, mostly in a row
-        return self._gains_of_size[height, width]
+        return gains
 
     @cached_property
     def _high_gain(self) -> Floats:
@@ -115,8 +118,9 @@ class Detail:
     def noise(self, image: Pixels, seed: int) -> Pixels:
         variance = known(self.source.noise) ** 2 - known(self.target.noise) ** 2
         if variance >= 0:
-            drawn = np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32)
-            return _like(image + drawn * np.float32(np.sqrt(variance)), image)
+            height, width = image.shape[:2]
+            drawn = _drawn(height, width, seed)
+            return _like(np.asarray(cv2.scaleAdd(drawn, float(np.sqrt(variance)), image), np.float32), image)
         mean = cv2.blur(image, (WIENER, WIENER))
         local = np.maximum(cv2.blur(image * image, (WIENER, WIENER)) - mean * mean, 1e-12)
         # what is left is the source's noise
@@ -135,14 +139,20 @@ def known(value: T | None) -> T:
     return value
 
 
+def affine(image: Pixels, scale: npt.ArrayLike, shift: npt.ArrayLike) -> Pixels:
+    """``image * scale + shift`` of ``(H, W, 3)`` with ``(3,)`` of each; NumPy is slow along these axes."""
+    matrix = np.column_stack([np.diag(np.broadcast_to(scale, 3)), np.broadcast_to(shift, 3)])
+    return np.asarray(cv2.transform(image, matrix), np.float32)
+
+
+@lru_cache(maxsize=4)
+def _drawn(height: int, width: int, seed: int) -> Pixels:
+    """``(H, W, 3)`` standard normal; the combinations of edits of an image all take the same."""
+    return np.random.default_rng(seed).standard_normal((height, width, 3), dtype=np.float32)
+
+
 def _like(edited: Pixels, image: Pixels) -> Pixels:
     """With each channel's mean and deviation of before."""
     (mean, std), (own_mean, own_std) = moments(edited), moments(image)
-    scale = np.where(std > 1e-6, own_std / np.maximum(std, 1e-6), 1.0).astype(np.float32)
-    return np.asarray((edited - mean.astype(np.float32)) * scale + own_mean.astype(np.float32), np.float32)
-
-
-def moments(image: Pixels) -> tuple[Floats, Floats]:
-    """``(3,)`` mean and population deviation of the channels of ``(H, W, 3)``; NumPy is slow along these axes."""
-    mean, std = cv2.meanStdDev(image)
-    return np.asarray(mean[:, 0], np.float64), np.asarray(std[:, 0], np.float64)
+    scale = np.where(std > 1e-6, own_std / np.maximum(std, 1e-6), 1.0)
+    return affine(edited, scale, own_mean - mean * scale)

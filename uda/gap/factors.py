@@ -9,13 +9,14 @@ so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 
-from uda.gap.detail import MAX_GAIN, WIENER, Detail, Floats, Pixels, known
+from uda.gap.detail import MAX_GAIN, WIENER, Detail, Floats, Pixels, affine, known
 from uda.gap.style import CYCLES, LEVELS, Style, StyleSums
 from uda.opencv import cv2
 
@@ -91,6 +92,7 @@ class Editor:
         self.source = source
         self.target = target
         self._images = images
+        self._measuring = Lock()
         self._details: dict[tuple[str, ...], Detail] = {(): Detail(source, target)}
 
     def differences(self) -> dict[str, float]:
@@ -136,50 +138,78 @@ class Editor:
         unknown = sorted(set(factors) - set(IMAGE_FACTORS))
         if unknown:
             raise ValueError(f"factor {unknown[0]!r} is none of {', '.join(IMAGE_FACTORS)}")
-        before = tuple(name for name in BEFORE_DETAIL if name in factors)
-        edits: dict[str, Callable[[Pixels], Pixels]] = {
-            "resolution": self._resolution,
-            "aspect": self._stretch,
-            "histogram": self._histogram,
-            "low_frequency": lambda image: self._detail(before).low_frequency(image),
-            "noise": lambda image: self._detail(before).noise(image, seed),
-            "sharpness": lambda image: self._detail(before).sharpness(image),
-            "deviation": self._deviation,
-            "mean": self._mean,
-        }
-        for name in IMAGE_FACTORS:
-            if name in factors:
-                pixels = edits[name](pixels)
+        for _, edited in self.each(pixels, [frozenset(factors)], seed):
+            pixels = edited
         return np.ascontiguousarray(pixels, dtype=np.float32)
+
+    def each(
+        self, pixels: Pixels, combinations: Iterable[frozenset[str]], seed: int = 0
+    ) -> Iterator[tuple[frozenset[str], Pixels]]:
+        """Edit an image by several sets of factors, as :meth:`apply` by each of them.
+
+        Edits that two of them begin with are made once: the sets are walked as a tree, and the images from its root to
+        where it is are held.
+
+        Yields:
+            a set and the edited image, those with the same first edits in a row.
+        """
+        paths = sorted({tuple(map(IMAGE_FACTORS.index, sorted(c, key=IMAGE_FACTORS.index))) for c in combinations})
+        done: list[tuple[int, Pixels]] = []
+        for path in paths:
+            shared = 0
+            while shared < len(done) and done[shared][0] == path[shared]:
+                shared += 1
+            del done[shared:]
+            for depth in range(shared, len(path)):
+                names = [IMAGE_FACTORS[factor] for factor in path[: depth + 1]]
+                done.append((path[depth], self._edit(names, done[-1][1] if done else pixels, seed)))
+            yield frozenset(IMAGE_FACTORS[factor] for factor in path), done[-1][1] if done else pixels
+
+    def _edit(self, names: Sequence[str], image: Pixels, seed: int) -> Pixels:
+        """The last of these edits, where the others are made."""
+        before = tuple(name for name in BEFORE_DETAIL if name in names)
+        edits: dict[str, Callable[[], Pixels]] = {
+            "resolution": lambda: self._resolution(image),
+            "aspect": lambda: self._stretch(image),
+            "histogram": lambda: self._histogram(image),
+            "low_frequency": lambda: self._detail(before).low_frequency(image),
+            "noise": lambda: self._detail(before).noise(image, seed),
+            "sharpness": lambda: self._detail(before).sharpness(image),
+            "deviation": lambda: self._deviation(image),
+            "mean": lambda: self._mean(image),
+        }
+        return edits[names[-1]]()
 
     def _detail(self, before: tuple[str, ...]) -> Detail:
         """The edits of detail for images that were edited before."""
-        if before not in self._details and self._images:
-            sums = StyleSums()
-            for image in self._images:
-                edited = self.apply(image, before).clip(0, 1) * 255
-                sums.add(edited.round().astype(np.uint8))
-            self._details[before] = Detail(self.source, sums.style())
-        return self._details.get(before, self._details[()])
+        with self._measuring:
+            if before not in self._details and self._images:
+                sums = StyleSums()
+                for image in self._images:
+                    edited = self.apply(image, before).clip(0, 1) * 255
+                    sums.add(edited.round().astype(np.uint8))
+                self._details[before] = Detail(self.source, sums.style())
+            return self._details.get(before, self._details[()])
 
     # colour
 
     def _mean(self, image: Pixels) -> Pixels:
-        return image + (self.source.mean - self.target.mean).astype(np.float32)
+        return affine(image, 1.0, self.source.mean - self.target.mean)
 
     def _deviation(self, image: Pixels) -> Pixels:
-        centre = self.target.mean.astype(np.float32)
-        return (image - centre) * (self.source.std / self.target.std).astype(np.float32) + centre
+        scale = self.source.std / self.target.std
+        return affine(image, scale, self.target.mean * (1 - scale))
 
     def _histogram(self, image: Pixels) -> Pixels:
-        levels = np.arange(LEVELS, dtype=np.float64) / 255
-        edited = np.empty_like(image)
-        for channel in range(3):
-            values = image[..., channel]
-            mapped = np.interp(values, levels, self._curve[channel])
+        edited = []
+        for values, curve in zip(cv2.split(image), self._curve.astype(np.float32), strict=True):
+            inside = np.clip(values, 0, 1)
+            place = inside * np.float32(LEVELS - 1)
+            below = np.minimum(place.astype(np.intp), LEVELS - 2)
+            mapped = curve.take(below) + np.diff(curve).take(below) * (place - below.astype(np.float32))
             # beyond the levels, where other edits may have led, the curve goes on in parallel
-            edited[..., channel] = mapped + (values - values.clip(0, 1))
-        return edited
+            edited.append(mapped + (values - inside))
+        return np.asarray(cv2.merge(edited), np.float32)
 
     @cached_property
     def _curve(self) -> Floats:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,7 @@ from uda.functional.normalisation import (
 )
 from uda.gap.columns import as_float
 from uda.gap.factors import BATCH_NORM, Editor
-from uda.gap.measure import mean_losses
+from uda.gap.measure import mean_losses, predicted
 from uda.gap.sampling import (
     Coalition,
     all_coalitions,
@@ -30,6 +32,7 @@ from uda.gap.sampling import (
     shapley_of_orders,
 )
 from uda.gap.style import Style, as_images, as_pixels
+from uda.gap.threads import in_threads
 from uda.metrics import confusion
 from uda.types import Sample
 
@@ -107,6 +110,7 @@ class Interventions:
         self.editor = Editor(source, target, self._calibration)
         self._own = {name: Statistics(s.mean.clone(), s.var.clone()) for name, s in running_statistics(model).items()}
         self._adapted: dict[Coalition, dict[str, Statistics]] = {}
+        self._asking = Lock()
         self._device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
     def factors(self) -> tuple[str, ...]:
@@ -126,38 +130,40 @@ class Interventions:
         """
         losses: list[dict[Coalition, float]] = [{} for _ in samples]
         matrices: list[dict[Coalition, npt.NDArray[np.int64]]] = [{} for _ in samples]
-        pixels = [as_float(as_pixels(sample.image)) for sample in samples]
-        images: Coalition | None = None
-        edited: dict[int, npt.NDArray[np.float32]] = {}
-        # the same edits one after the other, with and without batch norm, so that one set of edited images is held
-        tried = dict.fromkeys(c for own in coalitions for c in own)
-        for coalition in sorted(tried, key=lambda c: (sorted(c - {BATCH_NORM}), BATCH_NORM in c)):
-            members = [k for k, own in enumerate(coalitions) if coalition in own]
-            if images != coalition - {BATCH_NORM}:
-                images, edited = coalition - {BATCH_NORM}, {}
-            for k in members:
-                if k not in edited:
-                    edited[k] = self.editor.apply(pixels[k], images, seed=indices[k])
-            with torch.no_grad():
-                load_statistics(self.model, self._statistics(coalition))
-                for batch in _same_size(members, [edited[k] for k in members], self._batch_size):
-                    stacked = as_images([edited[k] for k in batch]).to(self._device)
-                    for k, logits in zip(batch, self._logits(stacked, [samples[k] for k in batch]), strict=True):
-                        label = samples[k].label
-                        assert label is not None
-                        label = label.to(logits.device)
-                        losses[k][coalition] = float(mean_losses(logits[None], label[None])[0])
-                        if len(coalition) == 1:
-                            matrix = confusion(logits.argmax(0), label, logits.shape[0])
-                            matrices[k][coalition] = matrix.cpu().numpy()
+        tried = dict.fromkeys(coalition for own in coalitions for coalition in own)
+        with_norm = sorted((c for c in tried if BATCH_NORM in c), key=sorted)
+        for state in (frozenset[str](), *with_norm):
+            load_statistics(self.model, self._statistics(state))
+            wanted = [[c for c in own if c == state or not (state or BATCH_NORM in c)] for own in coalitions]
+            tasks = zip(samples, indices, wanted, strict=True)
+            for k, (tried_losses, confusions) in enumerate(in_threads(self._try_image, tasks)):
+                losses[k] |= tried_losses
+                matrices[k] |= confusions
         load_statistics(self.model, self._own)
         return losses, matrices
 
-    def _logits(self, images: Tensor, samples: Sequence[Sample]) -> list[Tensor]:
-        sizes = [(int(s.image.shape[-2]), int(s.image.shape[-1])) for s in samples]
-        if len(set(sizes)) == 1:
-            return list(self._predict(images, sizes[0]))
-        return [self._predict(image[None], size)[0] for image, size in zip(images, sizes, strict=True)]
+    def _try_image(
+        self, task: tuple[Sample, int, Sequence[Coalition]]
+    ) -> tuple[dict[Coalition, float], dict[Coalition, npt.NDArray[np.int64]]]:
+        """One image under coalitions that go with the statistics that the model has now."""
+        sample, index, coalitions = task
+        losses: dict[Coalition, float] = {}
+        matrices: dict[Coalition, npt.NDArray[np.int64]] = {}
+        by_edits = {coalition - {BATCH_NORM}: coalition for coalition in coalitions}
+        edits = self.editor.each(as_float(as_pixels(sample.image)), by_edits, seed=index)
+        for batch in _same_size(edits, self._batch_size):
+            # the network takes one batch at a time, and one batch of logits is held
+            with self._asking, torch.no_grad():
+                images = as_images([pixels for _, pixels in batch]).to(self._device)
+                size = (int(sample.image.shape[-2]), int(sample.image.shape[-1]))
+                for (edited, _), logits in zip(batch, self._predict(images, size), strict=True):
+                    coalition = by_edits[edited]
+                    assert sample.label is not None
+                    label = sample.label.to(logits.device)
+                    losses[coalition] = float(mean_losses(logits[None], label[None])[0])
+                    if len(coalition) == 1:
+                        matrices[coalition] = confusion(predicted(logits), label, len(logits)).cpu().numpy()
+        return losses, matrices
 
     def _statistics(self, coalition: Coalition) -> dict[str, Statistics]:
         if BATCH_NORM not in coalition:
@@ -174,9 +180,10 @@ class Interventions:
         return self._adapted[images]
 
 
-def _same_size(members: Sequence[int], images: Sequence[npt.NDArray[np.float32]], at_most: int) -> list[Sequence[int]]:
-    """Members whose images have one size, at most so many together."""
-    by_size: dict[tuple[int, ...], list[int]] = {}
-    for member, image in zip(members, images, strict=True):
-        by_size.setdefault(image.shape, []).append(member)
-    return [group[at : at + at_most] for group in by_size.values() for at in range(0, len(group), at_most)]
+def _same_size(
+    edits: Iterable[tuple[Coalition, npt.NDArray[np.float32]]], at_most: int
+) -> Iterator[list[tuple[Coalition, npt.NDArray[np.float32]]]]:
+    """Edited images in a row that have one size, at most so many together."""
+    for _, group in groupby(edits, key=lambda edit: edit[1].shape):
+        while batch := list(islice(group, at_most)):
+            yield batch

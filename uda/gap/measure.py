@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from uda.functional import cell_labels, softmax_entropy
+from uda.functional import cell_labels
 from uda.gap.columns import image_columns
 from uda.gap.regions import region_sums
 from uda.gap.style import as_pixels
@@ -77,18 +77,19 @@ def measure(
     size = sample.image.shape[-2:] if label is None else label.shape[-2:]
     logits = at_size(logits, size)
     classes = logits.shape[1]
-    probabilities = logits.softmax(1)
-    confidence, prediction = probabilities[0].max(0)
+    logs = logits.log_softmax(1)
+    best, prediction = logs[0].max(0)
+    confidence = best.exp()
     pixels = as_pixels(sample.image)
     numbers = dict(image_columns(pixels) if columns is None else columns)
     numbers["confidence"] = float(confidence.mean())
-    numbers["entropy"] = float(softmax_entropy(logits).mean()) / math.log(classes) if classes > 1 else 0.0
+    numbers["entropy"] = float(-(logs.exp() * logs).sum(1).mean()) / math.log(classes) if classes > 1 else 0.0
     losses: npt.NDArray[np.float32] | None = None
     matrix, regions = np.zeros((classes, classes), np.int64), {}
     loss_sum, count, mean_iou, calibration = math.nan, 0, math.nan, math.nan
     if label is not None:
         label = label.to(logits.device)
-        pixel_losses = F.cross_entropy(logits, label[None], ignore_index=IGNORE, reduction="none")[0]
+        pixel_losses = F.nll_loss(logs, label[None], ignore_index=IGNORE, reduction="none")[0]
         losses, ids = pixel_losses.cpu().numpy(), label.cpu().numpy()
         regions = region_sums(losses, ids, classes)
         matrix = confusion(prediction, label, classes).cpu().numpy()
@@ -96,7 +97,7 @@ def measure(
         loss_sum = float(regions["class"][0].sum()) if count else math.nan
         mean_iou = float(miou(torch.from_numpy(matrix), over="labelled"))
         errors = CalibrationError()
-        errors.update(probabilities, label[None])
+        errors.add(confidence, prediction, label)
         calibration = errors.value() if count else math.nan
     numbers |= {"loss": loss_sum / count if count else math.nan, "miou": mean_iou, "calibration_error": calibration}
     maps, cells = _features(output, label, classes if by_class else 0)
@@ -112,6 +113,11 @@ def at_size(logits: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits
     return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """``(H, W)`` int64 class of the largest of ``(C, H, W)``; ``argmax`` of them takes more than twice the time."""
+    return logits.max(0).indices
 
 
 def mean_losses(logits: Tensor, labels: Tensor) -> Tensor:

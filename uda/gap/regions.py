@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from skimage import measure
 
 from uda.opencv import cv2
 from uda.types import IGNORE
@@ -37,8 +38,8 @@ def region_sums(losses: npt.NDArray[np.float32], label: Labels, classes: int) ->
     where = {
         "class": (label, classes),
         "height": (rows, len(HEIGHTS)),
-        "boundary": (np.digitize(boundary_distance(label), BOUNDARY_EDGES, right=True), len(BOUNDARIES)),
-        "size": (np.digitize(object_shares(label), SIZE_EDGES), len(SIZES)),
+        "boundary": (np.searchsorted(np.array(BOUNDARY_EDGES, np.float32), boundary_distance(label)), len(BOUNDARIES)),
+        "size": (np.searchsorted(SIZE_EDGES, object_shares(label), side="right"), len(SIZES)),
     }
     values = losses[scored].astype(np.float64)
     return {
@@ -73,10 +74,7 @@ def boundary_distance(label: Labels) -> npt.NDArray[np.float32]:
 
 def object_shares(label: Labels) -> Floats:
     """``(H, W)`` share of the image that the pixel's connected region (eight neighbours) of its class takes."""
-    shares = np.zeros(label.shape)
-    for value in np.unique(label[label != IGNORE]):
-        _, regions, stats, _ = cv2.connectedComponentsWithStats((label == value).astype(np.uint8), connectivity=8)
-        areas = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
-        areas[0] = 0
-        shares += areas[regions]
-    return shares / label.size
+    regions = measure.label(label, background=IGNORE, connectivity=2)
+    areas = np.bincount(regions.reshape(-1))
+    areas[0] = 0  # of the ignored pixels
+    return np.asarray((areas / label.size).take(regions))

@@ -9,10 +9,12 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import fft
 from torch import Tensor
 
 from uda.data.statistics import ChannelStats
-from uda.gap.columns import as_float, channel_noise, luma_of, noise_level
+from uda.gap.columns import as_float, channel_noise, luma_of, moments, noise_level
+from uda.opencv import cv2
 
 Floats = npt.NDArray[np.float64]
 CYCLES = 4
@@ -66,8 +68,8 @@ class StyleSums:
 
     def add(self, image: npt.NDArray[np.uint8], noise: float | None = None) -> None:
         """Count an image ``(H, W, 3)`` uint8 RGB; its noise is measured where it is not known yet."""
-        for channel in range(3):
-            self.counts[channel] += np.bincount(image[..., channel].reshape(-1), minlength=LEVELS)
+        for channel, values in enumerate(cv2.split(image)):
+            self.counts[channel] += np.bincount(values.reshape(-1), minlength=LEVELS)
         pixels = as_float(image)
         luma = luma_of(pixels)
         low = low_frequencies(pixels)
@@ -99,22 +101,25 @@ def low_frequencies(pixels: npt.NDArray[np.float32]) -> Floats:
     Of the cosine transform, whose waves do not have to fit together at opposite borders as Fourier's do: light that
     falls from left to right is a few of them. The sum of all squares is the image's variance.
     """
-    flat = pixels - pixels.mean((0, 1))
-    deviation = flat.std((0, 1))
-    flat = flat / np.where(deviation > 1e-6, deviation, np.inf)
-    return to_waves(flat)
+    mean, deviation = moments(pixels)
+    low = to_waves(pixels)
+    low[:, 0, 0] -= mean
+    return low / np.where(deviation > 1e-6, deviation, np.inf)[:, None, None]
 
 
 def to_waves(image: npt.NDArray[np.float32]) -> Floats:
     """``(3, 9, 9)`` low frequencies of ``(H, W, 3)`` as it is."""
     height, width = image.shape[:2]
-    return np.asarray(np.einsum("uh,hwc,vw->cuv", waves(height), image, waves(width), optimize=True), np.float64)
+    # along the longer axis in float32, which float64 would copy the image for
+    rows = waves(height).astype(np.float32) @ np.ascontiguousarray(image).reshape(height, -1)
+    return np.asarray(np.einsum("uwc,vw->cuv", rows.reshape(-1, width, 3), waves(width)), np.float64)
 
 
 def from_waves(low: Floats, height: int, width: int) -> npt.NDArray[np.float32]:
     """``(H, W, 3)`` of low frequencies ``(3, 9, 9)`` alone."""
     rows, columns = waves(height) * height, waves(width) * width
-    return np.asarray(np.einsum("uh,cuv,vw->hwc", rows, low, columns, optimize=True), np.float32)
+    across = np.einsum("cuv,vw->uwc", low, columns).reshape(len(low[0]), -1)
+    return np.asarray(rows.T.astype(np.float32) @ across.astype(np.float32), np.float32).reshape(height, width, 3)
 
 
 @lru_cache(maxsize=16)
@@ -132,14 +137,20 @@ def high_power(luma: npt.NDArray[np.float32], noise: float) -> Floats:
         return np.zeros(len(BANDS) - 1)
     height, width = luma.shape
     # a window, since the jump from one border to the other has all frequencies
-    window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1]).astype(np.float32)
-    spectrum = np.abs(np.fft.rfft2((luma - luma.mean()) * window)) ** 2 / float((window**2).sum())
-    frequency = radius(height, width)
-    band = np.digitize(frequency, BANDS) - 1
-    inside = (band >= 0) & (band < len(BANDS) - 1)
-    sums = np.bincount(band[inside], spectrum[inside], minlength=len(BANDS) - 1)
-    counts = np.bincount(band[inside], minlength=len(BANDS) - 1)
-    return np.asarray(np.maximum(sums / np.maximum(counts, 1) - noise**2, 0) / variance)
+    rows, columns = (np.hanning(side + 2)[1:-1].astype(np.float32) for side in (height, width))
+    spectrum = fft.rfft2((luma - luma.mean()) * rows[:, None] * columns)
+    power = (spectrum.real**2 + spectrum.imag**2) / float((rows**2).sum() * (columns**2).sum())
+    band, counts = _bands(height, width)
+    sums = np.bincount(band.reshape(-1), power.reshape(-1), minlength=len(counts))
+    return np.asarray(np.maximum(sums / np.maximum(counts, 1) - noise**2, 0)[1:-1] / variance)
+
+
+@lru_cache(maxsize=4)
+def _bands(height: int, width: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """``(H, W // 2 + 1)`` band of each coefficient of a real Fourier transform, 0 below all and 9 above, and how many
+    there are of each."""
+    band = np.digitize(radius(height, width), BANDS)
+    return band, np.bincount(band.reshape(-1), minlength=len(BANDS) + 1)
 
 
 def radius(height: int, width: int) -> Floats:

@@ -37,6 +37,10 @@ class CalibrationError:
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
         """Add class probabilities ``(N, C, H, W)`` in [0, 1] and labels ``(N, H, W)`` int64, 255 not scored."""
         confidence, guess = probabilities.detach().max(dim=1)
+        self.add(confidence, guess, labels)
+
+    def add(self, confidence: Tensor, guess: Tensor, labels: Tensor) -> None:
+        """The same where the largest probability and its class are known, ``(N, H, W)`` each."""
         scored = labels != IGNORE
         confidence, right = confidence[scored].double(), (guess == labels)[scored].double()
         where = (confidence * self.bins).long().clamp(max=self.bins - 1)
