@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +292,8 @@ class _Pass:
         self, store: Store, palette: npt.NDArray[np.uint8], width: int, by_class: bool, watch: Progress
     ) -> None:
         self.store, self.palette, self.width, self.by_class, self.watch = store, palette, width, by_class, watch
+        # a chunk's pictures are wanted one by one, in no order; a hundred chunks' are a few megabytes
+        self._pictures_of = lru_cache(maxsize=128)(_pictures_of)
 
     def base(self, ask: _Asker, domain: str, dataset: UnlabelledDataset) -> DomainResult:
         """Decode, keep and measure every image of a data set."""
@@ -374,8 +376,11 @@ class _Pass:
     def pictures(self, domain: str, state: str, index: int) -> dict[str, bytes]:
         """Of one image, from the working folder."""
         start = index - index % CHUNK
-        content = torch.load(self.store.folder / f"{state}_{domain}_{start:06d}.pt", weights_only=True)
-        return unpack(content["rows"][index - start], pictures=True).pictures
+        return self._pictures_of(self.store.folder / f"{state}_{domain}_{start:06d}.pt")[index - start]
+
+
+def _pictures_of(chunk: Path) -> list[dict[str, bytes]]:
+    return [unpack(row, pictures=True).pictures for row in torch.load(chunk, weights_only=True)["rows"]]
 
 
 def _label_problem(sample: Sample, output: SegOutput | Tensor) -> str | None:

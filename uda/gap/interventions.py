@@ -37,6 +37,9 @@ from uda.metrics import confusion
 from uda.types import Sample
 
 Floats = npt.NDArray[np.float64]
+CPU_PIXELS = 2**18
+"""In a batch on a CPU, which gains nothing from more: glibc asks the system for every tensor above 32 MB anew, and its
+first touch took five times as long as a batch's forward pass and loss."""
 Predict = Callable[[Tensor, tuple[int, int]], Tensor]
 """Images ``(N, 3, h, w)`` and a size -> logits ``(N, C, H, W)``."""
 
@@ -151,7 +154,11 @@ class Interventions:
         matrices: dict[Coalition, npt.NDArray[np.int64]] = {}
         by_edits = {coalition - {BATCH_NORM}: coalition for coalition in coalitions}
         edits = self.editor.each(as_float(as_pixels(sample.image)), by_edits, seed=index)
-        for batch in _same_size(edits, self._batch_size):
+        at_most = self._batch_size
+        if self._device.type == "cpu":
+            height, width = sample.image.shape[-2:]
+            at_most = max(1, min(at_most, CPU_PIXELS // (height * width)))
+        for batch in _same_size(edits, at_most):
             # the network takes one batch at a time, and one batch of logits is held
             with self._asking, torch.no_grad():
                 images = as_images([pixels for _, pixels in batch]).to(self._device)

@@ -11,12 +11,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.stats import rankdata
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from uda.functional import frechet, mmd, random_projections, sliced_wasserstein
 from uda.gap.sampling import Interval, interval_of
@@ -82,12 +80,20 @@ def domain_auc(first: Floats, second: Floats, groups: Sequence[str], *, folds: i
     scores = np.empty(len(both))
     for number in np.unique(fold):
         tested = fold == number
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-        classifier.fit(both[~tested], domain[~tested])
-        scores[tested] = classifier.decision_function(both[tested])
+        mean, deviation = both[~tested].mean(0), both[~tested].std(0)
+        scaled = (both - mean) / np.where(deviation > 0, deviation, 1)
+        classifier = LogisticRegression(C=0.1, solver="newton-cholesky")  # a few features: far fewer steps than L-BFGS
+        classifier.fit(scaled[~tested], domain[~tested])
+        scores[tested] = classifier.decision_function(scaled[tested])
     # ranks within a fold only: the scores of two classifiers do not compare
-    areas = [roc_auc_score(domain[fold == number], scores[fold == number]) for number in np.unique(fold)]
-    return float(np.mean(areas))
+    return float(np.mean([_auc(domain[fold == number], scores[fold == number]) for number in np.unique(fold)]))
+
+
+def _auc(domain: npt.NDArray[Any], scores: Floats) -> float:
+    """Area under the ROC curve by ranks (Mann and Whitney); scikit-learn's checks take longer than all of it."""
+    second = int(domain.sum())
+    ranks = rankdata(scores)[domain == 1].sum() - second * (second + 1) / 2
+    return float(ranks / (second * (len(domain) - second)))
 
 
 def distances(

@@ -83,7 +83,7 @@ def measure(
     pixels = as_pixels(sample.image)
     numbers = dict(image_columns(pixels) if columns is None else columns)
     numbers["confidence"] = float(confidence.mean())
-    numbers["entropy"] = float(-(logs.exp() * logs).sum(1).mean()) / math.log(classes) if classes > 1 else 0.0
+    numbers["entropy"] = -float(logs.exp().mul_(logs).sum(1).mean()) / math.log(classes) if classes > 1 else 0.0
     losses: npt.NDArray[np.float32] | None = None
     matrix, regions = np.zeros((classes, classes), np.int64), {}
     loss_sum, count, mean_iou, calibration = math.nan, 0, math.nan, math.nan
