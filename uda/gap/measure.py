@@ -78,8 +78,7 @@ def measure(
     logits = at_size(logits, size)
     classes = logits.shape[1]
     logs = logits.log_softmax(1)
-    best, prediction = logs[0].max(0)
-    confidence = best.exp()
+    confidence, prediction = logs[0].amax(0).exp(), predicted(logits[0])
     pixels = as_pixels(sample.image)
     numbers = dict(image_columns(pixels) if columns is None else columns)
     numbers["confidence"] = float(confidence.mean())
@@ -116,8 +115,15 @@ def at_size(logits: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def predicted(logits: Tensor) -> Tensor:
-    """``(H, W)`` int64 class of the largest of ``(C, H, W)``; ``argmax`` of them takes more than twice the time."""
-    return logits.max(0).indices
+    """``(H, W)`` int64 class of the largest of ``(C, H, W)``, the first of equal ones."""
+    if logits.device.type != "cpu":
+        return logits.argmax(0)
+    # on a CPU this takes a sixth of the time of argmax over the first dimension
+    scores, best = logits.numpy(), logits.amax(0).numpy()
+    classes = np.zeros(best.shape, np.uint8)
+    for k in range(len(scores) - 1, -1, -1):
+        np.copyto(classes, np.uint8(k), where=scores[k] == best)
+    return torch.from_numpy(classes.astype(np.int64))
 
 
 def mean_losses(logits: Tensor, labels: Tensor) -> Tensor:

@@ -34,11 +34,15 @@ def confusion(pred: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         raise ValueError(f"predictions {tuple(pred.shape)} and labels {tuple(labels.shape)} differ in shape")
     labels, pred = labels.reshape(-1).long(), pred.reshape(-1).long()
     scored = (labels >= 0) & (labels < num_classes)
-    truth, guess = labels[scored], pred[scored]
-    low, high = (int(guess.min()), int(guess.max())) if guess.numel() else (0, 0)
+    guess = pred.masked_fill(~scored, 0)
+    low, high = map(int, guess.aminmax()) if guess.numel() else (0, 0)
     if low < 0 or high >= num_classes:
+        low, high = map(int, pred[scored].aminmax())
         raise ValueError(f"predicted ids run from {low} to {high}, but there are {num_classes} classes")
-    return torch.bincount(truth * num_classes + guess, minlength=num_classes**2).view(num_classes, num_classes)
+    # pixels that are not scored have a bin of their own: it takes a third of the time of picking the others
+    bins = (labels * num_classes + guess).masked_fill(~scored, num_classes**2)
+    counts = torch.bincount(bins, minlength=num_classes**2 + 1)
+    return counts[:-1].view(num_classes, num_classes)
 
 
 def class_counts(matrix: Tensor) -> Tensor:
