@@ -296,6 +296,32 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert list((tmp_path / "out/projector").rglob("*.tsv"))
 
 
+def test_parquet_holds_what_the_table_does(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    class NeverBright(Blocks):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            assert sample.label is not None
+            return sample._replace(label=sample.label.masked_fill(sample.label == 2, 255))
+
+    source, target = NeverBright("source", 6, 0), NeverBright("target", 6, 1, shift=0.12)
+    result = run(source, target, tmp_path / "work", fixes=(), options=Options(causes=False))
+    write_report(result, tmp_path / "out")
+    with (tmp_path / "out/samples.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    table = parquet.read_table(tmp_path / "out/samples.parquet")
+    assert table.column_names == list(rows[0])
+    assert {str(kind) for kind in table.schema.types} == {"string", "double"}
+    for name in table.column_names:
+        texts = [row[name] for row in rows]
+        written = ["" if value is None else value for value in table[name].to_pylist()]
+        assert written == [
+            float(text) if text and table.schema.field(name).type == "double" else text for text in texts
+        ]
+    assert table["iou/bright"].to_pylist() == [None] * 12
+
+
 def test_features_of_each_class_go_to_the_projector(tmp_path: Path) -> None:
     source, target = Blocks("source", 4, 0), Blocks("target", 4, 1, shift=0.12)
     result = run(source, target, tmp_path / "work", fixes=(), options=Options(by_class=True, causes=False))

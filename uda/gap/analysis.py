@@ -520,7 +520,9 @@ def _text(coalition: Coalition) -> str:
     return " ".join(sorted(coalition))
 
 
+@lru_cache(maxsize=1024)
 def _coalition(text: str) -> Coalition:
+    """The same object for all images."""
     return frozenset(text.split())
 
 

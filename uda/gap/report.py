@@ -385,8 +385,10 @@ def _write_samples(content: Mapping[str, Any], out: Path) -> None:
         pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError:
         return
+    # types are said, since a column of a class that no image has would have none
+    kinds = {name: pyarrow.string() if name in TEXT_COLUMNS else pyarrow.float64() for name in samples}
     with atomic_write(out / "samples.parquet", binary=True) as file:
-        parquet.write_table(pyarrow.table(samples), file)
+        parquet.write_table(pyarrow.table({name: pyarrow.array(samples[name], kinds[name]) for name in samples}), file)
 
 
 def markdown(content: Mapping[str, Any]) -> str:
