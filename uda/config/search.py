@@ -23,9 +23,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from uda.config.content import read_content
 from uda.config.names import as_name, check_name
@@ -102,10 +102,18 @@ class Choices(Closed):
         return self.choices
 
 
+def _kind(value: Any) -> str:
+    """Which of the two an entry of the space is, so that a mistake in it is said of that."""
+    return "Choices" if isinstance(value, Choices) or (isinstance(value, Mapping) and "choices" in value) else "Range"
+
+
+Dimension = Annotated[Annotated[Range, Tag("Range")] | Annotated[Choices, Tag("Choices")], Discriminator(_kind)]
+
+
 class SearchSpec(Closed):
     """What a search varies, how, and by what it judges."""
 
-    space: dict[str, Range | Choices] = Field(min_length=1)
+    space: dict[str, Dimension] = Field(min_length=1)
     """Dotted key of the config -> bounds or choices; ``method.NAME.ARGUMENT`` is an argument of one of the methods."""
     objective: Objective = "source_miou"
     """What is best: ``source_miou`` or ``source_loss`` on ``source_val``; ``target_entropy``, ``target_confidence`` or

@@ -17,6 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -186,12 +187,15 @@ def sampler_of(config: SearchConfig, number: int) -> Any:
     seed = spec.seed * 1_000_003 + number
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental options
-        if spec.sampler == "grid":
-            grid = {key: list(_labels(entry)) for key, entry in spec.space.items() if isinstance(entry, Choices)}
-            return samplers.GridSampler(grid, seed=spec.seed)
-        if spec.sampler == "random":
+        if spec.sampler in ("random", "grid"):
             return samplers.RandomSampler(seed=seed)
         return samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+
+
+def combinations(config: SearchConfig) -> list[dict[str, Any]]:
+    """Of a grid: Optuna's names of every combination of the choices."""
+    labels = [list(_labels(entry)) for entry in config.spec.space.values() if isinstance(entry, Choices)]
+    return [dict(zip(config.spec.space, chosen, strict=True)) for chosen in product(*labels)]
 
 
 def _labels(entry: Choices) -> dict[Any, Any]:
@@ -227,10 +231,10 @@ class _Work:
         running = import_optuna().trial.TrialState.RUNNING
         self.cut = [trial.number for trial in study.get_trials(deepcopy=False, states=(running,))]
         done = len(study.get_trials(deepcopy=False)) - len(self.cut)
-        self.total = max(0, config.spec.trials - done)
-        report(
-            Event("plan", message=f"{self.total} of {config.spec.trials} trials to do in {folder}", total=self.total)
-        )
+        self.grid = combinations(config) if config.spec.sampler == "grid" else None
+        self.wanted = config.spec.trials if self.grid is None else min(config.spec.trials, len(self.grid))
+        self.total = max(0, self.wanted - done)
+        report(Event("plan", message=f"{self.total} of {self.wanted} trials to do in {folder}", total=self.total))
 
     def next(self) -> Any | None:
         """A trial that was cut short, else a new one; ``None`` when there are as many as were asked for."""
@@ -240,8 +244,10 @@ class _Work:
             trial = optuna.trial.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
         else:
             number = len(self.study.get_trials(deepcopy=False))
-            if number >= self.config.spec.trials:
+            if number >= self.wanted:
                 return None
+            if self.grid is not None:
+                self.study.enqueue_trial(self.grid[number])
             self.study.sampler = sampler_of(self.config, number)
             trial = self.study.ask()
             draw_values(self.config, trial)
