@@ -165,6 +165,7 @@ def test_while_a_run_is_missing_there_are_no_effects_of_its_seed(tmp_path: Path)
     assert unfinished.effects == ()
     assert {run.name for run in unfinished.runs} == {"source_only", "run2", "run4"}
     assert "of which there is none yet" in markdown(unfinished)
+    assert "3 have finished a seed, and effects need all of them." in markdown(unfinished)
     with pytest.raises(ValueError, match="no effect to draw; 1 runs are not finished"):
         plots.effects(unfinished)
     assert "factorial.png" not in {path.name for path in write_study(config, tmp_path, unfinished).values()}

@@ -53,7 +53,7 @@ def notes(
         "Intervals hold for all main effects on all domains together (Bonferroni), for other seeds and other images "
         f"alike ({config.resamples} draws of image weights); the words follow these joint intervals. "
         "Interactions are a family of their own.",
-        about_seeds(len(seeds)),
+        *([about_seeds(len(seeds))] if seeds else []),
     ]
     every += [_about_power(domain, effects) for domain in domains if effects]
     every += [about_domain(domain) for domain in domains]

@@ -28,9 +28,10 @@ def opening(study: Study) -> list[str]:
         return [f"{study.name}: no finished run."]
     columns = ", ".join(f"{domain.name} ({domain.images} images)" for domain in study.domains)
     seeds = len(study.seeds)
-    first = (
-        f"{len(study.design.factors)} factors at two levels in {study.design.runs} runs, "
+    first = f"{len(study.design.factors)} factors at two levels in {study.design.runs} runs, " + (
         f"{seeds} seed{'' if seeds == 1 else 's'}, scored on {columns}."
+        if seeds
+        else f"scored on {columns}; {len(study.runs)} have finished a seed, and effects need all of them."
     )
     origin = about_origin(study)
     return [line for line in (first, about_images(study), f"{origin}." if origin else "") if line]
