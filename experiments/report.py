@@ -1,0 +1,669 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Domain adaptation for semantic image segmentation
+#
+# **Question.** A network that segments street scenes is trained on one public data set. On images of another camera,
+# another town, another light it is worse. How much worse, why, and which of the published remedies give the loss back
+# when the other domain has *no labels*?
+#
+# **Method.** One network, one trainer and one benchmark measure a method of every family alike: same start, same
+# number of optimiser steps, scored at the last step, with intervals, and with a *control* that sees the same images
+# without the method's losses. The methods are those of the `uda` library, each one file after its paper.
+#
+# **What comes out** (section 10). Most of what short adaptation gains is gained by batch-norm statistics of the
+# target alone; between two sets of photographs (CamVid → KITTI) no method clearly helps at the lengths that were
+# affordable; and a test-time correction that trains nothing (AdaBN with prior 0.5) is never clearly worse and costs
+# the source nothing.
+#
+# This notebook has two kinds of numbers, and every table says which it is:
+#
+# * **measured here**: one seed on procedural streets, trained while the notebook runs (minutes on two CPU cores).
+#   They explain what methods do; one seed concludes nothing.
+# * **recorded**: three seeds, real photographs among them, in `benchmarks/results`, with the command that made them.
+#   All conclusions are drawn from these.
+#
+# `make report` runs it from top to bottom and writes an HTML page beside it. Figures come from
+# [method_steps.py](method_steps.py) and [report_results.py](report_results.py), numbers from `uda.bench`.
+
+# %%
+import os
+from pathlib import Path
+
+import torch
+from IPython.display import Image, Markdown, display
+from method_steps import (
+    Streets,
+    adversarial_steps,
+    augmentations,
+    colour_steps,
+    fourier_steps,
+    grid,
+    inputs,
+    masking_steps,
+    mixing_steps,
+    outcome,
+    self_training_steps,
+    statistics_figure,
+    steps_figure,
+    test_time,
+    thresholds,
+)
+from report_results import (
+    class_table,
+    compact,
+    forest,
+    gain,
+    is_recorded,
+    own_gain,
+    recorded,
+    results_of,
+    score,
+    source_line,
+    table,
+    trade_off,
+    verdicts,
+)
+
+from uda.bench import run
+from uda.bench.charts import draw_learning
+from uda.bench.matrix import draw, run_matrix
+from uda.config import load_config, load_matrix
+from uda.data import CITYSCAPES19, STREET8, dataset
+from uda.data.statistics import channel_stats, class_counts, published_stats
+from uda.functional import group_log_prob
+
+OUT = Path(os.environ.get("REPORT_OUT", "../runs/report"))  # trainings; a second run of the notebook reuses them
+SHORT = os.environ.get("REPORT_SHORT") == "1"  # two steps on tiny images: tests that everything runs, nothing else
+WORKERS = 1 if SHORT else 2
+CHANGES = {"streets.out": str(OUT / "data")}
+LOOKS, PAIR, STARTED = {}, {}, {}
+if SHORT:
+    CHANGES |= {"settings.steps": 2, "settings.crop": [48, 64], "resamples": 100}
+    splits = {"cityscapes": {"train": 4, "val": 2}, "kitti": {"train": 4, "val": 2}, "ika": {"val": 2}}
+    LOOKS = {"streets.domains": {name: {"splits": count, "size": [64, 96]} for name, count in splits.items()}}
+    PAIR = {"streets.domains": {name: LOOKS["streets.domains"][name] for name in ("cityscapes", "kitti")}}
+    STARTED = {"warm_start.steps": 2}
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def show(figure, alt):
+    """Display a figure as a small picture with a text for who cannot see it."""
+    display(Image(data=compact(figure), alt=alt))
+
+
+def say(*lines):
+    """Display Markdown."""
+    display(Markdown("\n\n".join(lines)))
+
+
+# %% [markdown]
+# ## 1 Motivation
+#
+# Labelling one Cityscapes image took its authors more than 1.5 hours on average (Cordts et al., CVPR 2016, section
+# 2.2). Labels therefore exist for few cameras and towns, and a network is used elsewhere. Formally: training data
+# $\{(x^s_i, y^s_i)\}$ come from a source distribution $P_S(x, y)$, the images to be segmented from a target
+# distribution $P_T(x, y)$ with other $P_T(x)$, of which only images $\{x^t_j\}$ are known. *Unsupervised domain
+# adaptation* looks for weights $\theta$ of a segmenter $f_\theta$ with small risk on the target,
+#
+# $$ R_T(\theta) = \mathbb{E}_{(x, y) \sim P_T} \, \ell(f_\theta(x), y), $$
+#
+# from labelled source and unlabelled target images. The bound of Ben-David et al. (Machine Learning 2010, theorem 2)
+# says what can be hoped for: $R_T \le R_S + \tfrac{1}{2} d_{\mathcal{H} \Delta \mathcal{H}}(P_S, P_T) + \lambda$. One
+# can lower the risk on the source, make the two domains harder to tell apart (in colours, in features, in outputs),
+# and one is helpless against $\lambda$, the error of the best network for both. Each family below goes for the second
+# term at another place; self-training adds supervision of its own making instead.
+#
+# **The score** is the mean intersection over union over the $C$ classes, from *one* confusion matrix summed over all
+# images (ignored pixels do not count):
+#
+# $$ \mathrm{IoU}_c = \frac{TP_c}{TP_c + FP_c + FN_c}, \qquad \mathrm{mIoU} = \frac{1}{C} \sum_c \mathrm{IoU}_c . $$
+
+# %% [markdown]
+# ## 2 Data
+#
+# Three kinds of images, each split into training and validation images:
+#
+# | | source | target | never trained on |
+# |---|---|---|---|
+# | streets (measured here) | drawn, in Cityscapes' look | drawn, in KITTI's look | drawn, in ika's look |
+# | streets → KITTI (recorded) | drawn, in Cityscapes' look | 170 + 30 photographs of KITTI's semantics benchmark | – |
+# | CamVid → KITTI (recorded) | 367 photographs of four drives in Cambridge | the same KITTI photographs | – |
+#
+# Procedural streets are drawn by `uda.data.streets`, with exact labels, anywhere, without a download; their names say
+# *in whose look* they are drawn, and no number on them is a statement about those data sets. The target's labels are
+# used for scoring only: a trainer is handed an object that has no way to them.
+
+# %%
+config = load_config("report_streets.yaml", changes={**CHANGES, **LOOKS, **STARTED})
+command = "uda bench experiments/report_streets.yaml --out runs/report --workers 2"
+streets_here = results_of(run(config, out=OUT, workers=WORKERS, report=lambda event: None), command)
+streets = Streets(config, OUT)
+
+# %%
+samples = {name: streets.data[name][1] for name in ("source", "target", "ika")}
+pictures = {f"{name}: image": sample.image.permute(1, 2, 0).numpy() for name, sample in samples.items()}
+pictures |= {f"{name}: labels": streets.space.colourise(sample.label.numpy()) for name, sample in samples.items()}
+show(grid(pictures, 3, streets), "An image of each of the three kinds of streets, and its labels in eight colours")
+
+# %% [markdown]
+# How do the domains differ? First in colour: mean and deviation of the three channels, over all pixels (in %; the
+# last two rows are the published numbers of the photographs). Then in what is to be seen: the share of pixels of each
+# class.
+
+# %%
+moments = {name: channel_stats(streets.data[name]) for name in ("source", "target", "ika")}
+moments |= {f"published: {name}": published_stats(name) for name in ("cityscapes", "kitti")}
+rows = [
+    f"| {name} | " + " | ".join(f"{100 * value:.0f}" for value in (*stats.mean, *stats.std)) + " |"
+    for name, stats in moments.items()
+]
+say("\n".join(["| | mean R | G | B | deviation R | G | B |", "|---|---:|---:|---:|---:|---:|---:|", *rows]))
+
+shares = {name: class_counts(streets.data[name]).double() for name in ("source", "target", "ika")}
+lines = ["| | " + " | ".join(streets.space.names) + " |", "|---|" + "---:|" * streets.space.num_classes]
+for name, counts in shares.items():
+    lines.append(f"| {name} | " + " | ".join(f"{100 * float(c / counts.sum()):.1f} %" for c in counts) + " |")
+say("\n".join(lines))
+
+# %% [markdown]
+# ## 3 Label merging
+#
+# Data sets do not have the same classes: Cityscapes scores 19, CamVid 11, ika others. A network has one set of
+# outputs, so labels are mapped into one *label space*. Two ways:
+#
+# 1. **Merge** to what all have in common. Streets here are scored in eight coarse classes (`street8`), CamVid → KITTI
+#    in CamVid's eleven. A merged class is a union of fine ones, and the finer labels are lost.
+# 2. **Keep the finest** and let a coarse label teach the sum of the probabilities of its fine classes (the marginal
+#    likelihood; `marginal: true`). With the fine classes $G(y)$ that a coarse label $y$ covers,
+#
+# $$ \ell(x, y) = -\log \sum_{c \in G(y)} p_c(x), $$
+#
+# which for a label of one class is the cross-entropy. In the same way a fine network is scored in coarse classes: sum
+# first, then take the best. What 1 and 2 do to the same image, and where the 19 classes go:
+
+# %%
+spec = config.domains["source"]
+fine = dataset(spec.kind, space=CITYSCAPES19, **spec.arguments)[1]
+show(
+    grid(
+        {
+            "image": fine.image.permute(1, 2, 0).numpy(),
+            f"{CITYSCAPES19.num_classes} classes": CITYSCAPES19.colourise(fine.label.numpy()),
+            f"{STREET8.num_classes} classes": streets.space.colourise(samples["source"].label.numpy()),
+        },
+        3,
+    ),
+    "The same labels in nineteen and in eight classes",
+)
+say("\n".join(f"* {line}" for line in STREET8.mapping_from(CITYSCAPES19).lines()))
+
+# %%
+logits = torch.tensor([0.30, 0.30, 0.40]).log().view(1, 3, 1, 1)  # car, truck, building
+vehicle, construction = group_log_prob(logits, [(0, 1), (2,)]).exp().flatten().tolist()
+say(
+    f"A pixel that is 30 % car, 30 % truck and 40 % building: {vehicle:.0%} vehicle, {construction:.0%} building, "
+    "although *building* is the best fine class. Merging by sums and merging after the decision differ."
+)
+
+# %% [markdown]
+# ## 4 Augmentation
+#
+# Augmentation is the simplest way of making a network indifferent to a change: train on the change. Every training
+# image is drawn anew in each step: a window of random size (`scale`), mirrored in half of the draws (`flip`),
+# brightness, contrast and saturation changed by random factors in $[1 - j, 1 + j]$ (`jitter` $j$), sometimes blurred.
+# Labels follow what moves pixels and ignore what changes colours. The draws depend on seed and step alone.
+
+# %%
+show(
+    grid(augmentations(samples["source"]), 4),
+    "One source image: as it is, mirrored, cut, with other brightness, contrast and colours, blurred, and all of these",
+)
+
+# %% [markdown]
+# ## 5 Model, baseline and control
+#
+# **Network.** DeepLabV3+ (Chen et al., ECCV 2018) on an EfficientNet-Lite0 encoder with ImageNet weights: few enough
+# parameters for two CPU cores. It is trained with AdamW and a polynomial decay of the learning rate on the
+# cross-entropy of source pixels,
+#
+# $$ \mathcal{L}_{seg} = -\frac{1}{|\Omega|} \sum_{i \in \Omega} \log p_{y_i}(x_i), \qquad
+# \Omega = \{ i : y_i \neq \text{ignored} \}. $$
+#
+# **Every row starts from the same checkpoint** (the *start*, trained on the source) and trains for as long:
+#
+# * `source_only` trains on, on the source. What a method gains to it is what a user gains.
+# * `bn_only` (`PassOnly`) trains on the source too, but target images pass through the network in training mode, so
+#   that its batch-norm layers see them, with *no loss* on them. It is the **control**: what a method gains to it is
+#   what its losses gain. Methods with images of their own (mixed, masked) have a control that passes these.
+#
+# **Why the control matters.** In training, batch norm normalises with the batch's statistics and keeps running ones
+# for prediction. Every method that looks at target images moves these, whatever its loss.
+#
+# **Intervals** (95 %) are for other seeds *and* other images of the same kind. Images are resampled in whole
+# sequences, differences are paired by seed and image, and differences to controls hold for a table together; words
+# such as *helps* follow Holm's test, which is a little sharper than the intervals printed beside. With one seed, as
+# here, an interval knows of images only.
+
+# %%
+parameters = sum(parameter.numel() for parameter in streets.network("source_only").parameters())
+say(
+    f"{parameters / 1e6:.1f} million parameters. After {config.warm_start.steps} steps of warm start and "
+    f"{config.settings.steps} more, source-only training scores, in % of mIoU:"
+)
+say(
+    "| source | target | ika's look, never trained on |\n|---:|---:|---:|\n| "
+    + " | ".join(score(streets_here, "source_only", name) for name in ("source", "target", "ika"))
+    + " |"
+)
+show(grid(outcome(streets, {}), 4, streets), "The target image, its predictions without adaptation, and its labels")
+
+# %% [markdown]
+# ## 6 The families, step by step
+#
+# For each: the idea, its equation, what it makes of one pair of images, and the same target image predicted at the
+# start, after as many steps of source-only training, and after the method. The pictures of a method are what its own
+# code puts into a training step. **One image and one seed: pictures explain, they prove nothing.**
+
+# %%
+show(grid(inputs(streets), 3, streets), "The pair: a source image with its labels, a target image without")
+
+# %% [markdown]
+# ### 6.1 Colour statistics: mean and deviation, Reinhard, histograms
+#
+# Source images get the target's colour statistics before anything else looks at them; labels stay. Per channel
+#
+# $$ x^{s \to t} = \frac{\sigma_t}{\sigma_s} (x^s - \mu_s) + \mu_t . $$
+#
+# `MeanStd` does it in RGB, by default with one map for the whole data set; Reinhard et al. (IEEE CG&A 2001) for each
+# image pair in a decorrelated colour space; histogram matching takes the whole distribution: $x^{s \to t} =
+# F_t^{-1}(F_s(x^s))$ with the distribution functions $F$ of the channel's values. In brackets: the channel means in
+# %. Statistics of single images carry over what an image *shows*: where the target has more sky, the road turns
+# bright.
+
+# %%
+show(
+    steps_figure(streets, colour_steps(streets), "mean_std", 3),
+    "The source image in the colours of the target by four methods; below, predictions before and after MeanStd",
+)
+
+# %% [markdown]
+# ### 6.2 Fourier domain adaptation
+#
+# FDA (Yang and Soatto, CVPR 2020, equation 3) keeps the phase of the source image, which carries its shapes, and
+# takes the *amplitude* of the lowest frequencies from a target image:
+#
+# $$ x^{s \to t} = \mathcal{F}^{-1}\left( \left[ M_\beta \circ \mathcal{F}^A(x^t) + (1 - M_\beta) \circ
+# \mathcal{F}^A(x^s), \; \mathcal{F}^P(x^s) \right] \right), $$
+#
+# $M_\beta$ is 1 in a square of half width $\lfloor \beta \min(H, W) \rfloor$ around frequency 0. On the small images
+# here $\beta = 0.01$ is the mean alone; larger bands leave coloured shadows where the target's large shapes are.
+
+# %%
+show(
+    steps_figure(streets, fourier_steps(streets), "fda"),
+    "Amplitude spectra, the source image with the target's low frequencies, predictions before and after FDA",
+)
+
+# %% [markdown]
+# ### 6.3 Adversarial training in the output space
+#
+# AdaptSegNet (Tsai et al., CVPR 2018): a discriminator $D$ tells from the softmax map $p$ whether an image is of the
+# source (0) or the target (1), and the segmenter learns to make target outputs look like source ones:
+#
+# $$ \min_\theta \; \mathcal{L}_{seg}(x^s, y^s) + \lambda_{adv} \, \mathcal{L}_{bce}(D(p^t), 0), \qquad
+# \min_D \; \tfrac{1}{2} \mathcal{L}_{bce}(D(p^s), 0) + \tfrac{1}{2} \mathcal{L}_{bce}(D(p^t), 1). $$
+#
+# AdvEnt (Vu et al., CVPR 2019, equations 6 to 8) shows $D$ the weighted self-information $I_c = -p_c \log p_c$
+# instead: source predictions are sure but for thin borders, target predictions are not, and the game lowers the
+# target's entropy *in the places* where source predictions have little. Bright: the network does not know. Of the
+# discriminator, red says target, blue source.
+
+# %%
+show(
+    steps_figure(streets, adversarial_steps(streets), "advent"),
+    "Predictions, self-information and discriminator of source and target; below, predictions before and after AdvEnt",
+)
+
+# %% [markdown]
+# ### 6.4 Self-training with class-balanced thresholds
+#
+# Pseudo-labels: the network's own sure predictions become labels. A single threshold takes road and sky and forgets
+# the rest, so CBST (Zou et al., ECCV 2018, equations 5 and 6) gives every class its own, $e^{-k_c}$, the confidence
+# that its most confident share reaches (20 % in the first round, more in later ones):
+#
+# $$ \hat{y} = \begin{cases} \arg\max_c \; p_c / e^{-k_c} & \text{if } \max_c \; p_c / e^{-k_c} \ge 1 \\
+# \text{ignored} & \text{otherwise,} \end{cases} \qquad
+# \min_\theta \; \mathcal{L}_{seg}(x^s, y^s) + \mathcal{L}_{seg}(x^t, \hat{y}^t). $$
+#
+# Whatever the start gets wrong with confidence is learnt. That is the method's known weakness, and it is why it hurts
+# in all recorded runs here, which start from weak networks.
+
+# %%
+show(
+    steps_figure(streets, self_training_steps(streets), "cbst"),
+    "The start's confidence, its labels, those above the thresholds; below, predictions before and after CBST",
+)
+say("Thresholds of the first round: " + ", ".join(f"{name} {value:.2f}" for name, value in thresholds(streets).items()))
+
+# %% [markdown]
+# ### 6.5 A mean teacher and mixed images
+#
+# DACS (Tranheden et al., WACV 2021): a teacher whose weights follow the student's, $\phi \leftarrow \alpha \phi + (1
+# - \alpha) \theta$, labels the target. Half of a source image's classes are pasted onto the target image, with their
+# labels (ClassMix, Olsson et al., WACV 2021), so that every mixed image has some true labels:
+#
+# $$ x^m = M \odot x^s + (1 - M) \odot x^t, \quad y^m = M \odot y^s + (1 - M) \odot \hat{y}^t, \quad
+# w_i = \begin{cases} 1 & \text{pasted} \\ \frac{1}{|\Omega|} \sum_j [\max_c g_\phi(x^t_j)_c \ge 0.968] & \text{else.}
+# \end{cases} $$
+
+# %%
+show(
+    steps_figure(streets, mixing_steps(streets), "class_mix"),
+    "Source, target, teacher's labels, mixed image with labels and weights; predictions before and after ClassMix",
+)
+
+# %% [markdown]
+# ### 6.6 Masked image consistency
+#
+# MIC (Hoyer et al., CVPR 2023, equations 5 to 8) hides 70 % of the target image in blocks and asks for the teacher's
+# labels of the *whole* image, so that the student must use context:
+#
+# $$ \mathcal{L} = \mathcal{L}_{seg}(x^s, y^s) + w^t \, \mathrm{CE}\left(f_\theta(M \odot x^t), \;
+# \arg\max_c g_\phi(x^t)_c\right). $$
+#
+# The last two pictures ask start and adapted network for the masked image.
+
+# %%
+show(
+    steps_figure(streets, masking_steps(streets), "mic"),
+    "The masked target image and what the networks make of it; below, predictions before and after MIC",
+)
+
+# %% [markdown]
+# ### 6.7 Batch-norm statistics, and TENT
+#
+# A batch-norm layer maps $z \mapsto \gamma (z - \mu_s) / \sigma_s + \beta$ with the *source's* statistics. AdaBN (Li
+# et al., ICLR workshop 2017) replaces them by the target's, blended with the source's by a prior $a$ (Schneider et
+# al., NeurIPS 2020, equation 3); nothing is trained:
+#
+# $$ \bar{\mu} = a \, \mu_s + (1 - a) \, \mu_t, \qquad \bar{\sigma}^2 = a \, \sigma_s^2 + (1 - a) \, \sigma_t^2 . $$
+#
+# TENT (Wang et al., ICLR 2021) predicts with the batch's own statistics and takes, at test time, a gradient step on
+# scale and shift $(\gamma, \beta)$ alone down the entropy $-\sum_c p_c \log p_c$ of the prediction. The plot shows
+# how far the means are shifted on the way through the source-only network: the target's distance stays above that of
+# unseen source images from the first layer to the last.
+
+# %%
+show(
+    statistics_figure(streets), "Shift of the channel means in each batch-norm layer, for source and for target images"
+)
+show(grid(outcome(streets, test_time(streets)), 4, streets), "The target image under AdaBN and TENT")
+
+# %% [markdown]
+# ### 6.8 All of them, measured here
+#
+# One seed. The left figure's question is whether a method's *losses* gain anything; the right one's, what a gain on
+# the target costs on the source.
+
+# %%
+say(table(streets_here, domains=("target", "source", "ika")), source_line(streets_here))
+show(forest(streets_here, title="measured here: difference to the control"), "Forest plot of differences to controls")
+show(trade_off(streets_here, title="measured here: target against source"), "Gains on the target against the source's")
+
+# %% [markdown]
+# ## 7 Recorded results: photographs
+#
+# ### 7.1 CamVid → KITTI, photographs to photographs
+
+# %%
+camvid_kitti = recorded("camvid_kitti")
+say(table(camvid_kitti), source_line(camvid_kitti))
+show(forest(camvid_kitti, title="CamVid → KITTI: difference to the control"), "Forest plot of CamVid to KITTI")
+
+# %%
+say(
+    f"Source-only scores {score(camvid_kitti, 'source_only')} on KITTI; the oracle, with the labels of both, gains "
+    f"{gain(camvid_kitti, 'oracle')}. **No method is clearly better or worse than its control**: "
+    f"ClassMix {own_gain(camvid_kitti, 'class_mix')}, AdvEnt {own_gain(camvid_kitti, 'advent')}, "
+    f"CBST {own_gain(camvid_kitti, 'cbst')}, FDA {own_gain(camvid_kitti, 'fda')}. "
+    f"Even target images in batch norm gain nothing here ({own_gain(camvid_kitti, 'bn_only')}). "
+    "That is a statement about these lengths and 30 images of 19 drives, not proof that nothing can help: "
+    + next(note for note in camvid_kitti["notes"] if note.startswith("target: a true difference"))
+)
+say("By class: the network finds the large classes and hardly ever the thin and rare ones; these decide the mean.")
+say(class_table(camvid_kitti, "camvid_kitti"))
+
+# %% [markdown]
+# ### 7.2 Procedural streets → KITTI, drawings to photographs
+
+# %%
+streets_kitti = recorded("streets_kitti")
+say(table(streets_kitti), source_line(streets_kitti))
+show(forest(streets_kitti, title="streets → KITTI: difference to the control"), "Forest plot of streets to KITTI")
+show(
+    trade_off(streets_kitti, title="streets → KITTI: target against source"), "Target against source, streets to KITTI"
+)
+
+# %%
+say(
+    f"A larger shift: here the statistics matter. `bn_only` gains {gain(streets_kitti, 'bn_only')}, "
+    f"AdvEnt {gain(streets_kitti, 'advent')} and to its control "
+    f"{own_gain(streets_kitti, 'advent')}: its losses add nothing that can be seen. ClassMix gains "
+    f"{gain(streets_kitti, 'class_mix')}, to its control {own_gain(streets_kitti, 'class_mix')}. "
+    f"AdaBN with prior 0.5 gains {gain(streets_kitti, 'adabn_prior')} without any training, and on the "
+    f"source {gain(streets_kitti, 'adabn_prior', 'source')}. CBST loses "
+    f"{own_gain(streets_kitti, 'cbst')} to its control."
+)
+
+# %% [markdown]
+# ### 7.3 Every method of the library once, streets → KITTI
+#
+# Short runs (60 steps after a common start), three seeds: a check of what is gained beyond the controls, no ranking.
+
+# %%
+every_method = recorded("every_method_kitti")
+say(source_line(every_method))
+show(
+    forest(every_method, title="every method once, streets → KITTI"), "Forest plot of every method against its control"
+)
+
+# %% [markdown]
+# ## 8 The matrix: train on 1, on 2 and on both; score on each and on an unseen one
+#
+# How much does training elsewhere lose, and does training on both lose anything on each? Rows are trainings, columns
+# data sets; the frame marks the diagonal (trained where it is scored), and the differences are to the diagonal of the
+# column. In *both*, half of every batch is of each data set, whatever their sizes. `dacs` is ClassMix from one to the
+# other. Measured here, one seed, small images:
+
+# %%
+matrix_changes = {**CHANGES, **LOOKS, "name": "matrix", "seeds": [0], **({"rows": {}} if SHORT else {})}
+matrix_config = load_matrix("matrix_streets", changes=matrix_changes)
+matrix_here = run_matrix(matrix_config, out=OUT, workers=WORKERS, report=lambda event: None)
+show(draw(matrix_here.matrix, title="measured here, one seed"), "Matrix of trainings and data sets")
+say("Made with\n\n```sh\nuda bench benchmarks/matrix_streets.yaml --seeds 0 --workers 2\n```")
+
+# %% [markdown]
+# Recorded matrices, of photographs where they are there:
+
+# %%
+for name, roots in {
+    "matrix_streets": "",
+    "matrix_camvid_kitti": " --root camvid=PATH --root kitti=PATH",
+    "matrix_cityscapes_kitti_ika": " --root cityscapes=PATH --root kitti=PATH --root ika=PATH",
+}.items():
+    made = f"uda bench benchmarks/{name}.yaml{roots} --record benchmarks/results/{name}"
+    if is_recorded(name, "matrix.png"):
+        display(
+            Image(
+                data=Path(f"../benchmarks/results/{name}/matrix.png").read_bytes(), alt=f"{name}, recorded", width=760
+            )
+        )
+        say(f"`{name}`, made with\n\n```sh\n{made}\n```")
+    else:
+        say(f"`{name}` is not recorded yet; `{made}` does it.")
+
+# %% [markdown]
+# ## 9 Ablations and the value of labels
+#
+# ### 9.1 Batch norm as a factor (recorded)
+#
+# Which part of a method is its batch norm? The same methods with four treatments of target images: *shared*
+# statistics (as the papers), *frozen* at the start, moved by *source* images only, and a set *per domain*.
+
+# %%
+batch_norm = recorded("batch_norm")
+say(table(batch_norm), source_line(batch_norm))
+show(
+    forest(batch_norm, title="batch norm as a factor: difference to the control"), "Forest plot, batch norm as a factor"
+)
+say(
+    f"Letting target images pass gains {gain(batch_norm, 'bn_only')} on the target and costs "
+    f"{gain(batch_norm, 'bn_only', 'source')} on the source; per domain it gains "
+    f"{gain(batch_norm, 'bn_only_per_domain')} and costs "
+    f"{gain(batch_norm, 'bn_only_per_domain', 'source')}. Where batch norm sees no target image, "
+    f"ClassMix's losses are clearly worth something (frozen: {own_gain(batch_norm, 'class_mix_frozen')} to the "
+    f"control); where it does, they add nothing that these runs could show ({own_gain(batch_norm, 'class_mix')})."
+)
+
+# %% [markdown]
+# ### 9.2 Augmentation and regularisation (measured here)
+#
+# One lever at a time is taken from or added to source-only training: flips, scale, colour jitter, weight decay (L2),
+# an L1 penalty $\lambda \sum_i |w_i|$, dropout before the classifier. One seed: the intervals know of other images
+# and not of other seeds, so that a difference of a few points says nothing.
+
+# %%
+ablations = load_config("report_ablations.yaml", changes={**CHANGES, **PAIR})
+levers = ["source_only", "l1", "dropout"] if SHORT else None
+ablations_here = results_of(
+    run(ablations, out=OUT, workers=WORKERS, methods=levers, report=lambda event: None),
+    "uda bench experiments/report_ablations.yaml --out runs/report --workers 2",
+)
+say(table(ablations_here), source_line(ablations_here))
+show(trade_off(ablations_here, title="measured here: one lever at a time"), "Ablations, target against source")
+
+# %% [markdown]
+# ### 9.3 Learning curve: how many labelled target images is adaptation worth?
+#
+# Source-only training again with $k$ labelled target images in the source's half of the batch (share 0.5), and the
+# score of adaptation without labels on the same axis. Measured here, one seed, labels chosen at random.
+
+# %%
+counts = [1, 2] if SHORT else [2, 5, 20]
+labels_config = load_config(
+    "labels_streets",
+    changes={
+        **CHANGES,
+        **PAIR,
+        **STARTED,
+        "name": "labels",
+        "seeds": [0],
+        "learning_curve.counts": counts,
+        "learning_curve.rows": {"source_only": ["random"]},
+    },
+)
+labelled = run(labels_config, out=OUT, workers=WORKERS, report=lambda event: None)
+show(draw_learning("measured here, one seed", labelled.table.learning), "Target mIoU against labelled target images")
+say(*labelled.table.learning.sentences)
+say("Made with\n\n```sh\nuda bench labels_streets --seeds 0 --set 'learning_curve.rows={source_only: [random]}'\n```")
+
+# %%
+for name in ("labels_streets", "labels_kitti"):
+    made = f"uda bench benchmarks/{name}.yaml --record benchmarks/results/{name}"
+    if is_recorded(name):
+        say(f"Recorded, `{made}`:", *recorded(name).get("headline", []), table(recorded(name), domains=("target",)))
+    else:
+        say(f"`{name}` (three seeds) is not recorded yet; `{made}` does it.")
+
+# %% [markdown]
+# ## 10 What helped, and what did not
+#
+# Over all recorded benchmarks, with the intervals that hold for each table together. Rows of `bn_only`, `adabn` and
+# colour methods are compared to source-only, which is their control; entropy, adversarial, self-training and mixing
+# methods to the row that passes their images.
+
+# %%
+names = ["batch_norm", "quickstart", "every_method_streets", "streets_kitti", "every_method_kitti", "camvid_kitti"]
+say(verdicts(names))
+
+# %% [markdown]
+# **Helped**
+#
+# * *Target statistics in batch norm*: the first explanation of almost every gain on streets and on streets → KITTI. A
+#   set per domain keeps the gain and gives the source back its loss.
+# * *AdaBN with prior 0.5* on the finished source-only network: among the best rows wherever anything helps, free of
+#   training, and it costs nothing on the source. It adapts on training images of the target and not on those scored.
+# * *Colour transfer*, where the shift is one of colour: drawn streets in two looks. It costs points on the source.
+# * *ClassMix's losses*, where batch norm sees no target image.
+#
+# **Did not help, at these lengths**
+#
+# * *Entropy, adversarial and feature-statistics methods*: within the noise of their controls everywhere.
+# * *CBST and CRST* hurt where the start is weak: their first labels come from a network that is wrong on most of the
+#   target.
+# * *Anything* on CamVid → KITTI: photographs to photographs, with a start of little over a quarter of mIoU, where the
+#   oracle gains less than six points. Batch norm explains nothing there either: what helps depends on the shift.
+# * *Colour transfer on photographs*: colours are a small part of what differs between a drawing and a photograph.
+#
+# **How to go on**, in this order: AdaBN with prior 0.5; training with batch norm per domain; ClassMix on top; then,
+# with a GPU and days, a published recipe whole. Judge every step by its control on your own shift.
+
+# %% [markdown]
+# ## 11 Limits
+#
+# * **Short runs of a small network.** The papers train 40 000 steps and more, of networks ten times as large, on 19
+#   classes at 512 pixels and above. Nothing here ranks those methods; it says what is seen at a length that two cores
+#   can afford.
+# * **30 target images** of 19 drives score KITTI. Each table prints the smallest difference that it would have shown
+#   four times in five: differences of two or three points cannot be seen.
+# * **Three seeds** (recorded) and one (measured here). Seed noise is in the recorded intervals, not in those of
+#   section 6.8.
+# * **CamVid's 50 scored source images are one sequence**, so its source column has values and no intervals.
+# * **Procedural streets are not photographs.** A gain between two drawn looks is a gain on the differences that were
+#   drawn.
+# * **ika's photographs** and Cityscapes were not at hand; the matrix with them is a config that has not been run.
+# * **Hyper-parameters are the papers'**, untuned. Tuning them on target labels would be adaptation with labels.
+# * **Comparisons across tables** (another length, another start) are not covered by any interval here.
+#
+# Why a given network loses on a given target can be asked directly: `uda gap` edits target images towards the source
+# one factor at a time and shares the loss among the factors ([docs/gap.md](../docs/gap.md)).
+
+# %% [markdown]
+# ## References
+#
+# * S. Ben-David et al., *A theory of learning from different domains*, Machine Learning 79, 2010.
+# * L.-C. Chen et al., *Encoder-decoder with atrous separable convolution for semantic image segmentation*, ECCV 2018.
+# * M. Cordts et al., *The Cityscapes dataset for semantic urban scene understanding*, CVPR 2016.
+# * G. Brostow et al., *Semantic object classes in video: a high-definition ground truth database* (CamVid), PRL 2009.
+# * H. Abu Alhaija et al., *Augmented reality meets computer vision* (KITTI semantics), IJCV 2018.
+# * E. Reinhard et al., *Color transfer between images*, IEEE CG&A 21(5), 2001.
+# * Y. Yang, S. Soatto, *FDA: Fourier domain adaptation for semantic segmentation*, CVPR 2020.
+# * Y.-H. Tsai et al., *Learning to adapt structured output space for semantic segmentation*, CVPR 2018.
+# * T.-H. Vu et al., *ADVENT: adversarial entropy minimization for domain adaptation in semantic segmentation*, CVPR
+#   2019.
+# * Y. Zou et al., *Unsupervised domain adaptation for semantic segmentation via class-balanced self-training*, ECCV
+#   2018.
+# * V. Olsson et al., *ClassMix: segmentation-based data augmentation for semi-supervised learning*, WACV 2021.
+# * W. Tranheden et al., *DACS: domain adaptation via cross-domain mixed sampling*, WACV 2021.
+# * L. Hoyer et al., *MIC: masked image consistency for context-enhanced domain adaptation*, CVPR 2023.
+# * Y. Li et al., *Revisiting batch normalization for practical domain adaptation*, ICLR workshop 2017.
+# * S. Schneider et al., *Improving robustness against common corruptions by covariate shift adaptation*, NeurIPS
+#   2020.
+# * D. Wang et al., *Tent: fully test-time adaptation by entropy minimization*, ICLR 2021.
+# * S. Holm, *A simple sequentially rejective multiple test procedure*, Scand. J. Statistics 6, 1979.
+
+# %%
+for when, results in {"Recorded (CamVid → KITTI)": camvid_kitti, "Measured here": streets_here}.items():
+    say(f"{when} with " + ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + ".")
