@@ -12,7 +12,7 @@ SMOKE = tests/functional tests/test_light_imports.py tests/test_config.py tests/
   tests/data/test_transforms.py tests/models/test_segmenter.py tests/models/test_weights.py \
   tests/engine/test_trainer.py tests/engine/test_tensorboard.py tests/bench/test_intervals.py tests/bench/test_table.py
 
-.PHONY: quickstart test test-all test-floors test-newest mutants lint types docs check clean help
+.PHONY: quickstart test test-all test-floors test-newest mutants lint types docs report check clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ types: $(READY) ## mypy, as CI runs it
 
 docs: $(READY) ## the documentation site in site/, warnings as errors; nothing is fetched
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+report: $(READY) ## the report: its notebook from experiments/report.py, executed (minutes), and runs/report/report.html
+	$(BIN)/python experiments/build_report.py
 
 check: lint types test ## everything before a commit
 
