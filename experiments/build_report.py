@@ -67,7 +67,7 @@ def execute(notebook: Any, folder: Path = HERE) -> Any:
 
 
 def page(notebook: Any) -> str:
-    """The notebook as one page with its pictures in it: formulas as MathML, code folded, nothing loaded from elsewhere."""
+    """The notebook as one page, pictures in it: formulas as MathML, code folded, nothing loaded from elsewhere."""
     notebook = nbformat.from_dict(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
