@@ -9,7 +9,7 @@ What a method makes of the images is what its own ``prepare`` puts into a step, 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ from uda.config import BenchConfig, load_config
 from uda.data.transforms import TrainTransform
 from uda.engine import checkpoint
 from uda.functional import (
+    batch_norms,
     confident_labels,
     image_stats,
-    pooled_statistics,
     running_statistics,
     self_information,
 )
@@ -118,17 +118,9 @@ class Streets:
         return self.space.colourise(labels.squeeze(0).numpy())
 
 
-def steps_figure(streets: Streets, steps: Mapping[str, Picture], row: str | None = None, columns: int = 4) -> Figure:
-    """A method's pictures and, below them, a target image as networks see it before and after.
-
-    Args:
-        streets: the runs.
-        steps: picture by title.
-        row: of the adapted network, trained by a method; ``None``: without the lower part.
-        columns: pictures side by side.
-    """
-    panels = {**steps, **(outcome(streets, {row: streets.network(row)}) if row else {})}
-    return grid(panels, columns, streets)
+def before_and_after(streets: Streets, row: str) -> Figure:
+    """A target image as the start, source-only and a row's network see it, and its labels."""
+    return grid(outcome(streets, {row: streets.network(row)}), 5, streets)
 
 
 def outcome(streets: Streets, after: Mapping[str, nn.Module]) -> dict[str, Picture]:
@@ -137,12 +129,12 @@ def outcome(streets: Streets, after: Mapping[str, nn.Module]) -> dict[str, Pictu
     label = streets.sample.label
     if label is None:
         raise ValueError(f"{streets.sample.name}: has no labels")
-    pictures: dict[str, Picture] = {"target image": _rgb(streets.sample.as_float())}
+    pictures: dict[str, Picture] = {"whole target image": _rgb(streets.sample.as_float())}
     for name, network in networks.items():
         with torch.no_grad():
-            found = network(streets.sample.as_float()[None]).logits.argmax(1)[0]
-        right = (found == label)[label != IGNORE].float().mean()
-        pictures[f"{name}: {100 * right:.0f} % of pixels right"] = streets.colour(found)
+            predicted = network(streets.sample.as_float()[None]).logits.argmax(1)[0]
+        right = (predicted == label)[label != IGNORE].float().mean()
+        pictures[f"{name}: {100 * right:.0f} % of pixels right"] = streets.colour(predicted)
     return {**pictures, "label (to score only)": streets.colour(label)}
 
 
@@ -196,7 +188,7 @@ def inputs(streets: Streets) -> dict[str, Picture]:
     source, target = streets.views["source"], streets.views["target"]
     return {
         "source image": _rgb(source.images),
-        "its labels": streets.colour(source.known_labels),
+        "labels of the source image": streets.colour(source.known_labels),
         "target image, no labels": _rgb(target.images),
     }
 
@@ -224,9 +216,9 @@ def fourier_steps(streets: Streets, betas: tuple[float, ...] = (0.01, 0.05, 0.09
         pictures[f"its amplitude, log10, {name}"] = Heat(amplitude, -1, 4)
     for beta in betas:
         pictures[f"FDA, β = {beta}"] = _rgb(streets.step(FDA(beta=beta)).view("source").images)
-    restyled = streets.step(FDA(beta=betas[0])).view("source").images
+    restyled = streets.step(FDA(beta=betas[1])).view("source").images
     change = (restyled - streets.views["source"].images).mean(1)[0].numpy()
-    pictures[f"what β = {betas[0]} adds"] = Heat(change, -0.4, 0.4, "RdBu_r")
+    pictures[f"what β = {betas[1]} adds"] = Heat(change, -0.4, 0.4, "RdBu_r")
     return pictures
 
 
@@ -284,7 +276,7 @@ def mixing_steps(streets: Streets) -> dict[str, Picture]:
         **inputs(streets),
         "the teacher's labels": streets.colour(labels),
         "mixed image, jittered and blurred": _rgb(mixed.images),
-        "its labels": streets.colour(mixed.known_labels),
+        "labels of the mixed image": streets.colour(mixed.known_labels),
         "weight of its pixels": Heat(weight[0].numpy(), 0, 1),
     }
 
@@ -302,26 +294,41 @@ def masking_steps(streets: Streets, row: str = "mic", block: int = 16) -> dict[s
 
 
 def statistics_figure(streets: Streets, images: int = 20) -> Figure:
-    """How far the target's means lie from the source's in every batch-norm layer, in the source's deviations."""
-    network = streets.network(BEFORE)
-    stored = running_statistics(network)
-    measured = {
-        name: pooled_statistics(network, (data[at].as_float()[None] for at in range(min(images, len(data)))))
-        for name, data in (("source", streets.data["source"]), ("target", streets.data["target"]))
-    }
+    """How far the means of validation images lie from the stored ones in every batch-norm layer, in stored deviations.
+
+    A point is the mean over a layer's channels; the network predicts, each layer with its stored statistics.
+    """
     figure = Figure(figsize=(7.5, 2.6), layout="constrained")
     axes = figure.subplots()
-    for (name, statistics), colour in zip(measured.items(), ("#0072b2", "#d55e00"), strict=True):
-        distance = [
-            float(((statistics[layer].mean - own.mean) / own.var.clamp(min=1e-12).sqrt()).abs().mean())
-            for layer, own in stored.items()
-            if layer in statistics
-        ]
-        axes.plot(range(1, len(distance) + 1), distance, "o-", color=colour, markersize=3, label=f"{name} images")
+    for name, colour, marker in (("source", "#0072b2", "o"), ("target", "#d55e00", "s")):
+        data = streets.data[name]
+        shifts = _shifts(streets.network(BEFORE), [data[at].as_float() for at in range(min(images, len(data)))])
+        axes.plot(range(1, len(shifts) + 1), shifts, f"{marker}-", color=colour, markersize=3, label=f"{name} images")
     axes.set(xlabel="batch-norm layer, from the image to the output", ylabel="|shift of the mean| / deviation")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     return figure
+
+
+def _shifts(network: nn.Module, images: Sequence[Tensor]) -> list[float]:
+    """The shift of each batch-norm layer's input, averaged over its channels, in the order of the network."""
+    layers = batch_norms(network)
+    means: dict[str, list[Tensor]] = {name: [] for name in layers}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: means[name].append(inputs[0].mean((0, 2, 3))))
+        for name, layer in layers.items()
+    ]
+    try:
+        with torch.no_grad():
+            for image in images:
+                network(image[None])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [
+        float(((torch.stack(means[name]).mean(0) - mean) / var.clamp(min=1e-12).sqrt()).abs().mean())
+        for name, (mean, var) in running_statistics(network).items()
+    ]
 
 
 def test_time(streets: Streets) -> dict[str, nn.Module]:
@@ -364,16 +371,18 @@ def main() -> None:
     parser.add_argument("--image", type=int, default=0, help="which validation image")
     arguments = parser.parse_args()
     streets = Streets(load_config(arguments.config), arguments.runs, arguments.image)
-    figures = {
-        "colour": steps_figure(streets, colour_steps(streets), "mean_std", 3),
-        "fourier": steps_figure(streets, fourier_steps(streets), "fda"),
-        "adversarial": steps_figure(streets, adversarial_steps(streets), "advent"),
-        "cbst": steps_figure(streets, self_training_steps(streets), "cbst"),
-        "class_mix": steps_figure(streets, mixing_steps(streets), "class_mix"),
-        "mic": steps_figure(streets, masking_steps(streets), "mic"),
-        "statistics": statistics_figure(streets),
-        "test_time": grid(outcome(streets, test_time(streets)), 4, streets),
+    steps = {
+        "mean_std": colour_steps(streets),
+        "fda": fourier_steps(streets),
+        "advent": adversarial_steps(streets),
+        "cbst": self_training_steps(streets),
+        "class_mix": mixing_steps(streets),
+        "mic": masking_steps(streets),
     }
+    figures = {f"{row}_steps": grid(pictures, 4, streets) for row, pictures in steps.items()}
+    figures |= {f"{row}_outcome": before_and_after(streets, row) for row in steps}
+    figures["statistics"] = statistics_figure(streets)
+    figures["test_time_outcome"] = grid(outcome(streets, test_time(streets)), 4, streets)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(arguments.out / f"{name}.png", dpi=100)

@@ -42,48 +42,19 @@ import os
 import warnings
 from pathlib import Path
 
+import method_steps as steps
+import report_results as results
 import torch
 from IPython.display import Image, Markdown, display
-from method_steps import (
-    Streets,
-    adversarial_steps,
-    augmentations,
-    colour_steps,
-    fourier_steps,
-    grid,
-    inputs,
-    masking_steps,
-    mixing_steps,
-    outcome,
-    self_training_steps,
-    statistics_figure,
-    steps_figure,
-    test_time,
-    thresholds,
-)
-from report_results import (
-    class_table,
-    compact,
-    forest,
-    gain,
-    is_recorded,
-    own_gain,
-    recorded,
-    results_of,
-    score,
-    source_line,
-    table,
-    trade_off,
-    verdicts,
-)
+from report_results import RECORDED, gain, own_gain, score, source_line, table
 
 from uda.bench import run
-from uda.bench.charts import draw_learning
-from uda.bench.matrix import draw, run_matrix
+from uda.bench.matrix import run_matrix
 from uda.config import load_config, load_matrix
 from uda.data import CITYSCAPES19, STREET8, dataset
 from uda.data.statistics import channel_stats, class_counts, published_stats
 from uda.functional import group_log_prob
+from uda.plots import forest, learning_curve, matrix, target_against_source
 
 OUT = Path(os.environ.get("REPORT_OUT", "../runs/report"))  # trainings; a second run of the notebook reuses them
 SHORT = os.environ.get("REPORT_SHORT") == "1"  # two steps on tiny images: tests that everything runs, nothing else
@@ -100,9 +71,9 @@ warnings.filterwarnings("ignore", message="IProgress not found")  # progress bar
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
-def show(figure, alt):
-    """Display a figure as a small picture with a text for who cannot see it."""
-    display(Image(data=compact(figure), alt=alt))
+def show(figure, alt=""):
+    """Display a figure as a small picture, with a text for who cannot see it; figures of `uda.plots` have their own."""
+    display(Image(data=results.compact(figure), alt=alt or figure.get_label()))
 
 
 def say(*lines):
@@ -150,14 +121,17 @@ def say(*lines):
 # %%
 config = load_config("report_streets.yaml", changes={**CHANGES, **LOOKS, **STARTED})
 command = "uda bench experiments/report_streets.yaml --out runs/report --workers 2"
-streets_here = results_of(run(config, out=OUT, workers=WORKERS, report=lambda event: None), command)
-streets = Streets(config, OUT)
+trained = run(config, out=OUT, workers=WORKERS, report=lambda event: None)
+streets_here = results.results_of(trained, command)
+streets = steps.Streets(config, OUT)
 
 # %%
 samples = {name: streets.data[name][1] for name in ("source", "target", "ika")}
 pictures = {f"{name}: image": sample.image.permute(1, 2, 0).numpy() for name, sample in samples.items()}
 pictures |= {f"{name}: labels": streets.space.colourise(sample.label.numpy()) for name, sample in samples.items()}
-show(grid(pictures, 3, streets), "An image of each of the three kinds of streets, and its labels in eight colours")
+show(
+    steps.grid(pictures, 3, streets), "An image of each of the three kinds of streets, and its labels in eight colours"
+)
 
 # %% [markdown]
 # How do the domains differ? First in colour: mean and deviation of the three channels, over all pixels (in %; the
@@ -199,7 +173,7 @@ say("\n".join(lines))
 spec = config.domains["source"]
 fine = dataset(spec.kind, space=CITYSCAPES19, **spec.arguments)[1]
 show(
-    grid(
+    steps.grid(
         {
             "image": fine.image.permute(1, 2, 0).numpy(),
             f"{CITYSCAPES19.num_classes} classes": CITYSCAPES19.colourise(fine.label.numpy()),
@@ -229,7 +203,7 @@ say(
 
 # %%
 show(
-    grid(augmentations(samples["source"]), 4),
+    steps.grid(steps.augmentations(samples["source"]), 4),
     "One source image: as it is, mirrored, cut, with other brightness, contrast and colours, blurred, and all of these",
 )
 
@@ -269,7 +243,10 @@ say(
     + " | ".join(score(streets_here, "source_only", name) for name in ("source", "target", "ika"))
     + " |"
 )
-show(grid(outcome(streets, {}), 4, streets), "The target image, its predictions without adaptation, and its labels")
+show(
+    steps.grid(steps.outcome(streets, {}), 4, streets),
+    "The target image, its predictions without adaptation, and its labels",
+)
 
 # %% [markdown]
 # ## 6 The families, step by step
@@ -279,7 +256,7 @@ show(grid(outcome(streets, {}), 4, streets), "The target image, its predictions 
 # code puts into a training step. **One image and one seed: pictures explain, they prove nothing.**
 
 # %%
-show(grid(inputs(streets), 3, streets), "The pair: a source image with its labels, a target image without")
+show(steps.grid(steps.inputs(streets), 3, streets), "The pair: a source image with its labels, a target image without")
 
 # %% [markdown]
 # ### 6.1 Colour statistics: mean and deviation, Reinhard, histograms
@@ -296,8 +273,11 @@ show(grid(inputs(streets), 3, streets), "The pair: a source image with its label
 
 # %%
 show(
-    steps_figure(streets, colour_steps(streets), "mean_std", 3),
-    "The source image in the colours of the target by four methods; below, predictions before and after MeanStd",
+    steps.grid(steps.colour_steps(streets), 3, streets), "The source image in the colours of the target by four methods"
+)
+show(
+    steps.before_and_after(streets, "mean_std"),
+    "The target image predicted at the start, by source-only and by mean_std",
 )
 
 # %% [markdown]
@@ -314,9 +294,10 @@ show(
 
 # %%
 show(
-    steps_figure(streets, fourier_steps(streets), "fda"),
-    "Amplitude spectra, the source image with the target's low frequencies, predictions before and after FDA",
+    steps.grid(steps.fourier_steps(streets), 4, streets),
+    "Amplitude spectra, the source image with the target's low frequencies",
 )
+show(steps.before_and_after(streets, "fda"), "The target image predicted at the start, by source-only and by fda")
 
 # %% [markdown]
 # ### 6.3 Adversarial training in the output space
@@ -334,9 +315,10 @@ show(
 
 # %%
 show(
-    steps_figure(streets, adversarial_steps(streets), "advent"),
-    "Predictions, self-information and discriminator of source and target; below, predictions before and after AdvEnt",
+    steps.grid(steps.adversarial_steps(streets), 4, streets),
+    "Predictions, self-information and discriminator of source and target",
 )
+show(steps.before_and_after(streets, "advent"), "The target image predicted at the start, by source-only and by advent")
 
 # %% [markdown]
 # ### 6.4 Self-training with class-balanced thresholds
@@ -354,10 +336,14 @@ show(
 
 # %%
 show(
-    steps_figure(streets, self_training_steps(streets), "cbst"),
-    "The start's confidence, its labels, those above the thresholds; below, predictions before and after CBST",
+    steps.grid(steps.self_training_steps(streets), 4, streets),
+    "The start's confidence, its labels, those above the thresholds",
 )
-say("Thresholds of the first round: " + ", ".join(f"{name} {value:.2f}" for name, value in thresholds(streets).items()))
+show(steps.before_and_after(streets, "cbst"), "The target image predicted at the start, by source-only and by cbst")
+say(
+    "Thresholds of the first round: "
+    + ", ".join(f"{name} {value:.2f}" for name, value in steps.thresholds(streets).items())
+)
 
 # %% [markdown]
 # ### 6.5 A mean teacher and mixed images
@@ -372,8 +358,12 @@ say("Thresholds of the first round: " + ", ".join(f"{name} {value:.2f}" for name
 
 # %%
 show(
-    steps_figure(streets, mixing_steps(streets), "class_mix"),
-    "Source, target, teacher's labels, mixed image with labels and weights; predictions before and after ClassMix",
+    steps.grid(steps.mixing_steps(streets), 4, streets),
+    "Source, target, teacher's labels, mixed image with labels and weights",
+)
+show(
+    steps.before_and_after(streets, "class_mix"),
+    "The target image predicted at the start, by source-only and by class_mix",
 )
 
 # %% [markdown]
@@ -388,10 +378,8 @@ show(
 # The last two pictures ask start and adapted network for the masked image.
 
 # %%
-show(
-    steps_figure(streets, masking_steps(streets), "mic"),
-    "The masked target image and what the networks make of it; below, predictions before and after MIC",
-)
+show(steps.grid(steps.masking_steps(streets), 5, streets), "The masked target image and what the networks make of it")
+show(steps.before_and_after(streets, "mic"), "The target image predicted at the start, by source-only and by mic")
 
 # %% [markdown]
 # ### 6.7 Batch-norm statistics, and TENT
@@ -409,9 +397,10 @@ show(
 
 # %%
 show(
-    statistics_figure(streets), "Shift of the channel means in each batch-norm layer, for source and for target images"
+    steps.statistics_figure(streets),
+    "Shift of the channel means in each batch-norm layer, for source and for target images",
 )
-show(grid(outcome(streets, test_time(streets)), 4, streets), "The target image under AdaBN and TENT")
+show(steps.grid(steps.outcome(streets, steps.test_time(streets)), 4, streets), "The target image under AdaBN and TENT")
 
 # %% [markdown]
 # ### 6.8 All of them, measured here
@@ -421,8 +410,8 @@ show(grid(outcome(streets, test_time(streets)), 4, streets), "The target image u
 
 # %%
 say(table(streets_here, domains=("target", "source", "ika")), source_line(streets_here))
-show(forest(streets_here, title="measured here: difference to the control"), "Forest plot of differences to controls")
-show(trade_off(streets_here, title="measured here: target against source"), "Gains on the target against the source's")
+show(forest(trained, title="measured here, one seed: minus the control"))
+show(target_against_source(trained, title="measured here, one seed: mIoU on target and source"))
 
 # %% [markdown]
 # ## 7 Recorded results: photographs
@@ -430,9 +419,9 @@ show(trade_off(streets_here, title="measured here: target against source"), "Gai
 # ### 7.1 CamVid → KITTI, photographs to photographs
 
 # %%
-camvid_kitti = recorded("camvid_kitti")
+camvid_kitti = results.recorded("camvid_kitti")
 say(table(camvid_kitti), source_line(camvid_kitti))
-show(forest(camvid_kitti, title="CamVid → KITTI: difference to the control"), "Forest plot of CamVid to KITTI")
+show(forest(RECORDED / "camvid_kitti", title="CamVid → KITTI: minus the control, joint intervals"))
 
 # %%
 say(
@@ -445,18 +434,16 @@ say(
     + next(note for note in camvid_kitti["notes"] if note.startswith("target: a true difference"))
 )
 say("By class: the network finds the large classes and hardly ever the thin and rare ones; these decide the mean.")
-say(class_table(camvid_kitti, "camvid_kitti"))
+say(results.class_table(camvid_kitti, "camvid_kitti"))
 
 # %% [markdown]
 # ### 7.2 Procedural streets → KITTI, drawings to photographs
 
 # %%
-streets_kitti = recorded("streets_kitti")
+streets_kitti = results.recorded("streets_kitti")
 say(table(streets_kitti), source_line(streets_kitti))
-show(forest(streets_kitti, title="streets → KITTI: difference to the control"), "Forest plot of streets to KITTI")
-show(
-    trade_off(streets_kitti, title="streets → KITTI: target against source"), "Target against source, streets to KITTI"
-)
+show(forest(RECORDED / "streets_kitti", title="streets → KITTI: minus the control, joint intervals"))
+show(target_against_source(RECORDED / "streets_kitti", title="streets → KITTI: mIoU on target and source"))
 
 # %%
 say(
@@ -475,10 +462,12 @@ say(
 # Short runs (60 steps after a common start), three seeds: a check of what is gained beyond the controls, no ranking.
 
 # %%
-every_method = recorded("every_method_kitti")
+every_method = results.recorded("every_method_kitti")
 say(source_line(every_method))
 show(
-    forest(every_method, title="every method once, streets → KITTI"), "Forest plot of every method against its control"
+    forest(
+        RECORDED / "every_method_kitti", title="every method once, streets → KITTI: minus the control, joint intervals"
+    )
 )
 
 # %% [markdown]
@@ -493,7 +482,7 @@ show(
 matrix_changes = {**CHANGES, **LOOKS, "name": "matrix", "seeds": [0], **({"rows": {}} if SHORT else {})}
 matrix_config = load_matrix("matrix_streets", changes=matrix_changes)
 matrix_here = run_matrix(matrix_config, out=OUT, workers=WORKERS, report=lambda event: None)
-show(draw(matrix_here.matrix, title="measured here, one seed"), "Matrix of trainings and data sets")
+show(matrix(matrix_here.matrix, title="measured here, one seed"))
 say("Made with\n\n```sh\nuda bench benchmarks/matrix_streets.yaml --seeds 0 --workers 2\n```")
 
 # %% [markdown]
@@ -506,7 +495,7 @@ for name, roots in {
     "matrix_cityscapes_kitti_ika": " --root cityscapes=PATH --root kitti=PATH --root ika=PATH",
 }.items():
     made = f"uda bench benchmarks/{name}.yaml{roots} --record benchmarks/results/{name}"
-    if is_recorded(name, "matrix.png"):
+    if results.is_recorded(name, "matrix.png"):
         display(
             Image(
                 data=Path(f"../benchmarks/results/{name}/matrix.png").read_bytes(), alt=f"{name}, recorded", width=760
@@ -525,11 +514,9 @@ for name, roots in {
 # statistics (as the papers), *frozen* at the start, moved by *source* images only, and a set *per domain*.
 
 # %%
-batch_norm = recorded("batch_norm")
+batch_norm = results.recorded("batch_norm")
 say(table(batch_norm), source_line(batch_norm))
-show(
-    forest(batch_norm, title="batch norm as a factor: difference to the control"), "Forest plot, batch norm as a factor"
-)
+show(forest(RECORDED / "batch_norm", title="batch norm as a factor: minus the control, joint intervals"))
 say(
     f"Letting target images pass gains {gain(batch_norm, 'bn_only')} on the target and costs "
     f"{gain(batch_norm, 'bn_only', 'source')} on the source; per domain it gains "
@@ -549,12 +536,13 @@ say(
 # %%
 ablations = load_config("report_ablations.yaml", changes={**CHANGES, **PAIR})
 levers = ["source_only", "l1"] if SHORT else None
-ablations_here = results_of(
-    run(ablations, out=OUT, workers=WORKERS, methods=levers, report=lambda event: None),
+ablated = run(ablations, out=OUT, workers=WORKERS, methods=levers, report=lambda event: None)
+ablations_here = results.results_of(
+    ablated,
     "uda bench experiments/report_ablations.yaml --out runs/report --workers 2",
 )
 say(table(ablations_here), source_line(ablations_here))
-show(trade_off(ablations_here, title="measured here: one lever at a time"), "Ablations, target against source")
+show(target_against_source(ablated, title="measured here, one seed: one lever at a time"))
 
 # %% [markdown]
 # ### 9.3 Learning curve: how many labelled target images is adaptation worth?
@@ -583,15 +571,19 @@ labelled = run(
     methods=["source_only", "source_only-k1", "class_mix"] if SHORT else None,
     report=lambda event: None,
 )
-show(draw_learning("measured here, one seed", labelled.table.learning), "Target mIoU against labelled target images")
+show(learning_curve(labelled, title="measured here, one seed"))
 say(*labelled.table.learning.sentences)
 say("Made with\n\n```sh\nuda bench labels_streets --seeds 0 --set 'learning_curve.rows={source_only: [random]}'\n```")
 
 # %%
 for name in ("labels_streets", "labels_kitti"):
     made = f"uda bench benchmarks/{name}.yaml --record benchmarks/results/{name}"
-    if is_recorded(name):
-        say(f"Recorded, `{made}`:", *recorded(name).get("headline", []), table(recorded(name), domains=("target",)))
+    if results.is_recorded(name):
+        say(
+            f"Recorded, `{made}`:",
+            *results.recorded(name).get("headline", []),
+            table(results.recorded(name), domains=("target",)),
+        )
     else:
         say(f"`{name}` (three seeds) is not recorded yet; `{made}` does it.")
 
@@ -604,7 +596,7 @@ for name in ("labels_streets", "labels_kitti"):
 
 # %%
 names = ["batch_norm", "quickstart", "every_method_streets", "streets_kitti", "every_method_kitti", "camvid_kitti"]
-say(verdicts(names))
+say(results.verdicts(names))
 
 # %% [markdown]
 # **Helped**
@@ -673,5 +665,5 @@ say(verdicts(names))
 # * S. Holm, *A simple sequentially rejective multiple test procedure*, Scand. J. Statistics 6, 1979.
 
 # %%
-for when, results in {"Recorded (CamVid → KITTI)": camvid_kitti, "Measured here": streets_here}.items():
-    say(f"{when} with " + ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + ".")
+for when, measured in {"Recorded (CamVid → KITTI)": camvid_kitti, "Measured here": streets_here}.items():
+    say(f"{when} with " + ", ".join(f"{name} {version}" for name, version in measured["versions"].items()) + ".")

@@ -22,9 +22,6 @@ from uda.bench import make_table, record
 from uda.bench.run import BenchResult
 
 RECORDED = Path(__file__).parent.parent / "benchmarks" / "results"
-COLOURS = {"helps": "#0072b2", "hurts": "#d55e00"}
-"""Of verdicts; they differ without colour vision, and markers differ too."""
-MARKERS = {"helps": "^", "hurts": "v"}
 PALETTE = 160
 """Colours of a stored picture: a notebook must stay small."""
 Results = dict[str, Any]
@@ -84,45 +81,6 @@ def source_line(results: Results) -> str:
         f"{seeds} seed{'s' if seeds > 1 else ''}; {images}; {results['machine']}, {minutes:.0f} minutes of cell time. "
         f"Made with\n\n```sh\n{results['command']}\n```"
     )
-
-
-def forest(results: Results, *, title: str | None = None) -> Figure:
-    """Each row's difference to its control on the target with the interval that holds for all of them together."""
-    rows = [row for row in results["rows"] if row["control"] is not None and _control(row) is not None]
-    rows.sort(key=lambda row: -_control(row)["estimate"]["value"])
-    figure = Figure(figsize=(7.2, 0.8 + 0.24 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    axes.axvline(0, color="0.3", linewidth=0.8)
-    for at, row in enumerate(rows):
-        difference, verdict = _control(row), row["scores"]["target"]["verdict"]
-        low, high, value = (100 * number for number in _bounds(difference))
-        colour, marker = COLOURS.get(verdict, "0.35"), MARKERS.get(verdict, "o")
-        axes.plot([low, high], [at, at], color=colour, linewidth=1.6)
-        filled = colour if verdict in COLOURS else "white"
-        axes.plot([value], [at], marker, color=colour, markerfacecolor=filled, markersize=6)
-    axes.set_yticks(range(len(rows)), [f"{row['name']} − {row['control']}" for row in rows], fontsize=8)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("points of mIoU on the target")
-    axes.grid(axis="x", linewidth=0.4)
-    axes.set_title(title or results["name"], loc="left", fontsize=10)
-    return figure
-
-
-def trade_off(results: Results, *, title: str | None = None) -> Figure:
-    """Each row's gain on the target against what it costs on the source, both to source-only."""
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(0, color="0.6", linewidth=0.8)
-    axes.axvline(0, color="0.6", linewidth=0.8)
-    for row in results["rows"]:
-        x, y = (100 * (row["scores"][name]["delta"]["value"] or 0.0) for name in ("source", "target"))
-        own = row["baseline"] is not None
-        axes.plot([x], [y], "o" if own else "s", color="#0072b2" if own else "0.2", markersize=6)
-        axes.annotate(row["name"], (x, y), textcoords="offset points", xytext=(5, 3), fontsize=7.5)
-    axes.set(xlabel="source: points of mIoU to source-only", ylabel="target: points of mIoU to source-only")
-    axes.grid(linewidth=0.4)
-    axes.set_title(title or results["name"], loc="left", fontsize=10)
-    return figure
 
 
 def verdicts(names: Sequence[str]) -> str:
