@@ -34,6 +34,19 @@
 # * **recorded**: three seeds, real photographs among them, in `benchmarks/results`, with the command that made them.
 #   All conclusions are drawn from these.
 #
+# | asked for | section |
+# |---|---|
+# | two public data sets, and a third that is never trained on | 2 |
+# | merging classes | 3 |
+# | augmentation: flip, brightness, contrast | 4, measured in 9.2 |
+# | a network, a fair score, a control | 1, 5 |
+# | adaptation families, each with its equation and on an example image | 6 |
+# | photographs: what is gained, what is lost | 7 |
+# | train on 1, 2 and 1 + 2, score each on 1, 2 and the third, by mean IoU | 8 |
+# | regularisation: dropout, L1, L2; batch norm as a factor | 9.2, 9.1 |
+# | weighted labelled target images mixed in, the learning curve | 9.3 |
+# | what helped, what did not, limits | 10, 11 |
+#
 # `make report` runs it from top to bottom and writes an HTML page beside it. Figures come from
 # [method_steps.py](method_steps.py) and [report_results.py](report_results.py), numbers from `uda.bench`.
 
@@ -92,11 +105,14 @@ def say(*lines):
 #
 # $$ R_T(\theta) = \mathbb{E}_{(x, y) \sim P_T} \, \ell(f_\theta(x), y), $$
 #
-# from labelled source and unlabelled target images. The bound of Ben-David et al. (Machine Learning 2010, theorem 2)
-# says what can be hoped for: $R_T \le R_S + \tfrac{1}{2} d_{\mathcal{H} \Delta \mathcal{H}}(P_S, P_T) + \lambda$. One
-# can lower the risk on the source, make the two domains harder to tell apart (in colours, in features, in outputs),
-# and one is helpless against $\lambda$, the error of the best network for both. Each family below goes for the second
-# term at another place; self-training adds supervision of its own making instead.
+# from labelled source and unlabelled target images. The bound of Ben-David et al. (Machine Learning 2010, theorem 2;
+# without its term for finite samples) says what can be hoped for:
+#
+# $$ R_T \le R_S + \tfrac{1}{2} d_{\mathcal{H} \Delta \mathcal{H}}(P_S, P_T) + \lambda . $$
+#
+# One can lower the risk on the source and make the two domains harder to tell apart (in colours, in features, in
+# outputs); one is helpless against $\lambda$, the error of the best network for both. Most families below go for the
+# second term, each at another place; self-training adds supervision of its own making instead.
 #
 # **The score** is the mean intersection over union over the $C$ classes, from *one* confusion matrix summed over all
 # images (ignored pixels do not count):
@@ -112,7 +128,7 @@ def say(*lines):
 # |---|---|---|---|
 # | streets (measured here) | drawn, in Cityscapes' look | drawn, in KITTI's look | drawn, in ika's look |
 # | streets → KITTI (recorded) | drawn, in Cityscapes' look | 170 + 30 photographs of KITTI's semantics benchmark | – |
-# | CamVid → KITTI (recorded) | 367 photographs of four drives in Cambridge | the same KITTI photographs | – |
+# | CamVid → KITTI (recorded) | 367 photographs of three drives in Cambridge | the same KITTI photographs | – |
 #
 # Procedural streets are drawn by `uda.data.streets`, with exact labels, anywhere, without a download; their names say
 # *in whose look* they are drawn, and no number on them is a statement about those data sets. The target's labels are
@@ -266,10 +282,14 @@ show(steps.grid(steps.inputs(streets), 3, streets), "The pair: a source image wi
 # $$ x^{s \to t} = \frac{\sigma_t}{\sigma_s} (x^s - \mu_s) + \mu_t . $$
 #
 # `MeanStd` does it in RGB, by default with one map for the whole data set; Reinhard et al. (IEEE CG&A 2001) for each
-# image pair in a decorrelated colour space; histogram matching takes the whole distribution: $x^{s \to t} =
-# F_t^{-1}(F_s(x^s))$ with the distribution functions $F$ of the channel's values. In brackets: the channel means in
-# %. Statistics of single images carry over what an image *shows*: where the target has more sky, the road turns
-# bright.
+# image pair in a decorrelated colour space; histogram matching takes the whole distribution, with the distribution
+# functions $F$ of a channel's values:
+#
+# $$ x^{s \to t} = F_t^{-1}(F_s(x^s)) . $$
+#
+# In brackets: the channel means in percent. Statistics of single images carry over what an image *shows*: where the
+# target has more dark trees, the whole street turns dark. Histogram matching bends three curves until all levels
+# agree, and with them what was smooth: the road gets coloured noise.
 
 # %%
 show(
@@ -332,7 +352,7 @@ show(steps.before_and_after(streets, "advent"), "The target image predicted at t
 # \min_\theta \; \mathcal{L}_{seg}(x^s, y^s) + \mathcal{L}_{seg}(x^t, \hat{y}^t). $$
 #
 # Whatever the start gets wrong with confidence is learnt. That is the method's known weakness, and it is why it hurts
-# in all recorded runs here, which start from weak networks.
+# in the recorded runs from drawn streets, which start from networks that are wrong on most of the target.
 
 # %%
 show(
@@ -348,9 +368,12 @@ say(
 # %% [markdown]
 # ### 6.5 A mean teacher and mixed images
 #
-# DACS (Tranheden et al., WACV 2021): a teacher whose weights follow the student's, $\phi \leftarrow \alpha \phi + (1
-# - \alpha) \theta$, labels the target. Half of a source image's classes are pasted onto the target image, with their
-# labels (ClassMix, Olsson et al., WACV 2021), so that every mixed image has some true labels:
+# DACS (Tranheden et al., WACV 2021) has a teacher whose weights follow the student's,
+#
+# $$ \phi \leftarrow \alpha \phi + (1 - \alpha) \theta, $$
+#
+# and which labels the target. Half of a source image's classes are pasted onto the target image, with their labels
+# (ClassMix, Olsson et al., WACV 2021), so that every mixed image has some true labels:
 #
 # $$ x^m = M \odot x^s + (1 - M) \odot x^t, \quad y^m = M \odot y^s + (1 - M) \odot \hat{y}^t, \quad
 # w_i = \begin{cases} 1 & \text{pasted} \\ \frac{1}{|\Omega|} \sum_j [\max_c g_\phi(x^t_j)_c \ge 0.968] & \text{else.}
@@ -392,8 +415,7 @@ show(steps.before_and_after(streets, "mic"), "The target image predicted at the 
 #
 # TENT (Wang et al., ICLR 2021) predicts with the batch's own statistics and takes, at test time, a gradient step on
 # scale and shift $(\gamma, \beta)$ alone down the entropy $-\sum_c p_c \log p_c$ of the prediction. The plot shows
-# how far the means are shifted on the way through the source-only network: the target's distance stays above that of
-# unseen source images from the first layer to the last.
+# how far the means are shifted on the way through the source-only network, for unseen source and for target images.
 
 # %%
 show(
@@ -405,13 +427,13 @@ show(steps.grid(steps.outcome(streets, steps.test_time(streets)), 4, streets), "
 # %% [markdown]
 # ### 6.8 All of them, measured here
 #
-# One seed. The left figure's question is whether a method's *losses* gain anything; the right one's, what a gain on
-# the target costs on the source.
+# One seed, so the figures have no intervals: the first asks whether a method's *losses* gain anything, the second
+# what a gain on the target costs on the source.
 
 # %%
 say(table(streets_here, domains=("target", "source", "ika")), source_line(streets_here))
 show(forest(trained, title="measured here, one seed: minus the control"))
-show(target_against_source(trained, title="measured here, one seed: mIoU on target and source"))
+show(target_against_source(trained, title="measured here, one seed"))
 
 # %% [markdown]
 # ## 7 Recorded results: photographs
@@ -421,7 +443,7 @@ show(target_against_source(trained, title="measured here, one seed: mIoU on targ
 # %%
 camvid_kitti = results.recorded("camvid_kitti")
 say(table(camvid_kitti), source_line(camvid_kitti))
-show(forest(RECORDED / "camvid_kitti", title="CamVid → KITTI: minus the control, joint intervals"))
+show(forest(RECORDED / "camvid_kitti", title="CamVid → KITTI: minus the control"))
 
 # %%
 say(
@@ -442,8 +464,8 @@ say(results.class_table(camvid_kitti, "camvid_kitti"))
 # %%
 streets_kitti = results.recorded("streets_kitti")
 say(table(streets_kitti), source_line(streets_kitti))
-show(forest(RECORDED / "streets_kitti", title="streets → KITTI: minus the control, joint intervals"))
-show(target_against_source(RECORDED / "streets_kitti", title="streets → KITTI: mIoU on target and source"))
+show(forest(RECORDED / "streets_kitti", title="streets → KITTI: minus the control"))
+show(target_against_source(RECORDED / "streets_kitti", title="streets → KITTI"))
 
 # %%
 say(
@@ -460,15 +482,13 @@ say(
 # ### 7.3 Every method of the library once, streets → KITTI
 #
 # Short runs (60 steps after a common start), three seeds: a check of what is gained beyond the controls, no ranking.
+# The figure shows differences to the *control*, with intervals that hold for all rows together; colour and test-time
+# methods have source-only as their control, and rows named `bn_only` are controls themselves.
 
 # %%
 every_method = results.recorded("every_method_kitti")
 say(source_line(every_method))
-show(
-    forest(
-        RECORDED / "every_method_kitti", title="every method once, streets → KITTI: minus the control, joint intervals"
-    )
-)
+show(forest(RECORDED / "every_method_kitti", title="every method, streets → KITTI: minus the control"))
 
 # %% [markdown]
 # ## 8 The matrix: train on 1, on 2 and on both; score on each and on an unseen one
@@ -489,21 +509,13 @@ say("Made with\n\n```sh\nuda bench benchmarks/matrix_streets.yaml --seeds 0 --wo
 # Recorded matrices, of photographs where they are there:
 
 # %%
-for name, roots in {
-    "matrix_streets": "",
-    "matrix_camvid_kitti": " --root camvid=PATH --root kitti=PATH",
-    "matrix_cityscapes_kitti_ika": " --root cityscapes=PATH --root kitti=PATH --root ika=PATH",
-}.items():
-    made = f"uda bench benchmarks/{name}.yaml{roots} --record benchmarks/results/{name}"
-    if results.is_recorded(name, "matrix.png"):
-        display(
-            Image(
-                data=Path(f"../benchmarks/results/{name}/matrix.png").read_bytes(), alt=f"{name}, recorded", width=760
-            )
-        )
-        say(f"`{name}`, made with\n\n```sh\n{made}\n```")
+for name in ("matrix_streets", "matrix_camvid_kitti", "matrix_cityscapes_kitti_ika"):
+    if results.is_recorded(name, "matrix.json"):
+        picture = (RECORDED / name / "matrix.png").read_bytes()
+        display(Image(data=picture, alt=f"{name}: trainings and data sets, three seeds", width=760))
+        say(f"`{name}`, made with\n\n```sh\n{results.recorded(name, 'matrix.json')['command']}\n```")
     else:
-        say(f"`{name}` is not recorded yet; `{made}` does it.")
+        say(f"`{name}` is not recorded yet; [benchmarks/README.md](../benchmarks/README.md) has its command.")
 
 # %% [markdown]
 # ## 9 Ablations and the value of labels
@@ -516,7 +528,7 @@ for name, roots in {
 # %%
 batch_norm = results.recorded("batch_norm")
 say(table(batch_norm), source_line(batch_norm))
-show(forest(RECORDED / "batch_norm", title="batch norm as a factor: minus the control, joint intervals"))
+show(forest(RECORDED / "batch_norm", title="batch norm as a factor: minus the control"))
 say(
     f"Letting target images pass gains {gain(batch_norm, 'bn_only')} on the target and costs "
     f"{gain(batch_norm, 'bn_only', 'source')} on the source; per domain it gains "
@@ -529,9 +541,14 @@ say(
 # %% [markdown]
 # ### 9.2 Augmentation and regularisation (measured here)
 #
-# One lever at a time is taken from or added to source-only training: flips, scale, colour jitter, weight decay (L2),
-# an L1 penalty $\lambda \sum_i |w_i|$, dropout before the classifier. One seed: the intervals know of other images
-# and not of other seeds, so that a difference of a few points says nothing.
+# One lever at a time is taken from or added to source-only training from ImageNet weights: flips, scale, brightness
+# and contrast (colour jitter), two penalties on the weights, and dropout:
+#
+# $$ \mathcal{L} = \mathcal{L}_{seg} + \lambda_1 \sum_i |w_i| + \tfrac{\lambda_2}{2} \sum_i w_i^2, $$
+#
+# L1 by $\lambda_1 = 10^{-5}$; L2 as AdamW's decoupled weight decay (0.01; 0 in `no_l2`, 0.1 in `strong_l2`); dropout
+# of half of the decoder's channels (none in `no_dropout`). One seed: differences of a few points say nothing. The
+# reference is the row `source_only`.
 
 # %%
 ablations = load_config("report_ablations.yaml", changes={**CHANGES, **PAIR})
@@ -547,8 +564,13 @@ show(target_against_source(ablated, title="measured here, one seed: one lever at
 # %% [markdown]
 # ### 9.3 Learning curve: how many labelled target images is adaptation worth?
 #
-# Source-only training again with $k$ labelled target images in the source's half of the batch (share 0.5), and the
-# score of adaptation without labels on the same axis. Measured here, one seed, labels chosen at random.
+# Labelling a few target images is the alternative to adaptation. $k$ of them are mixed into the source: a share $s$
+# of the draws of the source's half of each batch, with a weight $w$ on their loss,
+#
+# $$ \mathcal{L} = (1 - s) \, \mathbb{E}_{S}[\mathcal{L}_{seg}] + s \, w \, \mathbb{E}_{T_k}[\mathcal{L}_{seg}], $$
+#
+# here $s = 0.5$, $w = 1$, and labels chosen at random. Adaptation without labels is worth as many labelled images as
+# source-only training needs for the same score. Measured here, one seed:
 
 # %%
 counts = [1] if SHORT else [2, 5, 20]
@@ -577,15 +599,11 @@ say("Made with\n\n```sh\nuda bench labels_streets --seeds 0 --set 'learning_curv
 
 # %%
 for name in ("labels_streets", "labels_kitti"):
-    made = f"uda bench benchmarks/{name}.yaml --record benchmarks/results/{name}"
     if results.is_recorded(name):
-        say(
-            f"Recorded, `{made}`:",
-            *results.recorded(name).get("headline", []),
-            table(results.recorded(name), domains=("target",)),
-        )
+        measured = results.recorded(name)
+        say(*measured["headline"], table(measured, domains=("target",)), source_line(measured))
     else:
-        say(f"`{name}` (three seeds) is not recorded yet; `{made}` does it.")
+        say(f"`{name}` (three seeds) is not recorded yet; [benchmarks/README.md](../benchmarks/README.md) says how.")
 
 # %% [markdown]
 # ## 10 What helped, and what did not

@@ -22,18 +22,20 @@ from uda.bench import make_table, record
 from uda.bench.run import BenchResult
 
 RECORDED = Path(__file__).parent.parent / "benchmarks" / "results"
+DPI, WIDEST = 130, 1100
+"""Of a stored picture, and its width in pixels."""
 PALETTE = 160
 """Colours of a stored picture: a notebook must stay small."""
 Results = dict[str, Any]
 
 
-def recorded(name: str) -> Results:
-    """A recorded benchmark's ``results.json``.
+def recorded(name: str, file: str = "results.json") -> Results:
+    """A recorded benchmark's ``results.json``, or a matrix's ``matrix.json``.
 
     Raises:
         FileNotFoundError: none is recorded under that name.
     """
-    return _read(RECORDED / name)
+    return _read(RECORDED / name / file)
 
 
 def is_recorded(name: str, file: str = "results.json") -> bool:
@@ -51,7 +53,7 @@ def results_of(result: BenchResult, command: str) -> Results:
         raise RuntimeError(f"{cell}: {why}")
     out = result.folder / "recorded"
     record(result.config, result.folder, make_table(result.config, result.folder), out, command)
-    return _read(out)
+    return _read(out / "results.json")
 
 
 def table(results: Results, *, domains: Sequence[str] = ("target", "source")) -> str:
@@ -84,13 +86,13 @@ def source_line(results: Results) -> str:
 
 
 def verdicts(names: Sequence[str]) -> str:
-    """What helps and what hurts by recorded benchmark, in Markdown; the words follow the corrected intervals."""
+    """What helps and what hurts by recorded benchmark, in Markdown, by the recorded words; without added controls."""
     lines = [
         "| benchmark | rows compared to a control | clearly help the target | clearly hurt it |",
         "|---|---:|---|---|",
     ]
     for name in names:
-        compared = [row for row in recorded(name)["rows"] if row["control"] is not None]
+        compared = [row for row in recorded(name)["rows"] if row["control"] is not None and not row["added"]]
         words = {
             word: ", ".join(
                 f"`{row['name']}` {_to_control(row)}" for row in compared if row["scores"]["target"]["verdict"] == word
@@ -127,9 +129,10 @@ def class_table(results: Results, name: str) -> str:
     return part.strip()
 
 
-def compact(figure: Figure, dpi: int = 80) -> bytes:
+def compact(figure: Figure) -> bytes:
     """A figure as a small PNG of a palette; the same figure gives the same bytes."""
     file = io.BytesIO()
+    dpi = min(DPI, WIDEST / figure.get_size_inches()[0])
     figure.savefig(file, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
     pixels = Pixels.open(file).convert("RGB").quantize(PALETTE, dither=Pixels.Dither.NONE)
     out = io.BytesIO()
@@ -137,9 +140,9 @@ def compact(figure: Figure, dpi: int = 80) -> bytes:
     return out.getvalue()
 
 
-def _read(folder: Path) -> Results:
-    results: Results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return results
+def _read(path: Path) -> Results:
+    content: Results = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def _row(results: Results, name: str) -> dict[str, Any]:

@@ -80,7 +80,10 @@ def row(name: str, miou: float, delta: Any, control: Any, verdict: str, control_
     scores = {"miou": estimate(miou, miou - 0.01, miou + 0.01), "delta": delta, "verdict": verdict}
     adjusted = None if control is None else {"estimate": control, "low": control["low"], "high": control["high"]}
     target = {**scores, "control_delta": adjusted, "adapted_on_scored": name == "tent"}
-    return {"name": name, "control": control_name, "baseline": control_name, "scores": {"target": target}}
+    return {
+        "name": name, "control": control_name, "baseline": control_name, "added": name == "extra",
+        "scores": {"target": target},
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -90,6 +93,7 @@ def results() -> dict[str, Any]:
         "rows": [
             row("source_only", 0.25, estimate(None), None, "not compared", None),
             row("good", 0.31, estimate(0.06, 0.02, 0.1), estimate(0.05, 0.001, 0.099), "helps", "bn_only"),
+            row("extra", 0.31, estimate(0.06, 0.02, 0.1), estimate(0.06, 0.02, 0.1), "helps", "source_only"),
             row("tent", 0.2, estimate(-0.05), estimate(-0.05), "no interval", "source_only"),
         ],
         "seeds": [0, 1, 2],
@@ -105,6 +109,7 @@ def test_table_says_differences_with_their_intervals_and_dashes_where_there_is_n
     assert lines[2:] == [
         "| `source_only` | 25.0 | – | – |",
         "| `good` | 31.0 | +6.0 [2.0, 10.0] | +5.0 [0.1, 9.9] |",
+        "| `extra` | 31.0 | +6.0 [2.0, 10.0] | +6.0 [2.0, 10.0] |",
         "| `tent` | 20.0 † | −5.0 | −5.0 |",
     ]
 
