@@ -577,6 +577,7 @@ counts = [1] if SHORT else [2, 5, 20]
 labels_config = load_config(
     "labels_streets",
     changes={
+        "settings.crop": [64, 128],
         **CHANGES,
         **PAIR,
         **STARTED,
@@ -595,7 +596,10 @@ labelled = run(
 )
 show(learning_curve(labelled, title="measured here, one seed"))
 say(*labelled.table.learning.sentences)
-say("Made with\n\n```sh\nuda bench labels_streets --seeds 0 --set 'learning_curve.rows={source_only: [random]}'\n```")
+say(
+    "Made with\n\n```sh\nuda bench labels_streets --seeds 0 --set settings.crop=[64,128] "
+    "--set 'learning_curve.rows={source_only: [random]}'\n```"
+)
 
 # %%
 for name in ("labels_streets", "labels_kitti"):
