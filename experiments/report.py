@@ -620,27 +620,37 @@ for name in ("labels_streets", "labels_kitti"):
 names = ["batch_norm", "quickstart", "every_method_streets", "streets_kitti", "every_method_kitti", "camvid_kitti"]
 say(results.verdicts(names))
 
-# %% [markdown]
-# **Helped**
-#
-# * *Target statistics in batch norm*: the first explanation of almost every gain on streets and on streets → KITTI. A
-#   set per domain keeps the gain and gives the source back its loss.
-# * *AdaBN with prior 0.5* on the finished source-only network: among the best rows wherever anything helps, free of
-#   training, and it costs nothing on the source. It adapts on training images of the target and not on those scored.
-# * *Colour transfer*, where the shift is one of colour: drawn streets in two looks. It costs points on the source.
-# * *ClassMix's losses*, where batch norm sees no target image.
-#
-# **Did not help, at these lengths**
-#
-# * *Entropy, adversarial and feature-statistics methods*: within the noise of their controls everywhere.
-# * *CBST and CRST* hurt where the start is weak: their first labels come from a network that is wrong on most of the
-#   target.
-# * *Anything* on CamVid → KITTI: photographs to photographs, with a start of little over a quarter of mIoU, where the
-#   oracle gains less than six points. Batch norm explains nothing there either: what helps depends on the shift.
-# * *Colour transfer on photographs*: colours are a small part of what differs between a drawing and a photograph.
-#
-# **How to go on**, in this order: AdaBN with prior 0.5; training with batch norm per domain; ClassMix on top; then,
-# with a GPU and days, a published recipe whole. Judge every step by its control on your own shift.
+# %%
+every_streets = results.recorded("every_method_streets")
+say(
+    "**Helped**",
+    f"""* *Target statistics in batch norm*: the first explanation of almost every gain on streets
+({gain(batch_norm, "bn_only")} points) and on streets → KITTI ({gain(streets_kitti, "bn_only")}). A set per domain keeps
+the gain ({gain(batch_norm, "bn_only_per_domain")}) and gives the source back its loss
+({gain(batch_norm, "bn_only", "source")} shared, {gain(batch_norm, "bn_only_per_domain", "source")} per domain).
+* *AdaBN with prior 0.5* on the finished source-only network: {gain(batch_norm, "adabn_prior")} on streets,
+{gain(streets_kitti, "adabn_prior")} on streets → KITTI, {gain(camvid_kitti, "adabn_prior")} on CamVid → KITTI; on the
+source {gain(batch_norm, "adabn_prior", "source")}, {gain(streets_kitti, "adabn_prior", "source")} and
+{gain(camvid_kitti, "adabn_prior", "source")}. It trains nothing, and adapts on training images of the target, not on
+those scored.
+* *Colour transfer*, where the shift is one of colour, drawn streets in two looks: Reinhard
+{gain(every_streets, "reinhard")}, mean and deviation {gain(every_streets, "mean_std")}; on the source
+{gain(every_streets, "reinhard", "source")} and {gain(every_streets, "mean_std", "source")}.
+* *ClassMix's losses*, where batch norm sees no target image: {own_gain(batch_norm, "class_mix_frozen")} to its
+control.""",
+    "**Did not help, at these lengths**",
+    f"""* *Entropy, adversarial and feature-statistics methods*: within the noise of their controls. On streets → KITTI
+AdvEnt {own_gain(every_method, "advent")}, MinEnt {own_gain(every_method, "minent")}, MMD {own_gain(every_method, "mmd")}.
+* *CBST and CRST* hurt where the start is weak: {own_gain(every_method, "cbst")} and {own_gain(every_method, "crst")}.
+Their first labels come from a network that is wrong on most of the target.
+* *Anything* on CamVid → KITTI, photographs to photographs: from {score(camvid_kitti, "source_only")} even the labels of
+the target gain only {gain(camvid_kitti, "oracle")}. Batch norm explains nothing there either
+({gain(camvid_kitti, "bn_only")}): what helps depends on the shift.
+* *Colour transfer on photographs*: FDA {gain(every_method, "fda")} from streets, {gain(camvid_kitti, "fda")} from
+CamVid. Colours are a small part of what differs.""",
+    "**How to go on**, in this order: AdaBN with prior 0.5; training with batch norm per domain; ClassMix on top; then, "
+    "with a GPU and days, a published recipe whole. Judge every step by its control, on your own shift.",
+)
 
 # %% [markdown]
 # ## 11 Limits
