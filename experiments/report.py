@@ -546,7 +546,7 @@ say(
 #
 # $$ \mathcal{L} = \mathcal{L}_{seg} + \lambda_1 \sum_i |w_i| + \tfrac{\lambda_2}{2} \sum_i w_i^2, $$
 #
-# L1 by $\lambda_1 = 10^{-5}$; L2 as AdamW's decoupled weight decay (0.01; 0 in `no_l2`, 0.1 in `strong_l2`); dropout
+# L1 by $\lambda_1 = 10^{-5}$; L2 as AdamW's decoupled weight decay (0.01, none in `no_l2`); dropout
 # of half of the decoder's channels (none in `no_dropout`). One seed: differences of a few points say nothing. The
 # reference is the row `source_only`.
 
@@ -625,8 +625,8 @@ every_streets = results.recorded("every_method_streets")
 say(
     "**Helped**",
     f"""* *Target statistics in batch norm*: the first explanation of almost every gain on streets
-({gain(batch_norm, "bn_only")} points) and on streets → KITTI ({gain(streets_kitti, "bn_only")}). A set per domain keeps
-the gain ({gain(batch_norm, "bn_only_per_domain")}) and gives the source back its loss
+({gain(batch_norm, "bn_only")} points) and on streets → KITTI ({gain(streets_kitti, "bn_only")}). A set per domain
+keeps the gain ({gain(batch_norm, "bn_only_per_domain")}) and gives the source back its loss
 ({gain(batch_norm, "bn_only", "source")} shared, {gain(batch_norm, "bn_only_per_domain", "source")} per domain).
 * *AdaBN with prior 0.5* on the finished source-only network: {gain(batch_norm, "adabn_prior")} on streets,
 {gain(streets_kitti, "adabn_prior")} on streets → KITTI, {gain(camvid_kitti, "adabn_prior")} on CamVid → KITTI; on the
@@ -640,7 +640,8 @@ those scored.
 control.""",
     "**Did not help, at these lengths**",
     f"""* *Entropy, adversarial and feature-statistics methods*: within the noise of their controls. On streets → KITTI
-AdvEnt {own_gain(every_method, "advent")}, MinEnt {own_gain(every_method, "minent")}, MMD {own_gain(every_method, "mmd")}.
+AdvEnt {own_gain(every_method, "advent")}, MinEnt {own_gain(every_method, "minent")},
+MMD {own_gain(every_method, "mmd")}.
 * *CBST and CRST* hurt where the start is weak: {own_gain(every_method, "cbst")} and {own_gain(every_method, "crst")}.
 Their first labels come from a network that is wrong on most of the target.
 * *Anything* on CamVid → KITTI, photographs to photographs: from {score(camvid_kitti, "source_only")} even the labels of
@@ -648,7 +649,7 @@ the target gain only {gain(camvid_kitti, "oracle")}. Batch norm explains nothing
 ({gain(camvid_kitti, "bn_only")}): what helps depends on the shift.
 * *Colour transfer on photographs*: FDA {gain(every_method, "fda")} from streets, {gain(camvid_kitti, "fda")} from
 CamVid. Colours are a small part of what differs.""",
-    "**How to go on**, in this order: AdaBN with prior 0.5; training with batch norm per domain; ClassMix on top; then, "
+    "**How to go on**, in this order: AdaBN with prior 0.5; training with batch norm per domain; ClassMix on top; then "
     "with a GPU and days, a published recipe whole. Judge every step by its control, on your own shift.",
 )
 
