@@ -24,8 +24,8 @@ from uda.bench.run import BenchResult
 RECORDED = Path(__file__).parent.parent / "benchmarks" / "results"
 DPI, WIDEST = 130, 1100
 """Of a stored picture, and its width in pixels."""
-PALETTE = 160
-"""Colours of a stored picture: a notebook must stay small."""
+LARGE = 60_000
+"""Bytes of a PNG from which a JPEG is stored: a notebook must stay small."""
 Results = dict[str, Any]
 
 
@@ -130,13 +130,15 @@ def class_table(results: Results, name: str) -> str:
 
 
 def compact(figure: Figure) -> bytes:
-    """A figure as a small PNG of a palette; the same figure gives the same bytes."""
+    """A figure as a small file: a PNG, or a JPEG where that is large; the same figure gives the same bytes."""
     file = io.BytesIO()
     dpi = min(DPI, WIDEST / figure.get_size_inches()[0])
     figure.savefig(file, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
-    pixels = Pixels.open(file).convert("RGB").quantize(PALETTE, dither=Pixels.Dither.NONE)
-    out = io.BytesIO()
+    pixels, out = Pixels.open(file).convert("RGB"), io.BytesIO()
     pixels.save(out, format="png", optimize=True)
+    if out.tell() > LARGE:
+        out = io.BytesIO()
+        pixels.save(out, format="jpeg", quality=80, optimize=True)
     return out.getvalue()
 
 
