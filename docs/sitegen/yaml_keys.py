@@ -36,6 +36,7 @@ from uda.config.records import (
     TargetLabels,
 )
 from uda.config.runs import KEYS, METHOD
+from uda.config.search import Choices, Range, SearchSpec
 from uda.data import DATASETS, Options, dataset_options
 from uda.data.base import FileDataset
 from uda.engine import Settings
@@ -50,7 +51,8 @@ SECTIONS = {
     "MethodEntry": "a-row", "CurvesSpec": "curves", "TargetLabels": "a-rows-target_labels",
     "LearningCurve": "learning_curve", "MatrixDomain": "a-matrix-domain", "CombinedSpec": "combined",
     "AdaptationEntry": "a-row-of-a-matrix", "Factor": "a-factor", "DesignSpec": "design",
-    "WeightAverage": "settingsaverage",
+    "WeightAverage": "settingsaverage", "SearchSpec": "search", "Range": "bounds-of-a-search",
+    "Choices": "choices-of-a-search",
 }  # fmt: skip
 """Record -> the anchor of its section."""
 
@@ -231,6 +233,12 @@ def sections() -> dict[str, tuple[str, list[Key]]]:
         ),
         "A factor": ("Each of a study's `factors:`.", list(keys_of(Factor))),
         "design": ("", list(keys_of(DesignSpec))),
+        "search": (
+            "What `uda search` takes beside a single run's keys; see [Search without target labels](howto/search.md).",
+            list(keys_of(SearchSpec)),
+        ),
+        "Bounds of a search": ("An entry of `search.space`.", list(keys_of(Range))),
+        "Choices of a search": ("Another entry; a list alone is short for it.", list(keys_of(Choices))),
         "settings": ("Of a run, of a row, and of `warm_start:`.", list(keys_of(Settings))),
         "settings.augment, settings.target_augment": ("", list(keys_of(Augment))),
         "settings.average": ("", list(keys_of(WeightAverage))),
