@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import shutil
-import threading
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from filelock import FileLock, Timeout
 
 from uda.bench import build
@@ -24,6 +18,7 @@ from uda.bench.cell import Progress, run_cell, write_config
 from uda.bench.identity import Identities
 from uda.bench.labelled import check_labels
 from uda.bench.plan import CONFIG, Cell, make_plan
+from uda.bench.pool import DIED, pool
 from uda.bench.restore import load_model, open_run
 from uda.bench.stored import RETRAINED, REWRITTEN, Damage, damages, describe, evaluation_file, has_training, read_result
 from uda.bench.table import Table, make_table
@@ -40,12 +35,6 @@ LOOKED_AT = 8
 """Images of a data set whose sizes are compared with the crop."""
 LEFT_AFTER = 3600.0
 """Seconds after which a file that is being written was left by a kill; tables are written outside the lock."""
-LOOK_EVERY = 1.0
-"""Seconds between two looks at how far the workers are."""
-DIED = (
-    "its process died: killed, out of memory, or started from a script without `if __name__ == '__main__':`; "
-    "the next call continues it"
-)
 
 
 @dataclass(frozen=True)
@@ -260,7 +249,7 @@ def _locked(
     """Do what is missing of some benchmarks, alone in their folders."""
     with contextlib.ExitStack() as locks:
         for job in jobs:
-            unwritable = _lock(job.folder, locks)
+            unwritable = lock_folder(job.folder, locks)
             _prepare(job, workers, fresh, extend, report, unwritable)
         number, cells = sum(len(job.todo) for job in jobs), sum(len(job.cells) for job in jobs)
         folder = jobs[0].folder if len(jobs) == 1 else out
@@ -281,7 +270,7 @@ def _locked(
         return work
 
 
-def _lock(folder: Path, locks: contextlib.ExitStack) -> str:
+def lock_folder(folder: Path, locks: contextlib.ExitStack) -> str:
     """Lock a benchmark's folder; why it cannot be written, or empty."""
     lock = FileLock(folder / ".lock", timeout=0)
     try:
@@ -507,52 +496,13 @@ class _Work:
             self.finish(task, run_cell(job.config, job.cells, task.cell, job.folder, progress, self.extend, tell))
 
     def side_by_side(self, workers: int) -> None:
-        while self.waiting:
-            self.pool(workers)
-
-    def pool(self, workers: int) -> None:
-        """Work until nothing is left or a process died; a dead one takes only the cells that were running with it."""
-        context = multiprocessing.get_context("spawn")
-        threads = max(1, cores() // workers)
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
-        futures: dict[Future[str | None], _Task] = {}
         told: dict[str, int] = {}
-        try:
-            while True:
-                while len(futures) < workers and (task := self.start()) is not None:
-                    job = task.job
-                    arguments = (job.config, job.cells, task.cell, job.folder, None, self.extend)
-                    futures[pool.submit(run_cell, *arguments)] = task
-                if not futures:
-                    return
-                self.look(told)
-                for future in wait(futures, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED).done:
-                    self.finish(futures[future], future.result())
-                    del futures[future]
-        except BrokenProcessPool:
-            for task in self.running:
-                self.finish(task, DIED)
-        except KeyboardInterrupt:
-            # a public way to do this comes with Python 3.14
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
+        def call(task: _Task) -> tuple[Any, ...]:
+            job = task.job
+            return run_cell, job.config, job.cells, task.cell, job.folder, None, self.extend
 
-def _start_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        # a worker that outlived a killed parent would train on in a folder that the next call takes over
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        while self.waiting:
+            pool(
+                workers, self.start, call, self.finish, lambda task: self.finish(task, DIED), lambda: self.look(told)
+            )  # fmt: skip

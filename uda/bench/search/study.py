@@ -10,11 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import multiprocessing
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import product
@@ -24,8 +21,9 @@ from typing import Any, Literal
 import torch
 
 from uda.bench import build
+from uda.bench.pool import DIED, pool
 from uda.bench.restore import load_model, open_run
-from uda.bench.run import DIED, Event, _lock, _start_worker, cores, only_warn, train
+from uda.bench.run import Event, lock_folder, only_warn, train
 from uda.bench.search.objectives import measurable, measure, measure_all
 from uda.config import ConfigError
 from uda.config.search import OBJECTIVES, Choices, Range, SearchConfig, load_search
@@ -126,7 +124,7 @@ def run_search(
     import_optuna()
     folder = Path(out) / config.name
     with contextlib.ExitStack() as locks:
-        unwritable = _lock(folder, locks)
+        unwritable = lock_folder(folder, locks)
         if unwritable:
             raise ConfigError(f"{folder}: cannot be written ({unwritable}); use another --out")
         study = _open(config, folder)
@@ -292,33 +290,15 @@ class _Work:
 
     def side_by_side(self, workers: int) -> None:
         """Trials in processes; one that dies fails the trials that ran with it, and the others go on."""
-        while self._pool(workers):
-            pass
 
-    def _pool(self, workers: int) -> bool:
-        context = multiprocessing.get_context("spawn")
-        threads = max(1, cores() // workers)
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
-        futures: dict[Future[Any], Any] = {}
-        try:
-            while True:
-                while len(futures) < workers and (trial := self.next()) is not None:
-                    futures[pool.submit(run_trial, self.config, self.folder, trial.number)] = trial
-                if not futures:
-                    return False
-                for future in wait(futures, return_when=FIRST_COMPLETED).done:
-                    self.end(futures[future], *future.result())
-                    del futures[future]
-        except BrokenProcessPool:
-            for trial in futures.values():
-                self.end(trial, {}, DIED, False)
-            return True
-        except KeyboardInterrupt:
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        def call(trial: Any) -> tuple[Any, ...]:
+            return run_trial, self.config, self.folder, trial.number
+
+        while len(self.ran) < self.total:
+            pool(
+                workers, self.next, call, lambda trial, result: self.end(trial, *result),
+                lambda trial: self.end(trial, {}, DIED, False),
+            )  # fmt: skip
 
 
 def name_of(number: int) -> str:
@@ -372,8 +352,8 @@ def run_trial(
         return measure_all(measurable(run), run, opened.evaluate, model, precision), "", False
     except _Pruned:
         return {config.spec.objective: seen[max(seen)]}, "", True
-    except ConfigError as error:
-        return {}, str(error), False
+    except Exception as error:  # one trial's
+        return {}, f"{type(error).__name__}: {' '.join(str(error).split())}", False
 
 
 def _value(objective: str, path: Path) -> float:
