@@ -16,6 +16,7 @@ import yaml
 from tests.bench import tiny
 from tests.test_run_config import SHORTEST
 from uda.config import ConfigError, load_config, load_factorial, load_matrix, load_run
+from uda.config.search import SEARCH, load_search
 from uda.presets import PRESETS
 
 MUTATIONS = 300
@@ -81,6 +82,8 @@ def read(path: Path) -> str:
             load_matrix(path, ROOTS)
         elif kind == "factorial":
             load_factorial(path, ROOTS)
+        elif isinstance(raw, dict) and SEARCH in raw:
+            load_search(path, ROOTS)
         elif single:
             load_run(path, ROOTS)
         else:

@@ -75,6 +75,7 @@ def test_classes_are_typed(value: Any, message: str) -> None:
 
 @pytest.mark.parametrize("space", [
     {"base": "cityscapes19", "merge": 3}, {"base": "cityscapes19", "merge": {"vehicle": "car"}},
+    {"base": "cityscapes19", "merge": {3: ["car"]}},
     {"base": "cityscapes19", "select": "road"}, {"base": 3}, {"common": "camvid11"}, {"common": []}, {"common": [3]},
     {"base": "cityscapes19", "name": 3}, {"base": "cityscapes19", "select": [3]}, {},
 ])  # fmt: skip

@@ -165,7 +165,10 @@ class SearchConfig:
         """
         content = self.content_of(values)
         content.setdefault("curves", False)
-        loaded = load_run(content, self.roots, changes={"name": name or self.name})
+        try:
+            loaded = load_run(content, self.roots, changes={"name": name or self.name})
+        except ConfigError as error:
+            raise ConfigError(f"{self.file}: {str(error).removeprefix('config: ')}") from None
         self._see_that_objectives_can_be_measured(loaded[0])
         return loaded
 
@@ -222,7 +225,8 @@ def load_search(
             try:
                 config.trial({key: value})
             except ConfigError as error:
-                raise ConfigError(f"{file}: {SEARCH}.space.{key}: {short(value)}: {error}") from None
+                message = str(error).removeprefix(f"{file}: ")
+                raise ConfigError(f"{file}: {SEARCH}.space.{key}: {short(value)}: {message}") from None
     return config
 
 

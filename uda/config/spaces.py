@@ -52,5 +52,7 @@ def _check(value: dict[str, Any]) -> None:
     for key, annotation in _KEYS.items():
         if key in value:
             check_type(key, annotation, value[key])
+            if key == "merge" and (numbers := [new for new in value[key] if not isinstance(new, str)]):
+                raise OptionError(key, f"names of classes are texts, got {short(numbers[0])}")
             if not value[key]:
                 raise OptionError(key, "must not be empty")

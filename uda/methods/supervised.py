@@ -30,11 +30,7 @@ if TYPE_CHECKING:
 
 
 def labelled_loss(
-    logits: Tensor,
-    view: View,
-    class_weight: Tensor | None = None,
-    focal: float = 0.0,
-    label_smoothing: float = 0.0,
+    logits: Tensor, view: View, class_weight: Tensor | None = None, focal: float = 0.0, label_smoothing: float = 0.0
 ) -> Tensor:
     """Cross-entropy of ``(N, C, H, W)`` logits over a view's labelled pixels, with its pixel weights where it has any.
 
@@ -57,12 +53,7 @@ def labelled_loss(
     if view.weight is None and not focal and not label_smoothing:
         return cross_entropy_2d(logits, view.labels, class_weight=class_weight)
     loss = F.cross_entropy(
-        logits,
-        view.labels,
-        weight=class_weight,
-        ignore_index=IGNORE,
-        reduction="none",
-        label_smoothing=label_smoothing,
+        logits, view.labels, class_weight, ignore_index=IGNORE, reduction="none", label_smoothing=label_smoothing
     )
     if focal:
         loss = loss * focal_factor(logits, view.labels, focal)
@@ -113,8 +104,7 @@ class Supervised(Method):
             ``"labelled"`` only, and not with labels that cover several classes.
 
     Raises:
-        ValueError: a value out of its range, or class weights, a focal loss or label smoothing with an average over all
-            pixels.
+        ValueError: a value out of its range, or one that goes with an average over the labelled pixels alone.
     """
 
     reads = frozenset({"source"})
@@ -137,14 +127,12 @@ class Supervised(Method):
         self.weight = not_negative("weight", weight)
         self.aux_weight = not_negative("aux_weight", aux_weight)
         self.average = one_of("average", average, ("labelled", "all"))
-        if average == "all" and class_weights is not None:
-            raise ValueError('class_weights need average "labelled", got "all"')
         self.focal = not_negative("focal", focal)
-        if average == "all" and focal:
-            raise ValueError('focal needs average "labelled", got "all"')
         self.label_smoothing = in_range("label_smoothing", label_smoothing, 0, 1)
-        if average == "all" and label_smoothing:
-            raise ValueError('label_smoothing needs average "labelled", got "all"')
+        others = {"class_weights": class_weights, "focal": focal, "label_smoothing": label_smoothing}
+        for name, chosen in others.items():
+            if average == "all" and chosen:
+                raise ValueError(f'{name} needs average "labelled", got "all"')
         self.register_buffer("class_weight", None if class_weights is None else torch.tensor(class_weights).float())
 
     def setup(self, spec: TaskSpec) -> None:

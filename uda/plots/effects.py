@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from uda.bench.factorial.table import Effect, Study
 from uda.bench.render import joint
 from uda.plots.style import PAPER, Theme, in_words, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from uda.bench.factorial import Effect, Study
 
 CLEAR = ("helps", "hurts")
 WIDTH, LINE = 2.6, 0.32

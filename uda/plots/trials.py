@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from uda.bench.search.summary import Summary
 from uda.config.search import is_better
 from uda.plots.style import PAPER, Theme, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from uda.bench.search import Summary
 
 
 @styled

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from uda.bench import build
 from uda.bench.intervals import Estimate, ImageScores
@@ -107,6 +106,8 @@ def rank_correlation(values: Sequence[float], scores: Sequence[float], direction
     Source: Bonett and Wright, "Sample size requirements for estimating Pearson, Kendall and Spearman correlations",
     Psychometrika 2000: tanh(atanh r ± z √((1 + r² / 2) / (n − 3))).
     """
+    from scipy import stats  # slow to import
+
     pairs = np.array([(value, score) for value, score in zip(values, scores, strict=True) if math.isfinite(value)])
     if len(pairs) < 3 or len(np.unique(pairs[:, 0])) < 2 or len(np.unique(pairs[:, 1])) < 2:
         return Estimate(math.nan)
