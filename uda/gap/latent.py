@@ -143,7 +143,7 @@ def distances(
     for name, (meaning, measure) in measures.items():
         baseline = np.array([_between(measure, x[a], x[b], first[a], first[b], mark=True) for a, b in halves])
         to_target = [_to_target(measure, x, y, first, second, a, generator) for a, _ in halves]
-        value = float(np.nanmean(to_target))
+        value = _mean_of_known(np.array(to_target))
         spread = _jackknife(measure, x, y, first, second)
         low, high = np.nanquantile(baseline, [0.025, 0.975]) if np.isfinite(baseline).any() else (math.nan, math.nan)
         sequences = min(len(set(first)), len(set(second)))
@@ -154,10 +154,15 @@ def distances(
                 name,
                 meaning,
                 Interval(value, max(interval.low, 0.0), min(interval.high, top)),
-                Interval(float(np.nanmean(baseline)), float(low), float(high)),
+                Interval(_mean_of_known(baseline), float(low), float(high)),
             )
         )
     return results
+
+
+def _mean_of_known(values: Floats) -> float:
+    """NaN where none is known: a single sequence has no halves."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
 def _halves(sequences: npt.NDArray[np.str_], generator: np.random.Generator) -> tuple[npt.NDArray[Any], ...]:
