@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 from pathlib import Path
@@ -277,7 +276,6 @@ def test_without_optuna_the_extra_is_named(data: Path, tmp_path: Path, monkeypat
         raise ImportError(name)
 
     monkeypatch.setattr(study, "import_module", missing)
-    assert importlib.import_module("uda.bench.search") is not None
     with pytest.raises(ConfigError, match=r"pip install 'uda-seg\[search\]'"):
         run_search(content(data), out=tmp_path)
     assert not (tmp_path / "s").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-import numpy as np
+import torch
 from torch import nn
 
 from uda.bench import build
@@ -14,6 +14,7 @@ from uda.config import BenchConfig, EvaluateSpec
 from uda.config.search import OBJECTIVES, PEEKING
 from uda.engine import Evaluation, evaluate
 from uda.engine.certainty import certainty
+from uda.metrics import miou
 from uda.models.batch_norm import domain_statistics
 from uda.types import LabelledDataset
 
@@ -89,8 +90,4 @@ def halves(config: BenchConfig) -> tuple[list[int], list[int]]:
 
 def miou_of(evaluation: Evaluation, indices: Sequence[int]) -> float:
     """mIoU in [0, 1] over some of the images; NaN for none."""
-    part = Evaluation(
-        evaluation.confusions[list(indices)], evaluation.losses[list(indices)],
-        tuple(np.array(evaluation.names)[list(indices)]), evaluation.class_names,
-    )  # fmt: skip
-    return part.miou()
+    return float(miou(torch.from_numpy(evaluation.confusions[list(indices)].sum(axis=0)), over="labelled"))
