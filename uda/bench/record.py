@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uda.bench import render
 from uda.bench.plan import make_plan
@@ -15,6 +16,12 @@ from uda.bench.stored import read_result
 from uda.bench.table import Table
 from uda.config import BenchConfig
 from uda.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 150
+"""Of pictures that are kept."""
 
 
 def write_tables(config: BenchConfig, folder: Path, table: Table, command: str = "") -> dict[str, Path]:
@@ -37,6 +44,13 @@ def write_tables(config: BenchConfig, folder: Path, table: Table, command: str =
         "report.html": report.html(config, folder, table, command),
     }
     return write_all(folder, texts)
+
+
+def as_png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file; of the same figure the same bytes."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    return file.getvalue()
 
 
 def write_all(folder: Path, files: Mapping[str, str | bytes]) -> dict[str, Path]:

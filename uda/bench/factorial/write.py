@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +11,9 @@ from uda.bench.factorial import render
 from uda.bench.factorial.table import TIMES, Effect, Study
 from uda.bench.plain_page import page
 from uda.bench.plan import make_plan
-from uda.bench.record import finite, write_all
+from uda.bench.record import as_png, finite, write_all
 from uda.bench.stored import read_result
 from uda.config import FactorialConfig
-
-DPI = 150
 
 
 def write_study(
@@ -51,9 +48,7 @@ def png(study: Study) -> bytes:
     """The picture of :func:`uda.plots.effects`; of the same study the same bytes."""
     from uda import plots  # which reads this package
 
-    file = io.BytesIO()
-    plots.effects(study).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
-    return file.getvalue()
+    return as_png(plots.effects(study))
 
 
 def html(config: FactorialConfig, study: Study, command: str = "") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +11,9 @@ from uda.bench.matrix import render
 from uda.bench.matrix.table import Matrix
 from uda.bench.plain_page import page
 from uda.bench.plan import make_plan
-from uda.bench.record import finite, write_all
+from uda.bench.record import as_png, finite, write_all
 from uda.bench.stored import read_result
 from uda.config import MatrixConfig
-
-DPI = 150
 
 
 def write_matrix(
@@ -53,9 +50,7 @@ def png(matrix: Matrix) -> bytes:
     """The picture of :func:`uda.plots.matrix`; of the same matrix the same bytes."""
     from uda import plots  # which reads this package
 
-    file = io.BytesIO()
-    plots.matrix(matrix).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
-    return file.getvalue()
+    return as_png(plots.matrix(matrix))
 
 
 def html(config: MatrixConfig, matrix: Matrix, command: str = "") -> str:

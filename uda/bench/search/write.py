@@ -14,13 +14,12 @@ import yaml
 
 from uda.bench.intervals import Estimate
 from uda.bench.provenance import machine, now, versions
-from uda.bench.record import finite, write_all
+from uda.bench.record import as_png, finite, write_all
 from uda.bench.render import DASH, markdown_grid, with_interval
 from uda.bench.search.summary import Regret, Summary
 from uda.config.search import OBJECTIVES, PEEKING
 from uda.files import spreadsheet_safe
 
-DPI = 150
 BEST = "best.yaml"
 """A config that ``uda train`` takes."""
 
@@ -191,6 +190,4 @@ def png(summary: Summary) -> bytes:
     """The picture of :func:`uda.plots.search`; of the same search the same bytes."""
     from uda import plots  # which reads this package
 
-    file = io.BytesIO()
-    plots.search(summary).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
-    return file.getvalue()
+    return as_png(plots.search(summary))
