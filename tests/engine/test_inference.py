@@ -20,7 +20,7 @@ from uda.config import EvaluateSpec
 from uda.data import label_space
 from uda.data.folder import inline_space
 from uda.engine import Inference, Settings, Trainer, evaluate
-from uda.engine.inference import ResizedImages, predict_logits, resize_images, resize_labels
+from uda.engine.inference import ResizedImages, at_size, predict_logits, resize_images, resize_labels
 from uda.engine.predict import label_map, predict
 from uda.methods import TENT, AdaBN, ClassMix, CoTTA, PredictionTimeBN, Supervised
 from uda.models import slide_boxes
@@ -74,6 +74,20 @@ def test_scale(model: TinySegmenter, images: Tensor) -> None:
     half = bilinear(images, (16, 32), antialias=True)
     expected = bilinear(passes(model, half).logits, SIZE)
     torch.testing.assert_close(predict_logits(model, images, Inference(scale=0.5)), expected)
+
+
+@pytest.mark.parametrize("size", [(9, 14), (33, 40), (5, 61), (12, 20)])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_logits_at_another_size_are_pytorchs(size: tuple[int, int], contiguous: bool) -> None:
+    logits = torch.randn(2, 5, 12, 20, generator=torch.Generator().manual_seed(0))
+    if not contiguous:
+        logits = logits.to(memory_format=torch.channels_last)
+    expected = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(at_size(logits, size), expected, rtol=0, atol=1e-5)
+    wanted = logits.clone().requires_grad_()
+    at_size(wanted, size).sum().backward()
+    assert wanted.grad is not None
+    assert float(wanted.grad.sum()) == pytest.approx(2 * 5 * math.prod(size), rel=1e-5)
 
 
 def test_bicubic_is_pillows() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from uda.data.statistics import ChannelStats
 from uda.functional.normalisation import running_statistics
 from uda.gap import Options, OtherAnalysisError, analyse, sentences, summarise, write_report
 from uda.gap.analysis import CHUNK
+from uda.gap.verdict import how
 from uda.models import adapt
 from uda.types import Sample
 
@@ -128,6 +131,29 @@ def test_an_edit_that_does_harm_takes_no_part(tmp_path: Path) -> None:
     assert shares["noise"].share.value == 0
     assert "takes no part" in shares["noise"].note
     assert shares["mean"].share.value > 0.8
+
+
+def test_harm_is_looked_for_on_some_of_many_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = Blocks("source", 12, 0, noise=0.08), Blocks("target", 20, 1, shift=0.15)
+    options = Options(budget=1)
+    every = run(source, target, tmp_path / "every", options=options, fixes=())
+    monkeypatch.setattr("uda.gap.analysis.ELIMINATION", 10)
+    monkeypatch.setattr("uda.gap.verdict.ELIMINATION", 10)
+    counts: dict[str, int] = {}
+
+    @contextmanager
+    def progress(label: str, total: int) -> Iterator[Callable[[], None]]:
+        counts[label] = total
+        yield lambda: None
+
+    some = run(source, target, tmp_path / "some", options=options, fixes=(), progress=progress)
+    assert some.harmful == every.harmful
+    assert "noise" in some.harmful
+    assert counts["target: edited, without_0"] == 10
+    assert some.plan == every.plan
+    for name, values in every.shares.items():
+        np.testing.assert_array_equal(some.shares[name], values)
+    assert any("(10 of the 20 images were looked at for this)" in line for line in how(some, summarise(some)))
 
 
 def test_without_a_difference_there_is_no_gap_and_no_share(tmp_path: Path) -> None:

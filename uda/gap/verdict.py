@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from uda.gap.analysis import Gap
+from uda.gap.analysis import ELIMINATION, Gap
 from uda.gap.factors import BATCH_NORM, FACTORS
 from uda.gap.sampling import Interval
 from uda.gap.summary import UNEXPLAINED, FixNumbers, Share, Summary
@@ -198,7 +198,9 @@ def how(result: Gap, summary: Summary) -> list[str]:
             + "; ".join(f"{factor.label}: {factor.meaning}" for factor in FACTORS.values() if factor.name != BATCH_NORM)
             + "."
         )
-        lines.append("A factor whose edit clearly does harm beside the others takes no part.")
+        count = len(result.target.files)
+        looked = f" ({ELIMINATION} of the {count} images were looked at for this)" if count > ELIMINATION else ""
+        lines.append(f"A factor whose edit clearly does harm beside the others takes no part{looked}.")
     if BATCH_NORM in result.alone:
         lines.append(
             "Batch norm has what it still takes off when the images are edited in all of these: "
