@@ -249,6 +249,18 @@ def test_value_is_the_mean_over_seeds_of_the_pooled_miou() -> None:
     assert subset.values["row1"][0] == pytest.approx(first[0, 0] / (first[0].sum() + first[:, 0].sum() - first[0, 0]))
 
 
+def test_a_scores_interval_stays_among_scores_and_a_differences_does_not() -> None:
+    """Two seeds that are far apart: t of one degree of freedom reaches beyond 0 and 100 %."""
+    scores = ImageScores({row: {0: accuracy(60 - by), 1: accuracy(by)} for row, by in (("far", 5), ("near", 30))})
+    unbounded, score = estimate(*scores.contrast({"far": 1.0})), scores.score("far")
+    assert unbounded.low < 0
+    assert unbounded.high > 1
+    assert (score.low, score.high) == (0.0, 1.0)
+    assert (score.value, score.standard_error) == (unbounded.value, unbounded.standard_error)
+    assert scores.score("near") == estimate(*scores.contrast({"near": 1.0}))
+    assert scores.difference("far", "near").low < -1
+
+
 def test_estimates_are_finite_and_made_by_the_seed() -> None:
     confusions = benchmark()
     first, again = ImageScores(confusions, draws=200), ImageScores(confusions, draws=200)
@@ -297,8 +309,8 @@ def test_one_seed_covers_images_only() -> None:
 
 def test_seeds_widen_the_interval() -> None:
     # every image is alike: only seeds differ, and the interval is t's
-    apart = ImageScores({"row": {0: accuracy(40), 1: accuracy(80)}}).score("row")
-    half = stats.t.ppf(0.975, 1) * abs(iou(80) - iou(40)) / 2
+    apart = ImageScores({"row": {0: accuracy(59), 1: accuracy(61)}}).score("row")
+    half = stats.t.ppf(0.975, 1) * abs(iou(61) - iou(59)) / 2
     assert apart.high - apart.value == pytest.approx(half)
     assert apart.degrees_of_freedom == pytest.approx(1)
 

@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 
@@ -366,8 +366,15 @@ class ImageScores:
         return tuple(row for row, by_seed in self.values.items() if by_seed)
 
     def score(self, row: str) -> Estimate:
-        """A row's mIoU, mean over its seeds. Its seed noise is its own: what seeds do to all rows cannot be pooled."""
-        return estimate(*self.contrast({row: 1.0})) if self.values[row] else Estimate(math.nan)
+        """A row's mIoU, mean over its seeds, with an interval that stays in [0, 1].
+
+        Its seed noise is its own: what seeds do to all rows cannot be pooled.
+        """
+        if not self.values[row]:
+            return Estimate(math.nan)
+        score = estimate(*self.contrast({row: 1.0}))
+        # nothing true is cut off, so the interval holds as often as before
+        return replace(score, low=max(score.low, 0.0), high=min(score.high, 1.0))
 
     def difference(self, row: str, other: str, *, pooled: bool = False) -> Estimate:
         """``row`` minus ``other``, paired by image and by the seeds that both have; unknown if they share none.
