@@ -32,7 +32,7 @@ from uda.gap.interventions import Interventions, Plan
 from uda.gap.latent import Projection, centred_distance
 from uda.gap.measure import Measured, mean_losses, measure, predicted
 from uda.gap.sampling import Coalition, Images
-from uda.gap.store import Shelf, Store, chunks, pack, unpack
+from uda.gap.store import Shelf, Store, chunks, give_back_memory, pack, unpack
 from uda.gap.style import Style, StyleSums, as_pixels
 from uda.gap.threads import in_threads
 from uda.methods.base import TestTimeMethod
@@ -575,6 +575,8 @@ def _fix(
                 losses.append(loss)
                 matrices.append(torch.from_numpy(matrix))
                 tick()
+                if len(losses) % CHUNK == 0:
+                    give_back_memory()
         return {"losses": losses, "confusions": torch.stack(matrices)}
 
     content = store.chunk(f"fix_{fix.key}", make)
