@@ -24,6 +24,7 @@ LAYER = {
     "config": 6,
     "testing": 7,
     "registry": 0,
+    "claims": 0,
     "files": 0,
     "progress": 0,
     "opencv": 0,

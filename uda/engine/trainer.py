@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
+from uda.claims import Claim, HeldError, claimed
 from uda.data.pairs import Pairs, RareClasses
 from uda.data.transforms import CropWarning
 from uda.engine import checkpoint
@@ -30,9 +30,6 @@ from uda.models.batch_norm import add_target_norms, domain_statistics
 from uda.models.pretrained import CHECKPOINT, write_description
 from uda.progress import StepProgress, bars, losses_of
 from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset, View
-
-LOCK = ".lock"
-"""File of a run's folder that the trainer at work there holds."""
 
 
 class Trainer:
@@ -131,6 +128,7 @@ class Trainer:
             raise ValueError("score is 'teacher', but settings.average has the average of the student's weights scored")
         self.inference, self.score, self.labelled = inference, score, labelled
         self.evaluations: dict[str, Evaluation] = {}
+        self._claim: Claim | None = None
         self.identity: dict[str, Any] = {}
         self._shown = progress is True
         self._progress = progress if callable(progress) else (lambda steps: steps)
@@ -195,6 +193,7 @@ class Trainer:
                 source differ in their classes; or this trainer has trained on other data before.
             NonFiniteLoss: a loss or gradient is not finite. The last good checkpoint stays.
             CheckpointError: ``out`` holds the checkpoint of a different run, or another trainer works there.
+            LostError: another process has taken the run over, as this one was stopped for minutes.
         """
         try:
             check_learning(self.methods)
@@ -209,19 +208,35 @@ class Trainer:
         if self.out is None:
             yield
             return
-        self.out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.out / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise checkpoint.CheckpointError(f"{self.out}: another trainer is working there") from None
-        try:
+        with ExitStack() as held:
+            try:
+                self._claim = held.enter_context(claimed(self.out, note=lambda line: warnings.warn(line, stacklevel=6)))
+            except HeldError as error:
+                raise checkpoint.CheckpointError(
+                    f"{self.out}: another trainer is working there ({error.holder})"
+                ) from None
             # of this folder alone: one below it may be another run's, which is writing
             for part in self.out.glob(f".*{PART}"):
                 part.unlink(missing_ok=True)
-            yield
-        finally:
-            lock.release()
+            try:
+                yield
+            finally:
+                self._claim = None
+
+    def save(self) -> None:
+        """Write the checkpoint now; between two steps (in ``on_step``), where training may be stopped after it.
+
+        Raises:
+            NonFiniteLoss: the weights are not finite. The last good checkpoint stays.
+            LostError: another process has taken the run over, see :mod:`uda.claims`.
+            ValueError: the trainer keeps nothing, as it has no ``out``.
+        """
+        if self.out is None:
+            raise ValueError("a trainer without out has no folder to save in")
+        self.update.check_finite()  # a checkpoint that cannot be gone on from must not replace one that can
+        if self._claim is not None:
+            self._claim.check()
+        checkpoint.save(self.state_dict(), self.out / CHECKPOINT)
 
     def _fit(self, source: LabelledDataset, target: UnlabelledDataset | None, extend: bool) -> dict[str, Evaluation]:
         check_labelled(source)
@@ -275,6 +290,8 @@ class Trainer:
             for _ in range(s.accumulate):
                 logs = self.update(next(batches), log=written)
             logs = logs if written else {}
+            if self._claim is not None and self._claim.lost:
+                self._claim.check()  # curves are whoever's who took over
             self._after(logs, log, source, index)
             self._on_step(self.update, logs)
             if shown is not None:
@@ -323,8 +340,7 @@ class Trainer:
         finally:
             # after the curves, which a resumed run does not write again, but whatever an evaluation runs into
             if self.out is not None and (last or done % s.checkpoint_every == 0):
-                self.update.check_finite()  # a checkpoint that cannot be gone on from must not replace one that can
-                checkpoint.save(self.state_dict(), self.out / CHECKPOINT)
+                self.save()
 
     def _evaluate(self, log: RunLog) -> None:
         self.evaluations = {}
