@@ -194,9 +194,7 @@ def test_a_slow_taker_never_takes_the_successors_claim(tmp_path: Path) -> None:
     successor.release()
 
 
-def test_time_in_which_nobody_looked_does_not_count_as_silence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_time_in_which_nobody_looked_does_not_count_as_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     claim = take(tmp_path)
     assert claim is not None
     hush(claim)
@@ -281,7 +279,8 @@ def test_a_claim_is_lent_inside_its_block_to_one_borrower_at_a_time(tmp_path: Pa
 
 def test_a_stopped_process_is_taken_over_and_says_so_when_it_goes_on(tmp_path: Path) -> None:
     code = (
-        f"{ELSEWHERE}import sys, time\nclaims.BEAT = 0.05\nclaim = claims.take(sys.argv[1])\nprint('held', flush=True)\n"
+        f"{ELSEWHERE}import sys, time\nclaims.BEAT = 0.05\n"
+        "claim = claims.take(sys.argv[1])\nprint('held', flush=True)\n"
         "try:\n    while True:\n        claim.check()\n        time.sleep(0.01)\n"
         "except claims.LostError:\n    print('lost', flush=True)\n"
     )

@@ -14,7 +14,7 @@ from tests.bench import tiny
 from uda import progress as module
 from uda.bench import Event, run
 from uda.bench.plan import make_plan
-from uda.bench.run import Job, _Task, _Work
+from uda.bench.work import Job, Task, Work
 from uda.config import load_config
 from uda.engine import Settings, Trainer
 from uda.engine.tensorboard import last_scalars
@@ -103,8 +103,8 @@ def test_a_benchmark_tells_its_steps(tmp_path: Path) -> None:
     config, told = load_config(content), list[Event]()
     cells = make_plan(config)
     job = Job(config, cells, tmp_path / "tiny")
-    work = _Work([job], False, told.append)
-    work.running = [_Task(job, cell) for cell in cells]
+    work = Work([job], False, told.append)
+    work.running = [Task(job, cell) for cell in cells]
     seen: dict[str, int] = {}
     work.look(seen)
     work.look(seen)

@@ -319,7 +319,10 @@ def claimed(folder: str | Path, *, wait: bool = False, note: Callable[[str], Non
             raise HeldError(Path(folder), looks.holder)
         if holder is not None and not told and note is not None:
             told = True
-            note(f"{folder}: claimed by {holder}; waiting" + ("" if wait else f" up to {SILENCE:.0f} s for its heartbeat"))
+            note(
+                f"{folder}: claimed by {holder}; waiting"
+                + ("" if wait else f" up to {SILENCE:.0f} s for its heartbeat")
+            )
         time.sleep(LOOK)
     try:
         yield claim

@@ -14,7 +14,6 @@ import psutil
 import pytest
 import torch
 import yaml
-from filelock import FileLock
 
 from tests.bench import tiny
 from uda.bench import BenchResult, Event, run, write_tables
@@ -199,11 +198,6 @@ def test_target_labels_are_read_by_oracle_and_scoring_alone(data: Path, tmp_path
     result = run(tiny.content(tmp_path / "data", methods={"source_only": ["Supervised"], "fda": ["Supervised", "FDA"]}),
                  out=tmp_path / "runs")  # fmt: skip
     assert set(result.failed) == {"oracle/seed0"}
-
-
-def test_two_calls_never_share_a_folder(copy: Path, data: Path) -> None:
-    with FileLock(copy / "tiny/.lock"), pytest.raises(ConfigError, match="another run is working there"):
-        run(tiny.content(data), out=copy)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from uda.claims import claimed
 from uda.config import BenchConfig, ConfigError, DatasetSpec, StreetsSpec, streets_folder
 from uda.config.spaces import build_space as build_space
 from uda.data import dataset, streets, union_space
@@ -95,17 +96,22 @@ def open_device(name: str | None) -> torch.device:
 
 
 def make_streets(section: StreetsSpec, workers: int = 1) -> bool:
-    """Write the procedural data of a config unless it is there; whether it had to be written."""
+    """Write the procedural data of a config unless it is there, or another process writes it; whether this one did."""
     folder = streets_folder(section)
     marker = folder / "complete.json"
     if marker.is_file():
         return False
-    for name, domain in section.domains.items():
-        streets.generate(
-            folder / name, domain.made(name), splits=domain.splits, size=domain.size, seed=section.seed, workers=workers
-        )
-    with atomic_write(marker) as file:
-        file.write(section.model_dump_json(indent=2) + "\n")
+    with claimed(folder, wait=True) as claim:
+        if marker.is_file():
+            return False
+        for name, domain in section.domains.items():
+            streets.generate(
+                folder / name, domain.made(name), splits=domain.splits, size=domain.size, seed=section.seed,
+                workers=workers,
+            )  # fmt: skip
+        claim.check()
+        with atomic_write(marker) as file:
+            file.write(section.model_dump_json(indent=2) + "\n")
     return True
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import yaml
@@ -26,6 +26,7 @@ from uda.bench.plan import CONFIG, DESCRIPTION, ERROR, RESULT, Cell, picture_ind
 from uda.bench.provenance import commit, machine, now, versions
 from uda.bench.restore import adaptation_images, attach, load_model
 from uda.bench.stored import evaluation_file, has_training, read_description, read_result
+from uda.claims import Claim, LostError, clear, take
 from uda.config import BenchConfig, Scoring, build_method
 from uda.data import FileDataset
 from uda.data.encode import write_image
@@ -48,6 +49,21 @@ OnStep = Callable[[int, int, Mapping[str, float]], None]
 """Told after each step: steps done, steps of the run, the losses (none where they are not logged)."""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a cell."""
+
+    state: Literal["done", "failed", "elsewhere", "held", "stopped"]
+    """``elsewhere``: another process did it in the meantime; ``held``: another process is working on it; ``stopped``:
+    asked to, with all that was trained in the checkpoint."""
+    message: str = ""
+    """Why it failed, in one line."""
+
+
+class _Stopped(BaseException):
+    """Ends a cell's training after its checkpoint."""
+
+
 def run_cell(
     config: BenchConfig,
     cells: list[Cell],
@@ -56,8 +72,10 @@ def run_cell(
     progress: Progress | None = None,
     extend: bool = False,
     on_step: OnStep | None = None,
-) -> str | None:
-    """Do what is missing of a cell; a cell that failed leaves its traceback and the others alone.
+    again: bool = False,
+    stop: Callable[[], bool] | None = None,
+) -> Outcome:
+    """Do what is missing of a cell, with a claim on its folder; one that failed leaves its traceback.
 
     Args:
         config: the benchmark.
@@ -67,23 +85,51 @@ def run_cell(
         progress: wraps the training steps, for a progress bar.
         extend: train the checkpoint of a shorter run on.
         on_step: told after each training step.
+        again: its checkpoint is damaged and needed, so that it is trained though it has its scores.
+        stop: asked after each training step; where it says so, the checkpoint is written and training ends.
 
     Returns:
-        ``None``, or the failure in one line; ``error.txt`` in the cell's folder has the traceback.
+        What came of it; of a failure ``error.txt`` in the cell's folder has the traceback.
     """
-    folder, identities = root / cell.name, Identities(config, cells)
+    folder = root / cell.name
     try:
-        _prepare(identities, cell, root)
-        _describe(config, identities, cell, folder)
-        _run(config, identities, cell, root, folder, progress, extend, on_step)
-    except Exception as error:
-        with contextlib.suppress(OSError), atomic_write(folder / ERROR) as file:
-            file.write(traceback.format_exc())
-        safe = f"; {SAFE}" if isinstance(error, OSError) else ""
-        return f"{type(error).__name__}: {' '.join(str(error).split())}{safe}"
-    with contextlib.suppress(OSError):
-        (folder / ERROR).unlink(missing_ok=True)
-    return None
+        claim = take(folder)
+    except OSError as error:
+        return Outcome("failed", _line(error))
+    if claim is None:
+        return Outcome("held")
+    with claim:
+        try:
+            identities = Identities(config, cells)
+            if not is_left(identities, cell, root, again):
+                return Outcome("elsewhere")
+            _prepare(identities, cell, root)
+            _describe(config, identities, cell, folder)
+            _run(config, identities, cell, root, claim, progress, extend, on_step, stop)
+            claim.check()
+        except LostError:
+            return Outcome("held")
+        except _Stopped:
+            return Outcome("stopped")
+        except Exception as error:
+            if claim.lost:
+                return Outcome("held")
+            with contextlib.suppress(OSError), atomic_write(folder / ERROR) as file:
+                file.write(traceback.format_exc())
+            return Outcome("failed", _line(error))
+        with contextlib.suppress(OSError):
+            (folder / ERROR).unlink(missing_ok=True)
+        return Outcome("done")
+
+
+def _line(error: Exception) -> str:
+    safe = f"; {SAFE}" if isinstance(error, OSError) else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{safe}"
+
+
+def is_left(identities: Identities, cell: Cell, root: Path, again: bool = False) -> bool:
+    """Whether a cell needs work, see :func:`run_cell`."""
+    return not identities.is_done(cell, root) or (again and bool(identities.checkpoint_damage(cell, root)))
 
 
 def _prepare(identities: Identities, cell: Cell, root: Path) -> None:
@@ -94,7 +140,7 @@ def _prepare(identities: Identities, cell: Cell, root: Path) -> None:
     folder = root / cell.name
     described, differences = read_description(folder), identities.changes(cell, folder)
     if differences and not has_training(folder):
-        shutil.rmtree(folder)
+        clear(folder)
     make_folder(folder)
     remove_parts(folder)
     lost = (folder / CHECKPOINT).exists() and bool(identities.checkpoint_damage(cell, root))
@@ -127,11 +173,13 @@ def _run(
     identities: Identities,
     cell: Cell,
     root: Path,
-    folder: Path,
+    claim: Claim,
     progress: Progress | None,
     extend: bool,
     on_step: OnStep | None,
+    stop: Callable[[], bool] | None,
 ) -> None:
+    folder = root / cell.name
     started, result = time.perf_counter(), read_result(folder)
     missing = identities.missing_scores(cell, result, folder)
     datasets = {domain: build.open_dataset(config.domains[domain], config.space) for domain in missing}
@@ -143,7 +191,7 @@ def _run(
         model = load_model(root / cell.needs[0], network).to(build.open_device(config.settings.device))
     else:
         clock = _Clock(progress)
-        trainer = _train(config, cell, root, folder, datasets, clock, extend, on_step)
+        trainer = _train(config, cell, root, folder, datasets, clock, extend, on_step, stop)
         model, scored = trainer.scored, trainer.evaluations if _plain(cell) else {}
         seconds = clock.seconds(trainer.settings) or (result or {}).get("seconds_per_step")
         measured = {"seconds_per_step": seconds, "device": str(trainer.device)}
@@ -154,6 +202,7 @@ def _run(
     measured["peak_memory"] = max(_peak(), (result or {}).get("peak_memory", 0))
     for domain, dataset in datasets.items():
         evaluation = _score(config, cell, model, domain, dataset, folder, scored.get(domain))
+        claim.check()
         evaluation.save(evaluation_file(folder, domain))
     steps = cell.settings.steps if cell.settings else 0
     device = measured.pop("device", None) or str(next(model.parameters()).device)
@@ -167,6 +216,7 @@ def _run(
         "label_maps": maps,
         "data": (result or {}).get("data", {}) | {name: _about(dataset) for name, dataset in datasets.items()},
     }  # fmt: skip
+    claim.check()
     _write(folder / RESULT, json.dumps(content, indent=2))
 
 
@@ -179,6 +229,7 @@ def _train(
     progress: Progress,
     extend: bool,
     on_step: OnStep | None,
+    stop: Callable[[], bool] | None,
 ) -> Trainer:
     if cell.settings is None:
         raise ValueError(f"{cell.name} does not train")
@@ -203,6 +254,9 @@ def _train(
     def tell(update: Update, logs: Mapping[str, torch.Tensor]) -> None:
         if on_step is not None:
             on_step(update.index, settings.steps, losses_of(logs))
+        if stop is not None and update.index < settings.steps and stop():
+            trainer.save()
+            raise _Stopped
 
     trainer = Trainer(
         model, methods, settings, out=folder, evaluate_on=watched, evaluate_along=along, progress=progress,

@@ -3,61 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-from filelock import FileLock, Timeout
+from typing import Any
 
 from uda.bench import build
-from uda.bench.cell import Progress, run_cell, write_config
+from uda.bench.cell import Progress, write_config
 from uda.bench.identity import Identities
 from uda.bench.labelled import check_labels
 from uda.bench.plan import CONFIG, Cell, make_plan
-from uda.bench.pool import DIED, pool
 from uda.bench.restore import load_model, open_run
 from uda.bench.stored import RETRAINED, REWRITTEN, Damage, damages, describe, evaluation_file, has_training, read_result
 from uda.bench.table import Table, make_table
+from uda.bench.work import Event, Job, Work
+from uda.bench.work import only_warn as only_warn
+from uda.claims import HeldError, Watch, claimed, clear
 from uda.config import BenchConfig, ConfigError, StreetsSpec, load_config, streets_folder
 from uda.data.statistics import image_sizes
 from uda.engine import Evaluation
 from uda.engine.identity import describe_differences
-from uda.engine.tensorboard import last_scalars
 from uda.files import make_folder, remove_parts
 from uda.models.pretrained import CHECKPOINT, write_description
-from uda.progress import losses_of
 
 LOOKED_AT = 8
 """Images of a data set whose sizes are compared with the crop."""
 LEFT_AFTER = 3600.0
-"""Seconds after which a file that is being written was left by a kill; tables are written outside the lock."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """What happened to a cell, for whoever shows the progress."""
-
-    kind: Literal["note", "warning", "plan", "start", "step", "done", "failed"]
-    cell: str = ""
-    message: str = ""
-    finished: int = 0
-    """Cells that need nothing more, failed ones included."""
-    total: int = 0
-    step: int = 0
-    """Training steps that the cell has done, of ``steps``."""
-    steps: int = 0
-    losses: Mapping[str, float] = field(default_factory=dict)
-    """By name, as last logged; empty where this step logs none."""
-
-
-def only_warn(event: Event) -> None:
-    """Tell nothing but what somebody who looks at no progress has to know."""
-    if event.kind == "warning":
-        warnings.warn(event.message, stacklevel=2)
+"""Seconds after which a file that is being written was left by a kill; others may be writing tables."""
 
 
 @dataclass
@@ -169,7 +142,7 @@ def run_together(
         Job(config, make_plan(config, methods, seeds), Path(out) / config.name, f"{config.name}/" if prefixed else "")
         for config, methods in benchmarks
     ]
-    work = _locked(jobs, Path(out), workers, fresh, extend, report, progress)
+    work = _do(jobs, Path(out), workers, fresh, extend, report, progress)
     return [
         BenchResult(
             job.config, job.folder, make_table(job.config, job.folder, seeds), job.own(work.ran), job.own(work.failed)
@@ -208,7 +181,7 @@ def train(
     """
     cells = make_plan(config, [row], [seed])
     job = Job(config, cells, Path(out) / config.name)
-    work = _locked([job], Path(out), 1, fresh, extend, report, progress)
+    work = _do([job], Path(out), 1, fresh, extend, report, progress)
     folder = job.folder / f"{row}/seed{seed}"
     result = read_result(folder)
     if result is None or work.failed:
@@ -217,27 +190,7 @@ def train(
     return TrainResult(folder, evaluations, result.get("label_free"))
 
 
-@dataclass
-class Job:
-    """A benchmark to work on."""
-
-    config: BenchConfig
-    cells: list[Cell]
-    """Those of its plan that are asked for, and what they need."""
-    folder: Path
-    prefix: str = ""
-    """Begins its cells' names in reports."""
-    todo: list[Cell] = field(default_factory=list)
-    """Of the cells, those that are not done."""
-
-    def own(self, names: Any) -> Any:
-        """The entries of a list or mapping by reported names that are of this job's cells, by the cells' own names."""
-        mine = [name for name in names if name.startswith(self.prefix)]
-        cut = {name: name.removeprefix(self.prefix) for name in mine}
-        return {cut[name]: names[name] for name in mine} if isinstance(names, dict) else list(cut.values())
-
-
-def _locked(
+def _do(
     jobs: list[Job],
     out: Path,
     workers: int,
@@ -245,72 +198,76 @@ def _locked(
     extend: bool,
     report: Callable[[Event], None],
     progress: Progress | None,
-) -> _Work:
-    """Do what is missing of some benchmarks, alone in their folders."""
-    with contextlib.ExitStack() as locks:
-        for job in jobs:
-            unwritable = lock_folder(job.folder, locks)
-            _prepare(job, workers, fresh, extend, report, unwritable)
-        number, cells = sum(len(job.todo) for job in jobs), sum(len(job.cells) for job in jobs)
-        folder = jobs[0].folder if len(jobs) == 1 else out
-        report(Event("plan", message=f"{number} of {cells} cells to do in {folder}", total=number))
-        warned: list[str] = []
-        for job in jobs:
-            if job.todo:
-                build.check(job.config)
-                check_labels(job.config)
-                warned += _misfits(job.config, job.todo)
-        for line in dict.fromkeys(warned):
-            report(Event("warning", message=line))
-        work = _Work(jobs, extend, report)
-        if workers == 1:
-            work.here(progress)
-        else:
-            work.side_by_side(workers)
-        return work
+) -> Work:
+    """Do what is missing of some benchmarks, beside whoever else works in their folders."""
+    for job in jobs:
+        _prepare(job, workers, fresh, extend, report)
+    number, cells = sum(len(job.todo) for job in jobs), sum(len(job.cells) for job in jobs)
+    folder = jobs[0].folder if len(jobs) == 1 else out
+    report(Event("plan", message=f"{number} of {cells} cells to do in {folder}", total=number))
+    warned: list[str] = []
+    for job in jobs:
+        if job.todo:
+            build.check(job.config)
+            check_labels(job.config)
+            warned += _misfits(job.config, job.todo)
+    for line in dict.fromkeys(warned):
+        report(Event("warning", message=line))
+    work = Work(jobs, extend, report)
+    if workers == 1:
+        work.here(progress)
+    else:
+        work.side_by_side(workers)
+    return work
 
 
-def lock_folder(folder: Path, locks: contextlib.ExitStack) -> str:
-    """Lock a benchmark's folder; why it cannot be written, or empty."""
-    lock = FileLock(folder / ".lock", timeout=0)
+def see_that_folder_is_there(folder: Path) -> None:
+    """Make a benchmark's folder.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
     try:
         make_folder(folder)
-        locks.enter_context(lock)
-    except Timeout:
-        raise ConfigError(f"{folder}: another run is working there; wait for it, or use another --out") from None
     except OSError as error:
-        # read-only media: what is finished can be shown, and nobody else writes there either
         if not folder.is_dir():
             unwritable = error.strerror or type(error).__name__
             raise ConfigError(f"{folder}: cannot be written ({unwritable}); use another --out") from error
+
+
+def why_unwritable(folder: Path) -> str:
+    """Why nothing can be written in a folder (read-only media); empty where something can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
         return error.strerror or type(error).__name__
-    return ""
 
 
-def _prepare(
-    job: Job, workers: int, fresh: bool, extend: bool, report: Callable[[Event], None], unwritable: str
-) -> None:
-    """Write the streets, say what is damaged, clear what is stale, and find what there is to do."""
+def _prepare(job: Job, workers: int, fresh: bool, extend: bool, report: Callable[[Event], None]) -> None:
+    """Write the streets, say what is damaged, clear what is stale, and see what there is to do."""
     config, cells, folder = job.config, job.cells, job.folder
+    see_that_folder_is_there(folder)
     if config.streets is not None:
         _make_streets(config.streets, workers, report)
-    identities = Identities(config, cells)
+    identities = job.identities
     damaged = _find_damages(config, cells, folder)
-    if not unwritable:
-        remove_parts(folder, older_than=LEFT_AFTER)
-    _clear_stale(identities, folder, fresh and not unwritable, extend)
+    remove_parts(folder, older_than=LEFT_AFTER)
+    _clear_stale(identities, folder, fresh, extend)
     job.todo, lost = _with_lost_needs(
         identities, [cell for cell in cells if not identities.is_done(cell, folder)], folder
     )
     again = {damage.path for damage in lost}
+    job.again = {damage.path.parent.relative_to(folder).as_posix() for damage in lost}
     for line in describe([*(damage for damage in damaged if damage.path not in again), *lost]):
         report(Event("note", message=line))
-    if unwritable:
+    rewritten = [damage for damage in damaged if damage.remedy == REWRITTEN and damage.path.parent.is_dir()]
+    # what is finished can be shown from where nothing can be written
+    if (job.todo or rewritten) and (unwritable := why_unwritable(folder)):
         _see_that_all_is_done(folder, unwritable, job.todo, cells)
         report(Event("note", message=f"{folder}: cannot be written ({unwritable}); it is shown as it is"))
-    for damage in damaged:
-        if damage.remedy == REWRITTEN and damage.path.parent.is_dir():
-            _write_again(config, damage.path)
+    for damage in rewritten:
+        _write_again(config, damage.path)
 
 
 def _misfits(config: BenchConfig, cells: list[Cell]) -> list[str]:
@@ -358,14 +315,15 @@ def _see_that_all_is_done(folder: Path, unwritable: str, todo: list[Cell], cells
 
 
 def _find_damages(config: BenchConfig, cells: list[Cell], folder: Path) -> list[Damage]:
-    """Damaged files of all cells, those that this call leaves alone included."""
-    planned = {cell.name for cell in cells}
+    """Damaged files of all cells, those that this call leaves alone included; what others write is not looked at."""
+    planned, watch = {cell.name for cell in cells}, Watch()
     others = [cell for cell in make_plan(config) if cell.name not in planned]
     left = "left as it is, for its cell is not among the rows and seeds of this call"
-    return [
-        *(damage for cell in cells for damage in damages(cell, folder)),
-        *(replace(damage, remedy=left) for cell in others for damage in damages(cell, folder)),
-    ]
+
+    def of(some: list[Cell]) -> Iterator[Damage]:
+        return (d for cell in some if watch.holder(folder / cell.name) is None for d in damages(cell, folder))
+
+    return [*of(cells), *(replace(damage, remedy=left) for damage in of(others))]
 
 
 def _with_lost_needs(identities: Identities, todo: list[Cell], folder: Path) -> tuple[list[Cell], list[Damage]]:
@@ -409,100 +367,21 @@ def _clear_stale(identities: Identities, root: Path, fresh: bool, extend: bool) 
             f"name or --out\n{describe_differences(differences)}"
         )
     for name in stale:
-        shutil.rmtree(root / name)
+        with _claimed(root / name):
+            # others may have done the same, and train there already what is to be trained
+            if has_training(root / name) and identities.changes(identities.cells[name], root / name):
+                clear(root / name)
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    try:
+        with claimed(folder):
+            yield
+    except HeldError as error:
+        raise ConfigError(f"{error}; wait for it, or use another --out") from None
 
 
 def _is_length(difference: str) -> bool:
     """Whether a difference is in the number of steps, of the cell itself or of the network that it starts from."""
     return difference.split(":")[0] in ("settings.steps", "base.settings.steps")
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A cell of one of the benchmarks."""
-
-    job: Job
-    cell: Cell
-
-    @property
-    def name(self) -> str:
-        return self.job.prefix + self.cell.name
-
-    @property
-    def needs(self) -> list[str]:
-        return [self.job.prefix + need for need in self.cell.needs]
-
-
-class _Work:
-    """The cells that are left, and how far they are."""
-
-    def __init__(self, jobs: list[Job], extend: bool, report: Callable[[Event], None]) -> None:
-        self.extend, self.report = extend, report
-        # what others wait for goes first, of all benchmarks
-        tasks = [_Task(job, cell) for job in jobs for cell in job.todo]
-        self.waiting = sorted(tasks, key=lambda task: task.cell.kind != "warm_start")
-        self.running: list[_Task] = []
-        self.total = len(self.waiting)
-        self.ran: list[str] = []
-        self.failed: dict[str, str] = {}
-
-    def start(self) -> _Task | None:
-        """The next cell whose needs are done, if any; those whose needs failed fail too."""
-        for task in list(self.waiting):
-            lost = [need for need in task.needs if need in self.failed]
-            if lost:
-                self.waiting.remove(task)
-                self.finish(task, f"not run, because {lost[0]} failed")
-            elif not {unfinished.name for unfinished in self.waiting + self.running} & set(task.needs):
-                self.waiting.remove(task)
-                self.running.append(task)
-                self.tell("start", task)
-                return task
-        return None
-
-    def finish(self, task: _Task, error: str | None) -> None:
-        self.running = [running for running in self.running if running is not task]
-        if error is None:
-            self.ran.append(task.name)
-            self.tell("done", task)
-        else:
-            self.failed[task.name] = error
-            self.tell("failed", task, error)
-
-    def tell(self, kind: Literal["start", "done", "failed"], task: _Task, message: str = "") -> None:
-        finished = len(self.ran) + len(self.failed)
-        self.report(Event(kind, task.name, message, finished=finished, total=self.total))
-
-    def tell_step(self, task: _Task, step: int, steps: int, losses: Mapping[str, float]) -> None:
-        self.report(
-            Event(
-                "step", task.name, finished=len(self.ran) + len(self.failed), total=self.total, step=step, steps=steps,
-                losses=losses,
-            )
-        )  # fmt: skip
-
-    def look(self, told: dict[str, int]) -> None:
-        """Tell how far the cells of other processes are, by what they have logged; they say nothing themselves."""
-        for task in self.running:
-            settings = task.cell.settings
-            record = last_scalars(task.job.folder / task.cell.name) if settings is not None else {}
-            if settings is not None and record and told.get(task.name) != record["step"]:
-                told[task.name] = record["step"]
-                self.tell_step(task, record["step"] + 1, settings.steps, losses_of(record))
-
-    def here(self, progress: Progress | None) -> None:
-        while (task := self.start()) is not None:
-            tell, job = partial(self.tell_step, task), task.job
-            self.finish(task, run_cell(job.config, job.cells, task.cell, job.folder, progress, self.extend, tell))
-
-    def side_by_side(self, workers: int) -> None:
-        told: dict[str, int] = {}
-
-        def call(task: _Task) -> tuple[Any, ...]:
-            job = task.job
-            return run_cell, job.config, job.cells, task.cell, job.folder, None, self.extend
-
-        while self.waiting:
-            pool(
-                workers, self.start, call, self.finish, lambda task: self.finish(task, DIED), lambda: self.look(told)
-            )  # fmt: skip
