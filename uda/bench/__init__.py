@@ -6,8 +6,9 @@
 
 from uda.bench.intervals import Estimate, ImageScores
 from uda.bench.record import record, write_tables
-from uda.bench.run import BenchResult, Event, TrainResult, run, train
+from uda.bench.run import BenchResult, TrainResult, run, train
 from uda.bench.table import Table, make_table
+from uda.bench.work import Event
 
 __all__ = [
     "BenchResult",

@@ -17,8 +17,7 @@ from uda.bench.plan import CONFIG, Cell, make_plan
 from uda.bench.restore import load_model, open_run
 from uda.bench.stored import RETRAINED, REWRITTEN, Damage, damages, describe, evaluation_file, has_training, read_result
 from uda.bench.table import Table, make_table
-from uda.bench.work import Event, Job, Work
-from uda.bench.work import only_warn as only_warn
+from uda.bench.work import Event, Job, Work, only_warn
 from uda.claims import HeldError, Watch, claimed, clear
 from uda.config import BenchConfig, ConfigError, StreetsSpec, load_config, streets_folder
 from uda.data.statistics import image_sizes

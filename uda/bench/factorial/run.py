@@ -9,7 +9,8 @@ from typing import Any
 
 from uda.bench.cell import Progress
 from uda.bench.factorial.table import Study, make_study
-from uda.bench.run import Event, only_warn, run_together
+from uda.bench.run import run_together
+from uda.bench.work import Event, only_warn
 from uda.config import FactorialConfig, load_factorial
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from uda.bench.cell import Progress
 from uda.bench.matrix.table import Matrix, make_matrix
 from uda.bench.rows import rows_of
-from uda.bench.run import BenchResult, Event, only_warn, run_together
+from uda.bench.run import BenchResult, run_together
+from uda.bench.work import Event, only_warn
 from uda.config import SOURCE_ONLY, ConfigError, MatrixConfig, load_matrix
 from uda.config.matrix import Part
 from uda.registry import nearest

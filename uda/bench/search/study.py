@@ -2,14 +2,15 @@
 
 Optuna keeps the study (its journal, ``study.log``), draws values and decides what is pruned; training is that of
 :func:`uda.bench.train`. Values depend on the sampler's seed and on the trials before, so that with one worker an
-interrupted search ends as one that was not; with several, on which trial ended first.
+interrupted search ends as one that was not; with several, on which trial ended first. Any number of processes, on any
+number of machines, may work on a search at once: each trial is claimed (:mod:`uda.claims`) by who trains it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,8 +24,10 @@ import torch
 from uda.bench import build
 from uda.bench.pool import DIED, pool
 from uda.bench.restore import load_model, open_run
-from uda.bench.run import Event, lock_folder, only_warn, train
+from uda.bench.run import see_that_folder_is_there, train, why_unwritable
 from uda.bench.search.objectives import measurable, measure, measure_all
+from uda.bench.work import POLL, TICK, Event, only_warn
+from uda.claims import LostError, Watch, claimed, take
 from uda.config import ConfigError
 from uda.config.search import OBJECTIVES, Choices, Range, SearchConfig, load_search
 from uda.engine.identity import describe_differences, differences
@@ -35,6 +38,8 @@ TRIALS = "trials"
 """Folder of the trials' runs, in the search's."""
 CONFIG, VALUES, ERROR = "config", "objectives", "error"
 """What is kept with Optuna's study and trials."""
+LAST_LOOKS = 20
+"""At a trial whose process died, before it is left to others."""
 FIRST = 5
 """Trials before which none is pruned."""
 State = Literal["finished", "pruned", "failed", "unfinished"]
@@ -102,7 +107,7 @@ def run_search(
     workers: int = 1,
     report: Callable[[Event], None] = only_warn,
 ) -> SearchResult:
-    """Do what is missing of a search.
+    """Do what is missing of a search, beside whoever else works on it, and wait for what they do.
 
     A finished, pruned or failed trial is left as it is; one that a kill cut short goes on from its checkpoint.
 
@@ -123,17 +128,16 @@ def run_search(
     config = config if isinstance(config, SearchConfig) else load_search(config, roots)
     import_optuna()
     folder = Path(out) / config.name
-    with contextlib.ExitStack() as locks:
-        unwritable = lock_folder(folder, locks)
-        if unwritable:
-            raise ConfigError(f"{folder}: cannot be written ({unwritable}); use another --out")
-        study = _open(config, folder)
-        base, _ = config.trial({})
-        if base.streets is not None:
-            build.make_streets(base.streets, workers=workers)
-        build.check(base)
-        work = _Work(config, folder, study, report)
-        work.here() if workers == 1 else work.side_by_side(workers)
+    see_that_folder_is_there(folder)
+    if unwritable := why_unwritable(folder):
+        raise ConfigError(f"{folder}: cannot be written ({unwritable}); use another --out")
+    study = _open(config, folder)
+    base, _ = config.trial({})
+    if base.streets is not None:
+        build.make_streets(base.streets, workers=workers)
+    build.check(base)
+    work = _Work(config, folder, study, report)
+    work.here() if workers == 1 else work.side_by_side(workers)
     return SearchResult(config, folder, read_trials(config, folder, study), work.ran)
 
 
@@ -226,62 +230,94 @@ class _Work:
     def __init__(self, config: SearchConfig, folder: Path, study: Any, report: Callable[[Event], None]) -> None:
         self.config, self.folder, self.study, self.report = config, folder, study, report
         self.ran: list[int] = []
-        running = import_optuna().trial.TrialState.RUNNING
-        self.cut = [trial.number for trial in study.get_trials(deepcopy=False, states=(running,))]
-        done = len(study.get_trials(deepcopy=False)) - len(self.cut)
+        self.running: set[int] = set()
+        """Numbers of those that this call works on."""
+        self.untold: set[int] = set()
+        """Of those that failed so that not even the study could be told."""
+        self._watch, self._looked = Watch(), dict[int, float]()
+        self.before = self._ended()
         self.grid = combinations(config) if config.spec.sampler == "grid" else None
         self.wanted = config.spec.trials if self.grid is None else min(config.spec.trials, len(self.grid))
-        self.total = max(0, self.wanted - done)
+        self.total = max(0, self.wanted - self.before)
         report(Event("plan", message=f"{self.total} of {self.wanted} trials to do in {folder}", total=self.total))
 
-    def next(self) -> Any | None:
-        """A trial that was cut short, else a new one; ``None`` when there are as many as were asked for."""
-        optuna = import_optuna()
-        if self.cut:
-            number = self.cut.pop(0)
-            trial = optuna.trial.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
-        else:
-            number = len(self.study.get_trials(deepcopy=False))
+    def _trials(self, *states: str) -> list[Any]:
+        kinds = import_optuna().trial.TrialState
+        trials: list[Any] = self.study.get_trials(deepcopy=False, states=[kinds[state] for state in states])
+        return trials
+
+    def _ended(self) -> int:
+        return len(self._trials("COMPLETE", "PRUNED", "FAIL"))
+
+    def elsewhere(self) -> list[int]:
+        """Numbers of the trials that have begun, and on which this call does not work."""
+        return [
+            trial.number
+            for trial in self._trials("RUNNING")
+            if trial.number not in self.running and trial.number not in self.untold
+        ]
+
+    def next(self) -> int | None:
+        """The number of a trial that was cut short, else of a new one; ``None`` where others do all that is left."""
+        number = next((number for number in self.elsewhere() if self._is_free(number)), None)
+        if number is None:
+            number = self._ask()
+        if number is not None:
+            self.running.add(number)
+            self.report(Event("start", name_of(number), finished=self._ended() - self.before, total=self.total))
+        return number
+
+    def _is_free(self, number: int) -> bool:
+        now = time.monotonic()
+        if now - self._looked.get(number, -math.inf) < POLL:
+            return False
+        self._looked[number] = now
+        return self._watch.holder(trial_folder(self.folder, number)) is None
+
+    def _ask(self) -> int | None:
+        """Draw a new trial, if there are fewer than were asked for; one process at a time, so that none is too many."""
+        if len(self.study.get_trials(deepcopy=False)) >= self.wanted and not self._trials("WAITING"):
+            return None
+        with claimed(self.folder, wait=True):
+            queued = [trial.number for trial in self._trials("WAITING")]  # by a kill between the two lines below
+            number: int = queued[0] if queued else len(self.study.get_trials(deepcopy=False))
             if number >= self.wanted:
                 return None
-            if self.grid is not None:
+            if self.grid is not None and not queued:
                 self.study.enqueue_trial(self.grid[number])
             self.study.sampler = sampler_of(self.config, number)
-            trial = self.study.ask()
-            draw_values(self.config, trial)
-        self.report(Event("start", name_of(trial.number), finished=len(self.ran), total=self.total))
-        return trial
+            draw_values(self.config, self.study.ask())
+        return number
 
-    def end(self, trial: Any, values: dict[str, float], error: str, pruned: bool) -> None:
-        """Keep what came of a trial."""
-        states, name = import_optuna().trial.TrialState, name_of(trial.number)
-        trial.set_user_attr(VALUES, values)
-        self.ran.append(trial.number)
-        value = values.get(self.config.spec.objective, math.nan)
-        if not error and math.isnan(value):
-            error = f"{self.config.spec.objective} is NaN: no pixel to measure it on"
-        if error:
-            trial.set_user_attr(ERROR, error)
-            self.study.tell(trial, state=states.FAIL)
-        elif pruned:
-            self.study.tell(trial, state=states.PRUNED)
-        else:
-            self.study.tell(trial, value)
-        said = error or f"{self.config.spec.objective} {value:.4f}" + (", pruned" if pruned else "")
-        kind: Literal["failed", "done"] = "failed" if error else "done"
-        self.report(Event(kind, name, said, finished=len(self.ran), total=self.total))
+    def end(self, number: int, outcome: Ended | None) -> None:
+        """Say what came of a trial; nothing where another process had it."""
+        self.running.discard(number)
+        if outcome is None:
+            return
+        if not outcome.told:
+            self.untold.add(number)
+        self.ran.append(number)
+        objective, finished = self.config.spec.objective, self._ended() - self.before
+        said = outcome.error or f"{objective} {outcome.values[objective]:.4f}" + (", pruned" if outcome.pruned else "")
+        kind: Literal["failed", "done"] = "failed" if outcome.error else "done"
+        self.report(Event(kind, name_of(number), said, finished=finished, total=self.total))
 
     def here(self) -> None:
-        while (trial := self.next()) is not None:
-            told = self._tell(trial.number)
-            self.end(trial, *run_trial(self.config, self.folder, trial.number, told))
+        """Work in this process."""
+        while (number := self.next()) is not None or self.elsewhere():
+            if number is None:
+                time.sleep(TICK)
+            else:
+                self.end(number, run_trial(self.config, self.folder, number, self._tell(number)))
 
     def _tell(self, number: int) -> Callable[[Event], None]:
+        finished = self._ended() - self.before
+
         def told(event: Event) -> None:
             if event.kind in ("step", "warning"):
                 self.report(
                     Event(
-                        event.kind, name_of(number), event.message, finished=len(self.ran), total=self.total,
+                        event.kind, name_of(number), event.message, finished=finished, total=self.total,
                         step=event.step, steps=event.steps, losses=event.losses,
                     )
                 )  # fmt: skip
@@ -291,14 +327,27 @@ class _Work:
     def side_by_side(self, workers: int) -> None:
         """Trials in processes; one that dies fails the trials that ran with it, and the others go on."""
 
-        def call(trial: Any) -> tuple[Any, ...]:
-            return run_trial, self.config, self.folder, trial.number
+        def call(number: int) -> tuple[Any, ...]:
+            return run_trial, self.config, self.folder, number
 
-        while len(self.ran) < self.total:
-            pool(
-                workers, self.next, call, lambda trial, result: self.end(trial, *result),
-                lambda trial: self.end(trial, {}, DIED, False),
-            )  # fmt: skip
+        while True:
+            pool(workers, self.next, call, self.end, self.lose)
+            if not self.elsewhere():
+                if len(self.study.get_trials(deepcopy=False)) >= self.wanted:
+                    return
+            else:
+                time.sleep(TICK)
+
+    def lose(self, number: int) -> None:
+        """Fail a trial whose process died, unless another machine's goes on with it."""
+        place = trial_folder(self.folder, number)
+        for _ in range(LAST_LOOKS):  # the processes that worked beside the dead one are about to be ended
+            if Watch().holder(place) is None and (claim := take(place)) is not None:
+                with claim:
+                    self.end(number, _tell_study(self.config, self.study, number, {}, DIED, False))
+                return
+            time.sleep(TICK)
+        self.end(number, None)
 
 
 def name_of(number: int) -> str:
@@ -306,16 +355,76 @@ def name_of(number: int) -> str:
     return f"trial{number:03d}"
 
 
+def trial_folder(folder: Path, number: int) -> Path:
+    """Where a trial's run lies."""
+    return folder / TRIALS / name_of(number)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What came of a trial."""
+
+    values: dict[str, float]
+    """Of its objectives."""
+    error: str
+    """Why it failed, or empty."""
+    pruned: bool
+    told: bool = True
+    """Whether the study knows."""
+
+
 def run_trial(
     config: SearchConfig, folder: Path, number: int, report: Callable[[Event], None] | None = None
-) -> tuple[dict[str, float], str, bool]:
-    """Train a trial and measure it, unless it is pruned on the way.
+) -> Ended | None:
+    """Train a trial and measure it, unless it is pruned on the way, and tell the study.
 
     Returns:
-        Its objectives, why it failed (empty if it did not), whether it was pruned.
+        ``None`` where another process works on it, or has ended it.
     """
     optuna = import_optuna()
-    study = optuna.load_study(study_name=config.name, storage=_storage(folder))
+    try:
+        claim = take(trial_folder(folder, number))
+        if claim is None:
+            return None
+        with claim:
+            study = optuna.load_study(study_name=config.name, storage=_storage(folder))
+            if study.get_trials(deepcopy=False)[number].state != optuna.trial.TrialState.RUNNING:
+                return None
+            ended = _run_trial(config, folder, study, number, report)
+            claim.check()
+            return _tell_study(config, study, number, *ended)
+    except LostError:
+        return None
+    except OSError as error:
+        return Ended({}, f"{type(error).__name__}: {' '.join(str(error).split())}", False, told=False)
+
+
+def _tell_study(
+    config: SearchConfig, study: Any, number: int, values: dict[str, float], error: str, pruned: bool
+) -> Ended:
+    """Keep what came of a trial."""
+    optuna = import_optuna()
+    states = optuna.trial.TrialState
+    trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+    trial.set_user_attr(VALUES, values)
+    value = values.get(config.spec.objective, math.nan)
+    if not error and math.isnan(value):
+        error = f"{config.spec.objective} is NaN: no pixel to measure it on"
+    if error:
+        trial.set_user_attr(ERROR, error)
+        study.tell(trial, state=states.FAIL)
+    elif pruned:
+        study.tell(trial, state=states.PRUNED)
+    else:
+        study.tell(trial, value)
+    return Ended(values, error, pruned)
+
+
+def _run_trial(
+    config: SearchConfig, folder: Path, study: Any, number: int, report: Callable[[Event], None] | None
+) -> tuple[dict[str, float], str, bool]:
+    """A trial's objectives, why it failed (empty if it did not), whether it was pruned."""
+    optuna = import_optuna()
     trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
     study.pruner = (
         optuna.pruners.MedianPruner(n_startup_trials=FIRST)
