@@ -39,6 +39,24 @@ class Hang(Method):
         return {}
 
 
+class Slow(Method):
+    """Takes a while, and notes in a file at which step each process began."""
+
+    needs_target = False
+
+    def __init__(self, *, notes: str, seconds: float = 0.25) -> None:
+        super().__init__()
+        self.notes, self.seconds, self.begun = Path(notes), seconds, False
+
+    def losses(self, step: Any) -> dict[str, torch.Tensor]:
+        if not self.begun:
+            self.begun = True
+            with self.notes.open("a") as file:
+                file.write(f"{step.index}\n")
+        time.sleep(self.seconds)
+        return {}
+
+
 def hasten(patch: Callable[[Any, str, float], None] = setattr) -> None:
     """Hearts that beat fast, and little patience."""
     for module, name, value in (

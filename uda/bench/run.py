@@ -17,7 +17,7 @@ from uda.bench.plan import CONFIG, Cell, make_plan
 from uda.bench.restore import load_model, open_run
 from uda.bench.stored import RETRAINED, REWRITTEN, Damage, damages, describe, evaluation_file, has_training, read_result
 from uda.bench.table import Table, make_table
-from uda.bench.work import Event, Job, Work, only_warn
+from uda.bench.work import Event, Job, Work, folder_of, only_warn
 from uda.claims import HeldError, Watch, claimed, clear
 from uda.config import BenchConfig, ConfigError, StreetsSpec, load_config, streets_folder
 from uda.data.statistics import image_sizes
@@ -28,6 +28,8 @@ from uda.models.pretrained import CHECKPOINT, write_description
 
 LOOKED_AT = 8
 """Images of a data set whose sizes are compared with the crop."""
+Engine = Callable[[Work, Path], None]
+"""Told what is left and the folder of it all; comes back when it is done or has failed."""
 LEFT_AFTER = 3600.0
 """Seconds after which a file that is being written was left by a kill; others may be writing tables."""
 
@@ -72,8 +74,12 @@ def run(
     extend: bool = False,
     report: Callable[[Event], None] = only_warn,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> BenchResult:
     """Run what is missing of a benchmark and tabulate it.
+
+    Others may call this with the same folder at the same time, from any machine that sees it: cells that they work on
+    are waited for, and taken over where their machine has gone silent (:mod:`uda.claims`).
 
     A finished cell is left as it is, a half-trained one continues from its last checkpoint, a failed one is tried
     again. A cell whose folder holds training of *another* config is an error; ``fresh`` throws such cells away.
@@ -89,6 +95,7 @@ def run(
         extend: train cells on that differ in having fewer steps, where their schedule and methods allow it.
         report: told what happens; by default only what is a warning is said, as one of Python's.
         progress: wraps the training steps; used with one worker.
+        engine: does the cells elsewhere, such as :class:`uda.bench.slurm.Slurm`.
 
     Raises:
         ConfigError: the config is wrong, or cells of another config are in the way.
@@ -98,7 +105,7 @@ def run(
     config = config if isinstance(config, BenchConfig) else load_config(config, roots)
     (result,) = run_together(
         [(config, methods)], out=out, workers=workers, seeds=seeds, fresh=fresh, extend=extend, report=report,
-        progress=progress, prefixed=False,
+        progress=progress, engine=engine, prefixed=False,
     )  # fmt: skip
     return result
 
@@ -113,6 +120,7 @@ def run_together(
     extend: bool = False,
     report: Callable[[Event], None] = only_warn,
     progress: Progress | None = None,
+    engine: Engine | None = None,
     prefixed: bool = True,
 ) -> list[BenchResult]:
     """Run what is missing of several benchmarks, whose cells share the workers, and tabulate each.
@@ -128,6 +136,7 @@ def run_together(
         extend: train cells on that differ in having fewer steps.
         report: told what happens.
         progress: wraps the training steps; used with one worker.
+        engine: does the cells elsewhere.
         prefixed: begin a cell's name in reports with its benchmark's.
 
     Raises:
@@ -141,7 +150,9 @@ def run_together(
         Job(config, make_plan(config, methods, seeds), Path(out) / config.name, f"{config.name}/" if prefixed else "")
         for config, methods in benchmarks
     ]
-    work = _do(jobs, Path(out), workers, fresh, extend, report, progress)
+    work = work_on(
+        jobs, Path(out), workers=workers, fresh=fresh, extend=extend, report=report, progress=progress, engine=engine
+    )
     return [
         BenchResult(
             job.config, job.folder, make_table(job.config, job.folder, seeds), job.own(work.ran), job.own(work.failed)
@@ -180,7 +191,7 @@ def train(
     """
     cells = make_plan(config, [row], [seed])
     job = Job(config, cells, Path(out) / config.name)
-    work = _do([job], Path(out), 1, fresh, extend, report, progress)
+    work = work_on([job], Path(out), fresh=fresh, extend=extend, report=report, progress=progress)
     folder = job.folder / f"{row}/seed{seed}"
     result = read_result(folder)
     if result is None or work.failed:
@@ -189,20 +200,35 @@ def train(
     return TrainResult(folder, evaluations, result.get("label_free"))
 
 
-def _do(
+def work_on(
     jobs: list[Job],
     out: Path,
-    workers: int,
-    fresh: bool,
-    extend: bool,
-    report: Callable[[Event], None],
-    progress: Progress | None,
+    *,
+    workers: int = 1,
+    fresh: bool = False,
+    extend: bool = False,
+    report: Callable[[Event], None] = only_warn,
+    progress: Progress | None = None,
+    engine: Engine | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Work:
-    """Do what is missing of some benchmarks, beside whoever else works in their folders."""
+    """Do what is missing of some benchmarks, beside whoever else works in their folders.
+
+    Args:
+        jobs: the benchmarks, with the cells that are asked for.
+        out: the folder that all of theirs are in.
+        workers: see :func:`run`, as are the others.
+        fresh: delete the cells whose training was configured differently, instead of refusing.
+        extend: train cells on that differ in having fewer steps.
+        report: told what happens.
+        progress: wraps the training steps; used with one worker.
+        engine: does the work, in place of this process and its workers.
+        stop: asked after each training step; where it says so, the work ends after a checkpoint. With one worker.
+    """
     for job in jobs:
         _prepare(job, workers, fresh, extend, report)
     number, cells = sum(len(job.todo) for job in jobs), sum(len(job.cells) for job in jobs)
-    folder = jobs[0].folder if len(jobs) == 1 else out
+    folder = folder_of(jobs, out)
     report(Event("plan", message=f"{number} of {cells} cells to do in {folder}", total=number))
     warned: list[str] = []
     for job in jobs:
@@ -212,8 +238,10 @@ def _do(
             warned += _misfits(job.config, job.todo)
     for line in dict.fromkeys(warned):
         report(Event("warning", message=line))
-    work = Work(jobs, extend, report)
-    if workers == 1:
+    work = Work(jobs, extend, report, stop)
+    if engine is not None:
+        engine(work, folder)
+    elif workers == 1:
         work.here(progress)
     else:
         work.side_by_side(workers)

@@ -85,6 +85,11 @@ class Job:
         return {cut[name]: names[name] for name in mine} if isinstance(names, dict) else list(cut.values())
 
 
+def folder_of(jobs: list[Job], out: Path) -> Path:
+    """The folder of what some benchmarks have in common: of a benchmark of its own, its own."""
+    return jobs[0].folder if len(jobs) == 1 and not jobs[0].prefix else out
+
+
 @dataclass(frozen=True)
 class Task:
     """A cell of one of the benchmarks."""
@@ -259,7 +264,11 @@ class Work:
             if self.waiting:
                 self.wait(told)
 
-    def wait(self, told: dict[str, int]) -> None:
+    def fail(self, task: Task, why: str) -> None:
+        """Note that a cell failed without a word of its own."""
+        self.finish(task, Outcome("failed", why))
+
+    def wait(self, told: dict[str, int], seconds: float | None = None) -> None:
         """Wait a little for those who work on what is left, and say once who they are."""
         for task in self.waiting:
             holder = self.holders.get(task.name)
@@ -267,7 +276,7 @@ class Work:
                 self._told[task.name] = holder
                 self.report(Event("note", message=f"waiting for {task.name}: {holder} works on it"))
         self.look(told)
-        time.sleep(TICK)
+        time.sleep(TICK if seconds is None else seconds)
 
 
 def _error(task: Task) -> tuple[int, int] | None:

@@ -6,20 +6,23 @@ import math
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.markup import escape
 
-from uda.cli.common import FAILED, bars, changes, console, guarded, integers, roots, say
+from uda.cli.common import FAILED, bars, changes, console, guarded, integers, key_values, roots, say, yaml_value
 from uda.progress import StepProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from uda.bench import Event, TrainResult
+    from uda.bench.slurm import Slurm
     from uda.config import BenchConfig
 
 CONFIG = typer.Argument(
@@ -31,6 +34,7 @@ SET = typer.Option(
     [], "--set", help="KEY=VALUE in place of an entry of the config, such as settings.steps=200; repeatable.",
     show_default=False,
 )  # fmt: skip
+ENGINES = ("local", "slurm")
 COMMON = 4
 """Classes that a line names."""
 QUIET = typer.Option(
@@ -68,12 +72,22 @@ def bench(
     like: Path = typer.Option(
         None, "--like", help="With --plan: the results.json whose noise counts, instead of this benchmark's cells."
     ),
+    engine: str = typer.Option(
+        "local", "--engine", help="local: this machine; slurm: jobs of a Slurm cluster (pip install 'uda-seg[slurm]')."
+    ),
+    slurm: list[str] = typer.Option(
+        [],
+        "--slurm",
+        help="KEY=VALUE of the jobs, such as time=12:00:00, gpus_per_node=1, partition=gpu; repeatable.",
+        show_default=False,
+    ),
+    status: bool = typer.Option(False, "--status", help="Run nothing: say what is running where, and what is left."),
     listed: bool = typer.Option(False, "--list", help="Run nothing: list the benchmarks that come with uda."),
 ) -> None:
     """Run what is missing of a benchmark (methods x seeds on a shift, a matrix, a study of factors) and show its table.
 
     A finished cell is never run again, an interrupted one goes on from its last checkpoint, a failed one does not stop
-    the others.
+    the others. The same command may run on any number of machines that share OUT: each works on what no other does.
     """
     if listed:
         _list()
@@ -89,6 +103,10 @@ def bench(
 
     changed = changes(change)
     kind = kind_of(config, changed)
+    if status:
+        _status(config, changed, roots(root, config, changed), preset, out, only or None, integers(seeds, "--seeds"))
+        return
+    works_there = _engine(engine, slurm, workers)
     if kind in ("matrix", "factorial"):
         options = {"--plan": plan, "--like": like, **({"--preset": preset or None} if kind == "factorial" else {})}
         _see_that_none_is_given(options, kind)
@@ -96,6 +114,7 @@ def bench(
         run_all(
             config, changed, roots(root, config, changed), record, quiet, out=out, workers=workers,
             rows=only or None, seeds=integers(seeds, "--seeds"), fresh=fresh, extend=extend,
+            engine=works_there,
         )  # fmt: skip
         return
     loaded = load_config(config, roots(root, config, changed), changes=changed, presets=preset)
@@ -106,7 +125,7 @@ def bench(
         view = View(progress, quiet=quiet)
         result = run(
             loaded, out=out, workers=workers, methods=only or None, seeds=integers(seeds, "--seeds"), fresh=fresh,
-            extend=extend, report=view.report,
+            extend=extend, report=view.report, engine=works_there,
         )  # fmt: skip
     console().print(terminal(result.table))
     command = shlex.join(["uda", *sys.argv[1:]])
@@ -232,6 +251,64 @@ def _factorial(
         write_study(loaded, result.folder, result.study, record, command)
         say(f"recorded in {record}")
     fail(result.failed, result.folder)
+
+
+def _engine(name: str, slurm: list[str], workers: int) -> Slurm | None:
+    """What does the cells; ``None``: this process."""
+    if name not in ENGINES:
+        raise ValueError(f"--engine is {name!r}; known: {', '.join(ENGINES)}")
+    if name == "local":
+        if slurm:
+            raise ValueError("--slurm is of --engine slurm")
+        return None
+    if workers > 1:
+        raise ValueError("--workers is of --engine local; --slurm array_parallelism=N says how many jobs run at once")
+    from uda.bench.slurm import Slurm, import_submitit
+
+    import_submitit()
+    # a time limit such as 12:00:00 is a number in YAML
+    texts = key_values(slurm, "--slurm")
+    return Slurm({key: text if key == "time" else yaml_value(text, f"--slurm {key}") for key, text in texts.items()})
+
+
+def _status(
+    config: Path,
+    changed: dict[str, Any],
+    named_roots: dict[str, str],
+    presets: list[str],
+    out: Path,
+    only: list[str] | None,
+    seeds: list[int] | None,
+) -> None:
+    """Show what each cell is at."""
+    import rich.table
+
+    from uda.bench.matrix.run import benchmarks_of
+    from uda.bench.status import statuses
+    from uda.config import kind_of, load_config, load_factorial, load_matrix
+
+    kind, prefixed = kind_of(config, changed), False
+    benchmarks: list[tuple[BenchConfig, list[str] | None]]
+    if kind == "matrix":
+        matrix = load_matrix(config, named_roots, changes=changed, presets=presets)
+        name, benchmarks, out, prefixed = matrix.name, benchmarks_of(matrix, only), out / matrix.name, True
+    elif kind == "factorial":
+        study = load_factorial(config, named_roots, changes=changed)
+        name, benchmarks = study.name, [(study.benchmark(), only or [run.name for run in study.runs()])]
+    else:
+        loaded = load_config(config, named_roots, changes=changed, presets=presets)
+        name, benchmarks = loaded.name, [(loaded, only)]
+    cells = statuses(benchmarks, out=out, seeds=seeds, prefixed=prefixed)
+    grid = rich.table.Table(title=name)
+    for title in ("cell", "state", "steps", "where"):
+        grid.add_column(title, justify="right" if title == "steps" else "left")
+    for cell in cells:
+        steps = f"{cell.step}/{cell.steps}" if cell.steps else ""
+        since = f"{cell.holder}, since {cell.holder.since}" if cell.holder else cell.message
+        grid.add_row(cell.name, cell.state, steps, escape(since))
+    console().print(grid)
+    counts = Counter(cell.state for cell in cells)
+    say(", ".join(f"{number} {state}" for state, number in counts.items()) + f" of {len(cells)} cells")
 
 
 def _see_that_none_is_given(options: Mapping[str, Any], kind: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from uda.bench.cell import Progress
 from uda.bench.factorial.table import Study, make_study
-from uda.bench.run import run_together
+from uda.bench.run import Engine, run_together
 from uda.bench.work import Event, only_warn
 from uda.config import FactorialConfig, load_factorial
 
@@ -38,6 +38,7 @@ def run_factorial(
     extend: bool = False,
     report: Callable[[Event], None] = only_warn,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> FactorialResult:
     """Run what is missing of a study and estimate its effects; what :func:`uda.bench.run` says of cells holds for it.
 
@@ -52,6 +53,7 @@ def run_factorial(
         extend: train cells on that differ in having fewer steps.
         report: told what happens; by default only what is a warning is said, as one of Python's.
         progress: wraps the training steps; used with one worker.
+        engine: does the cells elsewhere, such as :class:`uda.bench.slurm.Slurm`.
 
     Raises:
         ConfigError: the config is wrong, or cells of another config are in the way.
@@ -62,6 +64,6 @@ def run_factorial(
     chosen = rows or [run.name for run in config.runs()]
     (result,) = run_together(
         [(config.benchmark(), chosen)], out=out, workers=workers, seeds=seeds, fresh=fresh, extend=extend,
-        report=report, progress=progress, prefixed=False,
+        report=report, progress=progress, engine=engine, prefixed=False,
     )  # fmt: skip
     return FactorialResult(config, result.folder, make_study(config, result.folder, seeds), result.failed)

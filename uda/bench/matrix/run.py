@@ -10,9 +10,9 @@ from typing import Any
 from uda.bench.cell import Progress
 from uda.bench.matrix.table import Matrix, make_matrix
 from uda.bench.rows import rows_of
-from uda.bench.run import BenchResult, run_together
+from uda.bench.run import BenchResult, Engine, run_together
 from uda.bench.work import Event, only_warn
-from uda.config import SOURCE_ONLY, ConfigError, MatrixConfig, load_matrix
+from uda.config import SOURCE_ONLY, BenchConfig, ConfigError, MatrixConfig, load_matrix
 from uda.config.matrix import Part
 from uda.registry import nearest
 
@@ -43,6 +43,7 @@ def run_matrix(
     extend: bool = False,
     report: Callable[[Event], None] = only_warn,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> MatrixResult:
     """Run what is missing of a matrix and tabulate it; what :func:`uda.bench.run` says of cells holds for these.
 
@@ -58,6 +59,7 @@ def run_matrix(
         extend: train cells on that differ in having fewer steps.
         report: told what happens; by default only what is a warning is said, as one of Python's.
         progress: wraps the training steps; used with one worker.
+        engine: does the cells elsewhere, such as :class:`uda.bench.slurm.Slurm`.
 
     Raises:
         ConfigError: the config is wrong, or cells of another config are in the way.
@@ -66,17 +68,28 @@ def run_matrix(
     """
     config = config if isinstance(config, MatrixConfig) else load_matrix(config, roots)
     folder = Path(out) / config.name
-    chosen = [(part, _methods(part, rows)) for part in config.parts()]
+    results = run_together(
+        benchmarks_of(config, rows), out=folder, workers=workers, seeds=seeds, fresh=fresh, extend=extend,
+        report=report, progress=progress, engine=engine,
+    )  # fmt: skip
+    failed = {f"{part.config.name}/{cell}": why for part in results for cell, why in part.failed.items()}
+    return MatrixResult(config, folder, make_matrix(config, folder, seeds), results, failed)
+
+
+def benchmarks_of(
+    config: MatrixConfig, rows: Collection[str] | None = None
+) -> list[tuple[BenchConfig, list[str] | None]]:
+    """The benchmarks of a matrix, each with the rows of it that are asked for (``None``: all).
+
+    Raises:
+        ConfigError: a row that the matrix does not have.
+    """
     known = [*config.domains, *([config.combined_name] if config.combined is not None else []), *config.rows]
     for name in rows or ():
         if name not in known:
             raise ConfigError(f"{config.name} has no row {name!r}; {nearest(name, known)}")
-    results = run_together(
-        [(part.config, methods) for part, methods in chosen if methods is None or methods],
-        out=folder, workers=workers, seeds=seeds, fresh=fresh, extend=extend, report=report, progress=progress,
-    )  # fmt: skip
-    failed = {f"{part.config.name}/{cell}": why for part in results for cell, why in part.failed.items()}
-    return MatrixResult(config, folder, make_matrix(config, folder, seeds), results, failed)
+    chosen = [(part.config, _methods(part, rows)) for part in config.parts()]
+    return [(benchmark, methods) for benchmark, methods in chosen if methods is None or methods]
 
 
 def _methods(part: Part, rows: Collection[str] | None) -> list[str] | None:
