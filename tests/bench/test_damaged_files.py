@@ -19,8 +19,8 @@ from uda.models import load
 
 ROWS = ("warm_start", "fda", "adabn")
 """One of each kind of cell."""
-UNREAD = ("tensorboard", ".lock")
-"""Folders and files that nothing of the library reads back."""
+UNREAD = ("tensorboard",)
+"""Folders that nothing of the library reads back."""
 
 
 def files(folder: Path) -> Iterator[Path]:

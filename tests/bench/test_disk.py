@@ -149,8 +149,6 @@ def test_a_finished_benchmark_is_shown_from_read_only_media(
     capsys: pytest.CaptureFixture[str],
     no_training: None,
 ) -> None:
-    for lock in copy.rglob(".lock"):
-        lock.unlink()
     (copy / "tiny/fda/seed0/config.yaml").write_text("")
     read_only(monkeypatch)
     events: list[Event] = []
