@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import machines, tiny
+from tests.bench.test_machines import study
 from tests.bench.test_matrix import small
 from tests.test_cli import call
 from uda import claims
@@ -114,4 +115,7 @@ def test_the_command_shows_it_for_every_kind(
     assert call("bench", path, "--out", tmp_path / "new", "--status") == 0
     shown = capsys.readouterr()
     assert "cityscapes_to_kitti/source_only/seed0" in shown.out
+    path.write_text(json.dumps(study(data)))
+    assert call("bench", path, "--out", tmp_path / "new", "--status", "--only", "run2") == 0
+    assert "1 left of 1 cells" in capsys.readouterr().err
     assert not (tmp_path / "new").exists(), "nothing is made"
