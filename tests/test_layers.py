@@ -28,6 +28,7 @@ LAYER = {
     "files": 0,
     "progress": 0,
     "opencv": 0,
+    "processes": 0,
     "shipped": 0,
     "bench": 6,
     "plots": 6,

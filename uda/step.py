@@ -10,6 +10,7 @@ import torch
 
 from uda.models.batch_norm import Domain, normalising
 from uda.models.modes import evaluating
+from uda.processes import Processes
 from uda.types import SegOutput, View
 
 if TYPE_CHECKING:
@@ -20,16 +21,28 @@ Phase = Literal["prepare", "losses", "own_losses", "after_step"]
 
 
 class _Hook(NamedTuple):
-    """Which method's hook is running, and what it said it looks at."""
+    """Which method's hook is running, what it said it looks at, and whether it sees this process' images alone."""
 
     label: str
     phase: Phase
     reads: frozenset[str]
     looks: frozenset[str]
+    own_images: bool
+
+
+class _Views(NamedTuple):
+    """Views by name: of this process' images and, where a hook asked for it, of all processes' together."""
+
+    own: dict[str, View]
+    whole: dict[str, View]
 
 
 class Step:
     """The views of one iteration and the forward passes over them.
+
+    With several processes each passes its own images through the networks. A method's hook sees the whole batch, as one
+    process would: the views and outputs of all processes are put together when it first asks for them, so that batch
+    statistics, draws and states are the same everywhere; a hook of ``Method.own_images`` sees this process' alone.
 
     Args:
         model: the student, images ``(N, 3, H, W)`` -> :class:`SegOutput`.
@@ -45,6 +58,7 @@ class Step:
         forward: takes a view through the student; by default ``model(view.images)``.
         logging: whether anybody reads the logs of this step.
         micro_batch: which of the batches this is whose gradients make one optimiser step together; 0 is the first.
+        processes: that train together, where there are several; ``views`` are then this one's slice.
     """
 
     def __init__(
@@ -61,6 +75,7 @@ class Step:
         forward: Callable[[str, View], SegOutput] | None = None,
         logging: bool = True,
         micro_batch: int = 0,
+        processes: Processes | None = None,
     ) -> None:
         self.index = index
         self.micro_batch = micro_batch
@@ -73,15 +88,19 @@ class Step:
         self._model = model
         self._pass = forward or (lambda name, view: model(view.images))
         self._teacher = teacher
-        self._views = dict(views)
-        self._original = dict(views)
+        self._processes = processes
+        self._views = _Views(dict(views), {})
+        self._original = _Views(dict(views), {})
         self._graph_views = frozenset(graph_views)
         self._kept_views = frozenset(kept_views)
         self._roots: dict[str, SegOutput] = {}
         self._student: dict[str, SegOutput] = {}
+        self._whole_student: dict[str, SegOutput] = {}
         self._detached: dict[str, SegOutput] = {}
+        self._whole_detached: dict[str, SegOutput] = {}
         self._dropped: set[str] = set()
         self._taught: dict[str, SegOutput] = {}
+        self._whole_taught: dict[str, SegOutput] = {}
         self._forgotten: set[str] = set()
         self._hook: _Hook | None = None
         self._updated = False
@@ -100,12 +119,12 @@ class Step:
     @property
     def view_names(self) -> tuple[str, ...]:
         """The views there are so far."""
-        return tuple(self._views)
+        return tuple(self._views.own)
 
     @property
     def original_names(self) -> tuple[str, ...]:
         """The views that the loader gave."""
-        return tuple(self._original)
+        return tuple(self._original.own)
 
     def view(self, name: str) -> View:
         """A view as the methods before this one left it.
@@ -119,13 +138,27 @@ class Step:
         """A view as the loader gave it, before any method restyled it."""
         return self._lookup(self._original, name)
 
-    def _lookup(self, views: Mapping[str, View], name: str) -> View:
-        if name not in views:
+    def _lookup(self, views: _Views, name: str) -> View:
+        own = self._own_view(name, views)
+        processes = self._together()
+        if processes is None:
+            return own
+        if name not in views.whole:
+            views.whole[name] = processes.whole_view(own)
+        return views.whole[name]
+
+    def _own_view(self, name: str, views: _Views | None = None) -> View:
+        own = (views or self._views).own
+        if name not in own:
             raise KeyError(
-                f"{self._who()}there is no view {name!r} in this step, only {', '.join(sorted(views)) or 'none'}; "
+                f"{self._who()}there is no view {name!r} in this step, only {', '.join(sorted(own)) or 'none'}; "
                 "views come from the loader or from the methods listed before (ClassMix puts 'mixed')"
             )
-        return views[name]
+        return own[name]
+
+    def _together(self) -> Processes | None:
+        """The processes, where the running hook sees the images of all of them."""
+        return None if self._hook is None or self._hook.own_images else self._processes
 
     def _who(self) -> str:
         return f"{self._hook.label}: " if self._hook is not None else ""
@@ -140,7 +173,15 @@ class Step:
             raise RuntimeError(
                 f"{self._who()}view {name!r} was already predicted in this step; put it before any method looks at it"
             )
-        self._views[name] = view
+        processes = self._together()
+        self._views.whole.pop(name, None)
+        if processes is not None:
+            self._views.whole[name] = view
+            try:
+                view = processes.own_view(view)
+            except ValueError as error:
+                raise ValueError(f"{self._who()}view {name!r}: {error}") from None
+        self._views.own[name] = view
 
     def predict(self, name: str) -> SegOutput:
         """The student's output with gradient; one forward pass however often it is asked for.
@@ -161,11 +202,16 @@ class Step:
             raise RuntimeError(f"{self._who()}the graph of view {name!r} was released; use detached({name!r})")
         if name not in self._student:
             self._forward(name)
-        return self._student[name]
+        processes = self._together()
+        if processes is None:
+            return self._student[name]
+        if name not in self._whole_student:
+            self._whole_student[name] = _leaves_like(processes.whole_output(self._roots[name]), self._roots[name])
+        return self._whole_student[name]
 
     def _forward(self, name: str) -> None:
-        self._roots[name] = self._pass(name, self.view(name))
-        self._student[name] = self._roots[name].map(lambda root: root.detach().requires_grad_(root.requires_grad))
+        self._roots[name] = self._pass(name, self._own_view(name))
+        self._student[name] = _leaves_like(self._roots[name].detach(), self._roots[name])
 
     def detached(self, name: str) -> SegOutput:
         """The same numbers as :meth:`predict`, without gradient.
@@ -176,6 +222,16 @@ class Step:
             RuntimeError: the calling method does not list the view in its ``looks`` (or, in ``losses``, its ``reads``),
                 or it is asked for after the update, when the network is another one.
         """
+        own, processes = self._own_detached(name), self._together()
+        if processes is None:
+            return own
+        if name in self._whole_student:
+            return self._whole_student[name].detach()
+        if name not in self._whole_detached:
+            self._whole_detached[name] = processes.whole_output(own)
+        return self._whole_detached[name]
+
+    def _own_detached(self, name: str) -> SegOutput:
         hook = self._hook
         if hook is not None and name not in hook.looks and not (hook.phase == "losses" and name in hook.reads):
             raise RuntimeError(
@@ -192,7 +248,7 @@ class Step:
             self._forward(name)
             return self._student[name].detach()
         with torch.no_grad():
-            self._detached[name] = _without_extra(self._pass(name, self.view(name)))
+            self._detached[name] = _without_extra(self._pass(name, self._own_view(name)))
         return self._detached[name]
 
     def teach(self, name: str) -> SegOutput:
@@ -212,8 +268,13 @@ class Step:
             )
         if name not in self._taught:
             with torch.no_grad():
-                self._taught[name] = self._teacher(name, self.view(name))
-        return self._taught[name]
+                self._taught[name] = self._teacher(name, self._own_view(name))
+        processes = self._together()
+        if processes is None:
+            return self._taught[name]
+        if name not in self._whole_taught:
+            self._whole_taught[name] = processes.whole_output(self._taught[name])
+        return self._whole_taught[name]
 
     def infer(self, images: Tensor, domain: Domain = "target", *, model: nn.Module | None = None) -> SegOutput:
         """The student on any images in evaluation mode: no gradient, no batch-norm update, not memoised.
@@ -229,15 +290,16 @@ class Step:
     def forget_taught(self) -> None:
         """Drop the teacher's outputs, before the graphs of the losses need the memory."""
         self._forgotten |= self._taught.keys()
-        self._taught = {}
+        self._taught, self._whole_taught = {}, {}
 
     def leaves(self, names: Collection[str]) -> list[Tensor]:
         """The tensors of the predicted views among ``names``, where losses on them leave their gradients."""
         return [
             leaf
             for name in sorted(names)
-            if name in self._student
-            for leaf in self._student[name].tensors()
+            for outputs in (self._student, self._whole_student)
+            if name in outputs
+            for leaf in outputs[name].tensors()
             if leaf.requires_grad
         ]
 
@@ -258,15 +320,40 @@ class Step:
             if name not in self._student:
                 continue
             student = self._student.pop(name)
-            for root, leaf in zip(self._roots.pop(name).tensors(), student.tensors(), strict=True):
-                if leaf.grad is not None:
+            left = self._gradients(student, self._whole_student.pop(name, None))
+            for root, gradient in zip(self._roots.pop(name).tensors(), left, strict=True):
+                if gradient is not None:
                     roots.append(root)
-                    gradients.append(leaf.grad)
+                    gradients.append(gradient)
+            self._whole_detached.pop(name, None)
             if name in self._kept_views:
                 self._detached[name] = _without_extra(student.detach())
             else:
                 self._dropped.add(name)
         return roots, gradients
+
+    def _gradients(self, student: SegOutput, whole: SegOutput | None) -> list[Tensor | None]:
+        """What losses left at each tensor of an output.
+
+        Gradients are averaged over processes afterwards. A loss of the whole batch is the same on each of them and its
+        gradient at this one's images is here alone, so that it counts ``world`` times.
+        """
+        gradients = [leaf.grad for leaf in student.tensors()]
+        if self._processes is None:
+            return gradients
+        if whole is not None:
+            for at, leaf in enumerate(whole.tensors()):
+                if leaf.grad is not None:
+                    of_images = leaf.shape != student.tensors()[at].shape
+                    of_own = self._processes.own(leaf.grad) * self._processes.world if of_images else leaf.grad
+                    before = gradients[at]
+                    gradients[at] = of_own if before is None else before + of_own
+        # where some process goes back all must, as batch norm exchanges sums on the way
+        reached = self._processes.any([gradient is not None for gradient in gradients])
+        for at, leaf in enumerate(student.tensors()):
+            if reached[at] and gradients[at] is None:
+                gradients[at] = torch.zeros_like(leaf)
+        return gradients
 
     def close(self) -> None:
         """Say that the network is about to change: no output is made from now on, only what there is can be read."""
@@ -274,11 +361,16 @@ class Step:
 
     @contextmanager
     def running(
-        self, label: str, phase: Phase, reads: Collection[str] = (), looks: Collection[str] = ()
+        self,
+        label: str,
+        phase: Phase,
+        reads: Collection[str] = (),
+        looks: Collection[str] = (),
+        own_images: bool = False,
     ) -> Iterator[None]:
         """Inside, one method's hook runs: it may predict its ``reads`` and look at its ``looks``, and its logs are its
-        own; errors name it."""
-        outer, self._hook = self._hook, _Hook(label, phase, frozenset(reads), frozenset(looks))
+        own; errors name it. With ``own_images`` it sees those of this process alone."""
+        outer, self._hook = self._hook, _Hook(label, phase, frozenset(reads), frozenset(looks), own_images)
         try:
             yield
         finally:
@@ -301,6 +393,13 @@ class Step:
         if name in self.logs:
             raise RuntimeError(f"{name!r} is logged twice in one step; the second value would hide the first")
         self.logs[name] = value.detach() if isinstance(value, torch.Tensor) else torch.tensor(float(value))
+
+
+def _leaves_like(output: SegOutput, roots: SegOutput) -> SegOutput:
+    """A detached output as leaves that take gradient where the network's own tensors do."""
+    for leaf, root in zip(output.tensors(), roots.tensors(), strict=True):
+        leaf.requires_grad_(root.requires_grad)
+    return output
 
 
 def _without_extra(output: SegOutput) -> SegOutput:

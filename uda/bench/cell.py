@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import yaml
@@ -40,9 +40,11 @@ from uda.files import atomic_write, make_folder, remove_parts
 from uda.methods import TestTimeMethod
 from uda.models.batch_norm import domain_statistics, normalising
 from uda.models.pretrained import CHECKPOINT
+from uda.processes import Processes
 from uda.progress import losses_of
 from uda.types import LabelledDataset
 
+T = TypeVar("T")
 SAFE = "what was written before is whole, and the next call goes on from there"
 Progress = Callable[[Iterable[int]], Iterable[int]]
 OnStep = Callable[[int, int, Mapping[str, float]], None]
@@ -74,6 +76,7 @@ def run_cell(
     on_step: OnStep | None = None,
     again: bool = False,
     stop: Callable[[], bool] | None = None,
+    raising: bool = False,
 ) -> Outcome:
     """Do what is missing of a cell, with a claim on its folder; one that failed leaves its traceback.
 
@@ -87,6 +90,7 @@ def run_cell(
         on_step: told after each training step.
         again: its checkpoint is damaged and needed, so that it is trained though it has its scores.
         stop: asked after each training step; where it says so, the checkpoint is written and training ends.
+        raising: raise what went wrong, once its traceback is written: other processes wait for this one.
 
     Returns:
         What came of it; of a failure ``error.txt`` in the cell's folder has the traceback.
@@ -95,28 +99,37 @@ def run_cell(
     try:
         claim = take(folder)
     except OSError as error:
+        if raising:
+            raise
         return Outcome("failed", _line(error))
     if claim is None:
+        if raising:
+            raise RuntimeError(f"{folder}: another process works there")
         return Outcome("held")
     with claim:
         try:
             identities = Identities(config, cells)
             if not is_left(identities, cell, root, again):
+                if raising:
+                    raise RuntimeError(f"{folder}: another process has finished it; the next call goes on")
                 return Outcome("elsewhere")
             _prepare(identities, cell, root)
             _describe(config, identities, cell, folder)
             _run(config, identities, cell, root, claim, progress, extend, on_step, stop)
             claim.check()
         except LostError:
+            if raising:
+                raise
             return Outcome("held")
         except _Stopped:
             return Outcome("stopped")
         except Exception as error:
-            if claim.lost:
-                return Outcome("held")
-            with contextlib.suppress(OSError), atomic_write(folder / ERROR) as file:
-                file.write(traceback.format_exc())
-            return Outcome("failed", _line(error))
+            if not claim.lost:
+                with contextlib.suppress(OSError), atomic_write(folder / ERROR) as file:
+                    file.write(traceback.format_exc())
+            if raising:
+                raise
+            return Outcome("held") if claim.lost else Outcome("failed", _line(error))
         with contextlib.suppress(OSError):
             (folder / ERROR).unlink(missing_ok=True)
         return Outcome("done")
@@ -181,8 +194,10 @@ def _run(
 ) -> None:
     folder = root / cell.name
     started, result = time.perf_counter(), read_result(folder)
-    missing = identities.missing_scores(cell, result, folder)
+    missing = list(identities.missing_scores(cell, result, folder))
     datasets = {domain: build.open_dataset(config.domains[domain], config.space) for domain in missing}
+    if cell.settings is not None:
+        share_first(lambda: missing)
     _reset_peak()
     measured: dict[str, Any] = {}
     scored: dict[str, Evaluation] = {}
@@ -194,7 +209,7 @@ def _run(
         trainer = _train(config, cell, root, folder, datasets, clock, extend, on_step, stop)
         model, scored = trainer.scored, trainer.evaluations if _plain(cell) else {}
         seconds = clock.seconds(trainer.settings) or (result or {}).get("seconds_per_step")
-        measured = {"seconds_per_step": seconds, "device": str(trainer.device)}
+        measured = {"seconds_per_step": seconds, "device": str(trainer.device), "processes": world()}
         if config.target_val is None and cell.kind == "train":
             spec = config.evaluate_of(config.methods[cell.method])
             measured["label_free"] = label_free.look(config, spec, model, folder, trainer.settings.precision)
@@ -218,6 +233,14 @@ def _run(
     }  # fmt: skip
     claim.check()
     _write(folder / RESULT, json.dumps(content, indent=2))
+
+
+def share_cell(config: BenchConfig, cells: list[Cell], cell: Cell, root: Path, extend: bool = False) -> None:
+    """Train a cell together with the process that is in :func:`run_cell`, which alone writes and scores the rest."""
+    folder = root / cell.name
+    missing: list[str] = share_first(list)
+    datasets = {domain: build.open_dataset(config.domains[domain], config.space) for domain in missing}
+    _train(config, cell, root, folder, datasets, iter, extend, None, None)
 
 
 def _train(
@@ -244,7 +267,12 @@ def _train(
         source = target
     elif labels == "both":
         source = build.open_source([*config.source, config.target], config.space, balance)
+    together = Processes.current()
+    if together is not None and together.rank > 0:
+        together.wait()  # until the first has written which images it chose
     source = with_labels(config, cell, root, folder, source, target)
+    if together is not None and together.rank == 0:
+        together.wait()
     methods: list[Any] = [build_method(spec) for spec in cell.training["methods"]]
     # scored by the trainer, where it does so as the config says, so that the scores stand in the run's TensorBoard too
     watched = datasets if cell.settings.eval_every or _plain(cell) else {}
@@ -268,6 +296,18 @@ def _train(
         warnings.simplefilter("ignore", CropWarning)  # it is said once for all cells
         trainer.fit(source, target.unlabelled(), extend=extend)
     return trainer
+
+
+def share_first(value: Callable[[], T]) -> T:
+    """What the first of the processes that train together gives."""
+    together = Processes.current()
+    return value() if together is None else together.first(value)
+
+
+def world() -> int:
+    """How many processes train together."""
+    together = Processes.current()
+    return 1 if together is None else together.world
 
 
 def _called(cell: Cell) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from uda.bench import build
-from uda.bench.cell import Progress, write_config
+from uda.bench.cell import Progress, share_cell, write_config
 from uda.bench.identity import Identities
 from uda.bench.labelled import check_labels
 from uda.bench.plan import CONFIG, Cell, make_plan
+from uda.bench.ranks import Leader, check_batches, check_processes, follow, is_launched, join
 from uda.bench.restore import load_model, open_run
 from uda.bench.stored import RETRAINED, REWRITTEN, Damage, damages, describe, evaluation_file, has_training, read_result
 from uda.bench.table import Table, make_table
@@ -68,6 +69,7 @@ def run(
     out: Path | str = "runs",
     roots: Mapping[str, str] | None = None,
     workers: int = 1,
+    processes: int = 1,
     methods: Collection[str] | None = None,
     seeds: Collection[int] | None = None,
     fresh: bool = False,
@@ -89,6 +91,7 @@ def run(
         out: the runs go to ``out/<config name>/<method>/seed<k>``.
         roots: values of the config's ``${name}`` variables.
         workers: cells side by side, each in a process of its own with an equal share of the cores; 1 runs them here.
+        processes: that train each cell together, each with its share of every batch; the run is the same.
         methods: only these rows (and what they start from).
         seeds: only these.
         fresh: delete the cells whose training was configured differently, instead of refusing.
@@ -104,8 +107,8 @@ def run(
     """
     config = config if isinstance(config, BenchConfig) else load_config(config, roots)
     (result,) = run_together(
-        [(config, methods)], out=out, workers=workers, seeds=seeds, fresh=fresh, extend=extend, report=report,
-        progress=progress, engine=engine, prefixed=False,
+        [(config, methods)], out=out, workers=workers, processes=processes, seeds=seeds, fresh=fresh, extend=extend,
+        report=report, progress=progress, engine=engine, prefixed=False,
     )  # fmt: skip
     return result
 
@@ -115,6 +118,7 @@ def run_together(
     *,
     out: Path | str = "runs",
     workers: int = 1,
+    processes: int = 1,
     seeds: Collection[int] | None = None,
     fresh: bool = False,
     extend: bool = False,
@@ -131,6 +135,7 @@ def run_together(
         benchmarks: of different names, each with the rows that are to be run (``None``: all).
         out: see :func:`run`, as are the others.
         workers: cells of any of them side by side.
+        processes: that train each cell together.
         seeds: only these.
         fresh: delete the cells whose training was configured differently, instead of refusing.
         extend: train cells on that differ in having fewer steps.
@@ -151,8 +156,9 @@ def run_together(
         for config, methods in benchmarks
     ]
     work = work_on(
-        jobs, Path(out), workers=workers, fresh=fresh, extend=extend, report=report, progress=progress, engine=engine
-    )
+        jobs, Path(out), workers=workers, processes=processes, fresh=fresh, extend=extend, report=report,
+        progress=progress, engine=engine,
+    )  # fmt: skip
     return [
         BenchResult(
             job.config, job.folder, make_table(job.config, job.folder, seeds), job.own(work.ran), job.own(work.failed)
@@ -167,6 +173,7 @@ def train(
     *,
     seed: int = 0,
     out: Path | str = "runs",
+    processes: int = 1,
     fresh: bool = False,
     extend: bool = False,
     report: Callable[[Event], None] = only_warn,
@@ -179,6 +186,7 @@ def train(
         row: of the config.
         seed: any.
         out: the run goes to ``out/<config name>/<row>/seed<seed>``, as a benchmark's does.
+        processes: that train together, each with its share of every batch; the run is the same.
         fresh: see :func:`run`.
         extend: see :func:`run`.
         report: told what happens; by default only what is a warning is said, as one of Python's.
@@ -191,7 +199,7 @@ def train(
     """
     cells = make_plan(config, [row], [seed])
     job = Job(config, cells, Path(out) / config.name)
-    work = work_on([job], Path(out), fresh=fresh, extend=extend, report=report, progress=progress)
+    work = work_on([job], Path(out), processes=processes, fresh=fresh, extend=extend, report=report, progress=progress)
     folder = job.folder / f"{row}/seed{seed}"
     result = read_result(folder)
     if result is None or work.failed:
@@ -205,6 +213,7 @@ def work_on(
     out: Path,
     *,
     workers: int = 1,
+    processes: int = 1,
     fresh: bool = False,
     extend: bool = False,
     report: Callable[[Event], None] = only_warn,
@@ -214,17 +223,73 @@ def work_on(
 ) -> Work:
     """Do what is missing of some benchmarks, beside whoever else works in their folders.
 
+    The processes of a launcher do it together: the first says which cell comes next.
+
     Args:
         jobs: the benchmarks, with the cells that are asked for.
         out: the folder that all of theirs are in.
         workers: see :func:`run`, as are the others.
+        processes: that train each cell together.
         fresh: delete the cells whose training was configured differently, instead of refusing.
         extend: train cells on that differ in having fewer steps.
         report: told what happens.
         progress: wraps the training steps; used with one worker.
         engine: does the work, in place of this process and its workers.
         stop: asked after each training step; where it says so, the work ends after a checkpoint. With one worker.
+
+    Raises:
+        ConfigError: processes that do not go together with the batches, the engine or the launcher.
     """
+    options: dict[str, Any] = {
+        "fresh": fresh, "extend": extend, "report": report, "progress": progress, "engine": engine, "stop": stop,
+    }  # fmt: skip
+    if engine is not None and processes > 1:
+        raise ConfigError(f"processes is {processes}, must be 1 where another engine runs the cells")
+    if not is_launched():
+        for job in jobs:
+            check_processes(processes, job.cells)
+        return _lead(jobs, out, workers, processes, **options)
+    if processes > 1 or workers > 1:
+        option, number = ("processes", processes) if processes > 1 else ("workers", workers)
+        raise ConfigError(f"{option} is {number}, must be 1 under a launcher (torchrun, accelerate launch)")
+    together = join(jobs[0].config.settings.device)
+    if together is None:
+        raise ConfigError("the launcher's processes did not meet; WORLD_SIZE is set, and there is no process group")
+    for job in jobs:
+        check_batches(together.world, job.cells)
+    if together.rank > 0:
+        tasks = {job.prefix + cell.name: (job, cell) for job in jobs for cell in job.cells}
+
+        def share(name: str) -> None:
+            job, cell = tasks[name]
+            share_cell(job.config, job.cells, cell, job.folder, extend)
+
+        follow(together, share)
+        return Work(jobs, extend, report)
+    leader = Leader(together)
+    try:
+        work = _lead(jobs, out, 1, 1, **options, leader=leader)
+    except Exception as error:
+        leader.failed(error)
+        raise
+    leader.next(None)
+    return work
+
+
+def _lead(
+    jobs: list[Job],
+    out: Path,
+    workers: int,
+    processes: int,
+    *,
+    fresh: bool,
+    extend: bool,
+    report: Callable[[Event], None],
+    progress: Progress | None,
+    engine: Engine | None,
+    stop: Callable[[], bool] | None,
+    leader: Leader | None = None,
+) -> Work:
     for job in jobs:
         _prepare(job, workers, fresh, extend, report)
     number, cells = sum(len(job.todo) for job in jobs), sum(len(job.cells) for job in jobs)
@@ -238,11 +303,11 @@ def work_on(
             warned += _misfits(job.config, job.todo)
     for line in dict.fromkeys(warned):
         report(Event("warning", message=line))
-    work = Work(jobs, extend, report, stop)
+    work = Work(jobs, extend, report, stop, processes)
     if engine is not None:
         engine(work, folder)
     elif workers == 1:
-        work.here(progress)
+        work.here(progress, leader)
     else:
         work.side_by_side(workers)
     return work

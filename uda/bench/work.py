@@ -20,6 +20,7 @@ from uda.bench.cell import Outcome, Progress, is_left, run_cell
 from uda.bench.identity import Identities
 from uda.bench.plan import ERROR, Cell
 from uda.bench.pool import DIED, pool
+from uda.bench.ranks import Leader, run_cell_together
 from uda.claims import Holder, Watch
 from uda.config import BenchConfig
 from uda.engine.tensorboard import last_scalars
@@ -121,6 +122,7 @@ class Work:
         extend: train the checkpoints of shorter runs on.
         report: told what happens.
         stop: asked after each training step and before each cell; where it says so, the work ends after a checkpoint.
+        processes: that train each cell together.
     """
 
     def __init__(
@@ -129,8 +131,9 @@ class Work:
         extend: bool,
         report: Callable[[Event], None],
         stop: Callable[[], bool] | None = None,
+        processes: int = 1,
     ) -> None:
-        self.extend, self.report, self.stop = extend, report, stop
+        self.extend, self.report, self.stop, self.processes = extend, report, stop, processes
         # what others wait for goes first, of all benchmarks
         tasks = [Task(job, cell) for job in jobs for cell in job.todo]
         self.waiting = sorted(tasks, key=lambda task: task.cell.kind != "warm_start")
@@ -234,8 +237,8 @@ class Work:
                 told[task.name] = record["step"]
                 self.tell_step(task, record["step"] + 1, settings.steps, losses_of(record))
 
-    def here(self, progress: Progress | None) -> None:
-        """Work in this process."""
+    def here(self, progress: Progress | None, leader: Leader | None = None) -> None:
+        """Work in this process, under a launcher as the leader of the others."""
         told: dict[str, int] = {}
         while self.waiting and not self.stopped:
             task = self.start()
@@ -244,8 +247,16 @@ class Work:
                 continue
             tell, job = partial(self.tell_step, task), task.job
             again = task.cell.name in job.again
-            arguments = (job.config, job.cells, task.cell, job.folder)
-            self.finish(task, run_cell(*arguments, progress, self.extend, tell, again, self.stop))
+            cell = (job.config, job.cells, task.cell, job.folder)
+            if self.processes > 1:
+                outcome = run_cell_together(self.processes, *cell, self.extend, again, lambda: self.look(told))
+            elif leader is not None and task.cell.settings is not None:
+                leader.next(task.name)
+                outcome = run_cell(*cell, progress, self.extend, tell, again, raising=True)
+                leader.trains = False
+            else:
+                outcome = run_cell(*cell, progress, self.extend, tell, again, self.stop)
+            self.finish(task, outcome)
 
     def side_by_side(self, workers: int) -> None:
         """Work in so many processes."""
@@ -253,8 +264,10 @@ class Work:
 
         def call(task: Task) -> tuple[Any, ...]:
             job = task.job
-            again = task.cell.name in job.again
-            return run_cell, job.config, job.cells, task.cell, job.folder, None, self.extend, None, again
+            cell, again = (job.config, job.cells, task.cell, job.folder), task.cell.name in job.again
+            if self.processes > 1:
+                return run_cell_together, self.processes, *cell, self.extend, again
+            return run_cell, *cell, None, self.extend, None, again
 
         def lose(task: Task) -> None:
             self.finish(task, Outcome("failed", DIED))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 import time
@@ -35,6 +36,10 @@ SET = typer.Option(
     show_default=False,
 )  # fmt: skip
 ENGINES = ("local", "slurm")
+PROCESSES = typer.Option(
+    1, "--processes", min=1,
+    help="Processes of this machine that train a run together (one for each GPU); the run is the same.",
+)  # fmt: skip
 COMMON = 4
 """Classes that a line names."""
 QUIET = typer.Option(
@@ -60,6 +65,7 @@ def bench(
     workers: int = typer.Option(
         1, "--workers", "-j", min=1, help="Cells side by side, with an equal share of the cores."
     ),
+    processes: int = PROCESSES,
     only: list[str] = typer.Option([], "--only", help="Only this row (and what it starts from); repeatable."),
     seeds: str = typer.Option(None, "--seeds", help="Only these seeds, such as 0,1."),
     fresh: bool = FRESH,
@@ -112,7 +118,7 @@ def bench(
         _see_that_none_is_given(options, kind)
         run_all = _factorial if kind == "factorial" else partial(_matrix, presets=preset)
         run_all(
-            config, changed, roots(root, config, changed), record, quiet, out=out, workers=workers,
+            config, changed, roots(root, config, changed), record, quiet, out=out, workers=workers, processes=processes,
             rows=only or None, seeds=integers(seeds, "--seeds"), fresh=fresh, extend=extend,
             engine=works_there,
         )  # fmt: skip
@@ -121,12 +127,15 @@ def bench(
     if plan is not None:
         _plan(loaded, out / loaded.name, plan, like)
         return
+    quiet = quiet or is_follower()
     with bars(quiet) as progress:
         view = View(progress, quiet=quiet)
         result = run(
-            loaded, out=out, workers=workers, methods=only or None, seeds=integers(seeds, "--seeds"), fresh=fresh,
-            extend=extend, report=view.report, engine=works_there,
+            loaded, out=out, workers=workers, processes=processes, methods=only or None,
+            seeds=integers(seeds, "--seeds"), fresh=fresh, extend=extend, report=view.report, engine=works_there,
         )  # fmt: skip
+    if is_follower():
+        return
     console().print(terminal(result.table))
     command = shlex.join(["uda", *sys.argv[1:]])
     try:
@@ -157,6 +166,7 @@ def train(
     source: str = typer.Option(None, "--source", help="KIND:PATH, labelled; replaces the config's source."),
     target: str = typer.Option(None, "--target", help="KIND:PATH, its labels are not read; replaces the config's."),
     seed: int = typer.Option(0, "--seed", min=0, help="Any seed; need not be one of the config's."),
+    processes: int = PROCESSES,
     out: Path = OUT,
     root: list[str] = ROOT,
     change: list[str] = SET,
@@ -179,9 +189,14 @@ def train(
             entries[key] = _data(text, f"--{key}")
     content, changed = {} if config is None else config, {**entries, **changes(change)}
     loaded, row = load_run(content, roots(root, content, changed), row=method, recipe=preset, changes=changed)
+    quiet = quiet or is_follower()
     with bars(quiet) as progress:
         view = View(progress, quiet=quiet)
-        result = train_row(loaded, row, seed=seed, out=out, fresh=fresh, extend=extend, report=view.report)
+        result = train_row(
+            loaded, row, seed=seed, out=out, processes=processes, fresh=fresh, extend=extend, report=view.report
+        )
+    if is_follower():
+        return
     fail(result.failed, result.folder.parent.parent)
     for line in _scores(loaded, result):
         print(line)
@@ -206,8 +221,11 @@ def _matrix(
     from uda.config import load_matrix
 
     loaded = load_matrix(config, named_roots, changes=changed, presets=presets)
+    quiet = quiet or is_follower()
     with bars(quiet) as progress:
         result = run_matrix(loaded, report=View(progress, quiet=quiet).report, **options)
+    if is_follower():
+        return
     console().print(terminal(result.matrix))
     command = shlex.join(["uda", *sys.argv[1:]])
     try:
@@ -238,8 +256,11 @@ def _factorial(
     from uda.config import load_factorial
 
     loaded = load_factorial(config, named_roots, changes=changed)
+    quiet = quiet or is_follower()
     with bars(quiet) as progress:
         result = run_factorial(loaded, report=View(progress, quiet=quiet).report, **options)
+    if is_follower():
+        return
     console().print(terminal(result.study))
     command = shlex.join(["uda", *sys.argv[1:]])
     try:
@@ -395,6 +416,11 @@ def fail(failed: Mapping[str, str], folder: Path) -> None:
         say(f"failed: {name}: {message}\n  traceback: {folder / name / 'error.txt'}")
     if failed:
         raise typer.Exit(FAILED)
+
+
+def is_follower() -> bool:
+    """Whether a launcher started this process, and another one of its speaks for it."""
+    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 
 
 class View:

@@ -4,6 +4,7 @@ from uda.engine.checkpoint import CheckpointError
 from uda.engine.choosing import choose_images
 from uda.engine.evaluate import Evaluation, evaluate
 from uda.engine.inference import Inference
+from uda.engine.launching import LaunchError, launch
 from uda.engine.optimisation import OPTIMIZERS, segmenter_optimizer
 from uda.engine.schedules import SCHEDULES, constant, poly
 from uda.engine.settings import Augment, Settings
@@ -17,6 +18,7 @@ __all__ = [
     "CheckpointError",
     "Evaluation",
     "Inference",
+    "LaunchError",
     "NonFiniteLoss",
     "Settings",
     "Trainer",
@@ -24,6 +26,7 @@ __all__ = [
     "choose_images",
     "constant",
     "evaluate",
+    "launch",
     "poly",
     "segmenter_optimizer",
 ]

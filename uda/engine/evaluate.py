@@ -21,6 +21,7 @@ from uda.methods.base import TestTimeMethod
 from uda.metrics import confusion, iou, miou
 from uda.models.batch_norm import Domain, normalising
 from uda.models.modes import evaluating
+from uda.processes import Processes
 from uda.registry import nearest
 from uda.types import IGNORE, LabelledDataset, Sample
 
@@ -97,6 +98,7 @@ def evaluate(
     watch: Callable[[Tensor], None] | None = None,
     space: LabelSpace | str | None = None,
     merging: How = "sum",
+    processes: Processes | None = None,
 ) -> Evaluation:
     """Score a model on a labelled data set, by default in one pass at the images' own size.
 
@@ -115,6 +117,8 @@ def evaluate(
             must say which classes it has.
         merging: ``"sum"``: the coarse class whose fine classes' probabilities have the highest sum; ``"argmax"``: that
             of the most probable fine class. The loss is that of the sums either way.
+        processes: that score the data set together, each its share of the images, none of them twice; each gets the
+            evaluation of all. ``progress`` and ``watch`` see this one's share.
 
     Raises:
         ValueError: an empty data set, classes that the model does not have (where it says which it has, as one from
@@ -124,6 +128,8 @@ def evaluate(
     """
     if len(dataset) == 0:
         raise ValueError(f"{dataset.name}: no image to evaluate on")
+    if processes is not None and isinstance(model, TestTimeMethod):
+        raise ValueError(f"{type(model).__name__} sees images in their order; one process alone scores it")
     merged = None if space is None else Merging.of(_trained_space(model), space, merging)
     if merged is None:
         class_names, table = _by_name(model, dataset)
@@ -136,7 +142,8 @@ def evaluate(
     confusions: list[np.ndarray] = []
     losses: list[float] = []
     names: list[str] = []
-    batches: Iterable[list[Sample]] = same_size_batches(dataset, batch_size)
+    indices = range(len(dataset)) if processes is None else range(processes.rank, len(dataset), processes.world)
+    batches: Iterable[list[Sample]] = same_size_batches(dataset, batch_size, indices)
     with mode, normalising(model, domain):
         for batch in progress(batches) if progress else batches:  # type: ignore[arg-type]
             images = torch.stack([sample.checked().image for sample in batch]).to(where).float() / 255
@@ -153,7 +160,15 @@ def evaluate(
                 confusions.append(_confusion(prediction, label, logits.shape[0], sample.name))
                 losses.append(F.cross_entropy(logits[None].float(), label[None], ignore_index=IGNORE).item())
                 names.append(sample.name)
-    return Evaluation(np.stack(confusions), np.array(losses), tuple(names), class_names)
+    rows = list(zip(indices, confusions, losses, names, strict=True))
+    if processes is not None:
+        rows = sorted((row for share in processes.objects(rows) for row in share), key=lambda row: row[0])
+    return Evaluation(
+        np.stack([row[1] for row in rows]),
+        np.array([row[2] for row in rows]),
+        tuple(row[3] for row in rows),
+        class_names,
+    )
 
 
 def _trained_space(model: nn.Module) -> LabelSpace:
@@ -197,10 +212,12 @@ def _by_name(model: nn.Module, dataset: LabelledDataset) -> tuple[tuple[str, ...
     return tuple(trained.names), table
 
 
-def same_size_batches(dataset: LabelledDataset, batch_size: int) -> Iterator[list[Sample]]:
-    """Consecutive images of equal size, at most ``batch_size`` together, in the data set's order."""
+def same_size_batches(
+    dataset: LabelledDataset, batch_size: int, indices: Sequence[int] | None = None
+) -> Iterator[list[Sample]]:
+    """Consecutive images of equal size, at most ``batch_size`` together, in the data set's order; all by default."""
     batch: list[Sample] = []
-    for index in range(len(dataset)):
+    for index in range(len(dataset)) if indices is None else indices:
         sample = dataset[index]
         if batch and (len(batch) == batch_size or sample.image.shape != batch[0].image.shape):
             yield batch

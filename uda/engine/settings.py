@@ -81,7 +81,7 @@ class Settings(Closed):
     steps: int = Field(gt=0)
     """Optimiser steps of the run."""
     batch_size: int = Field(2, gt=0)
-    """Images per domain and micro-batch."""
+    """Images per domain and micro-batch, of all processes together; each takes its equal share."""
     accumulate: int = Field(1, gt=0)
     """Micro-batches whose gradients make one optimiser step."""
     crop: tuple[int, int] = (256, 512)
@@ -120,6 +120,8 @@ class Settings(Closed):
     batch_norm: Literal["shared", "frozen", "source", "per_domain"] = "shared"
     """How batch norm treats target, mixed and masked images (:mod:`uda.models.batch_norm`): as the papers do, with
     stored statistics that stay, with only the source moving them, or with a set for each domain."""
+    sync_batch_norm: bool = True
+    """Where several processes train, whether batch norm takes its statistics from the images of all of them."""
     device: str | None = None
     """``cpu``, ``cuda``, ``cuda:1``; by default the best there is."""
     workers: int = Field(0, ge=0)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,11 @@ from uda.files import PART
 from uda.methods.base import Method, check_learning
 from uda.models.batch_norm import add_target_norms, domain_statistics
 from uda.models.pretrained import CHECKPOINT, write_description
+from uda.processes import Processes
 from uda.progress import StepProgress, bars, losses_of
 from uda.types import LabelledDataset, TaskSpec, UnlabelledDataset, View
+
+T = TypeVar("T")
 
 
 class Trainer:
@@ -88,11 +91,10 @@ class Trainer:
         self.out = Path(out) if out is not None else None
         self.evaluate_on = dict(evaluate_on or {})
         self.evaluate_along = None if evaluate_along is None else dict(evaluate_along)
-        self.state = PartialState()
-        if self.state.num_processes > 1:
-            raise RuntimeError(
-                f"this trainer runs one process, got {self.state.num_processes}; start it without a launcher"
-            )
+        self.state = PartialState(cpu=s.device == "cpu")
+        self.processes = Processes.current()
+        if self.processes is not None:
+            check_share(s, self.processes)
         ((optimizer_name, arguments),) = s.optimizer.items()
         if treatment_of(methods, s.batch_norm) == "per_domain":
             add_target_norms(model)  # before the optimiser, which is to have them
@@ -119,7 +121,9 @@ class Trainer:
             accumulate=s.accumulate,
             teacher=s.teacher_spec,
             average=s.average,
-            device=s.device or self.state.device,
+            processes=self.processes,
+            sync_batch_norm=s.sync_batch_norm,
+            device=s.device if s.device and self.processes is None else self.state.device,
             seed=s.seed,
         )
         if score == "teacher" and self.update.teacher_spec is None:
@@ -130,7 +134,7 @@ class Trainer:
         self.evaluations: dict[str, Evaluation] = {}
         self._claim: Claim | None = None
         self.identity: dict[str, Any] = {}
-        self._shown = progress is True
+        self._shown = progress is True and (self.processes is None or self.processes.rank == 0)
         self._progress = progress if callable(progress) else (lambda steps: steps)
         self._on_step = on_step or (lambda update, logs: None)
         self._injected = {"optimizer": plain(optimizer), "schedule": plain(schedule)}
@@ -209,22 +213,28 @@ class Trainer:
             yield
             return
         with ExitStack() as held:
-            try:
-                self._claim = held.enter_context(claimed(self.out, note=lambda line: warnings.warn(line, stacklevel=6)))
-            except HeldError as error:
-                raise checkpoint.CheckpointError(
-                    f"{self.out}: another trainer is working there ({error.holder})"
-                ) from None
-            # of this folder alone: one below it may be another run's, which is writing
-            for part in self.out.glob(f".*{PART}"):
-                part.unlink(missing_ok=True)
+            self._first(lambda: self._take(held))
             try:
                 yield
             finally:
                 self._claim = None
 
+    def _take(self, held: ExitStack) -> None:
+        """Claim the run's folder, and clear what a killed process left half written."""
+        if self.out is None:
+            return
+        try:
+            self._claim = held.enter_context(claimed(self.out, note=lambda line: warnings.warn(line, stacklevel=8)))
+        except HeldError as error:
+            raise checkpoint.CheckpointError(f"{self.out}: another trainer is working there ({error.holder})") from None
+        # of this folder alone: one below it may be another run's, which is writing
+        for part in self.out.glob(f".*{PART}"):
+            part.unlink(missing_ok=True)
+
     def save(self) -> None:
         """Write the checkpoint now; between two steps (in ``on_step``), where training may be stopped after it.
+
+        Where several processes train, all of them call it, and the first writes.
 
         Raises:
             NonFiniteLoss: the weights are not finite. The last good checkpoint stays.
@@ -234,9 +244,22 @@ class Trainer:
         if self.out is None:
             raise ValueError("a trainer without out has no folder to save in")
         self.update.check_finite()  # a checkpoint that cannot be gone on from must not replace one that can
+        state, path = self.state_dict(), self.out / CHECKPOINT
+        self._first(lambda: self._write(state, path))
+
+    def _write(self, state: dict[str, Any], path: Path) -> None:
         if self._claim is not None:
             self._claim.check()
-        checkpoint.save(self.state_dict(), self.out / CHECKPOINT)
+        checkpoint.save(state, path)
+
+    def _first(self, act: Callable[[], T]) -> T:
+        """What the first process gives, which alone touches the run's folder."""
+        return act() if self.processes is None else self.processes.first(act)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the run's files: the first, where several train."""
+        return self.out is not None and (self.processes is None or self.processes.rank == 0)
 
     def _fit(self, source: LabelledDataset, target: UnlabelledDataset | None, extend: bool) -> dict[str, Evaluation]:
         check_labelled(source)
@@ -247,7 +270,8 @@ class Trainer:
         elif target is None:
             raise ValueError(f"{', '.join(self.update.labels)} need target images; fit(source, target)")
         self._begin(source, target, extend)
-        with closing(RunLog(self.out, start=self.step_index)) as log, bars(quiet=not self._shown) as shown:
+        folder = self.out if self.writes else None
+        with closing(RunLog(folder, start=self.step_index)) as log, bars(quiet=not self._shown) as shown:
             trained = self._train(source, target, log, StepProgress(shown) if self._shown else None)
         if not trained:  # the run was complete before: its log holds the numbers already
             self._evaluate(RunLog(None))
@@ -261,9 +285,12 @@ class Trainer:
             self.model.space = source.space
         identity = run_identity(self.model, self.methods, self.settings, source, target, self.update.teacher_spec)
         self.identity = {**identity, "injected": self._injected}
+        if self.processes is not None and not self.settings.sync_batch_norm:
+            # how many images share their statistics is then a matter of how many processes there are
+            self.identity["processes"] = self.processes.world
         if not before:
             self._resume(extend)
-            if self.out is not None:
+            if self.out is not None and self.writes:
                 write_description(self.model, self.out)
         elif changes := differences(before, self.identity, {}):
             self.identity = before
@@ -318,9 +345,11 @@ class Trainer:
             source,
             target,
             *s.transforms,
-            batch_size=s.batch_size,
+            batch_size=s.batch_size // (1 if self.processes is None else self.processes.world),
             accumulate=s.accumulate,
             seed=s.seed,
+            rank=0 if self.processes is None else self.processes.rank,
+            world=1 if self.processes is None else self.processes.world,
             rare_class=source_sampling(self.methods),
         )
 
@@ -330,8 +359,10 @@ class Trainer:
             log.scalars({tag: float(value) for tag, value in logs.items()}, index)
         if (last or (s.image_every and done % s.image_every == 0)) and self.update.step is not None:
             log.step_pictures(self.update.step, source.space.colours, {"source": self.labelled})
+        due, saves = bool(s.eval_every) and done % s.eval_every == 0, last or done % s.checkpoint_every == 0
+        if due or saves:
+            self.update.assert_together()
         try:
-            due = bool(s.eval_every) and done % s.eval_every == 0
             if self.evaluate_along is not None and (last or due):
                 scores = {name: self._scores(name, dataset) for name, dataset in self.evaluate_along.items()}
                 log.scalars({f"miou_along/{name}": result.miou() for name, result in scores.items()}, index)
@@ -339,7 +370,7 @@ class Trainer:
                 self._evaluate(log)
         finally:
             # after the curves, which a resumed run does not write again, but whatever an evaluation runs into
-            if self.out is not None and (last or done % s.checkpoint_every == 0):
+            if self.out is not None and saves:
                 self.save()
 
     def _evaluate(self, log: RunLog) -> None:
@@ -363,6 +394,7 @@ class Trainer:
             device=self.device,
             precision=self.settings.precision,
             domain=domain_statistics(name),
+            processes=self.processes,
         )
 
     def _hyper_parameters(self) -> dict[str, Any]:
@@ -376,10 +408,12 @@ class Trainer:
         return {"identity": self.identity, **self.update.state_dict()}
 
     def _resume(self, extend: bool) -> None:
-        path = self.out / CHECKPOINT if self.out is not None else None
-        if path is None or not path.is_file():
+        if self.out is None:
             return
-        state = checkpoint.load(path)
+        path = self.out / CHECKPOINT
+        state = self._first(lambda: checkpoint.load(path) if path.is_file() else None)
+        if state is None:
+            return
         changes = differences(state.get("identity", {}), self.identity, defaults_of(self.methods))
         if [text.split(":")[0] for text in changes] == ["settings.steps"]:
             self._check_extension(path, state, changes[0], extend)
@@ -399,6 +433,24 @@ class Trainer:
         hint = "pass extend=True to train on" if longer and not depends else "it cannot be changed afterwards"
         reason = f", and {depends} depends on it" if depends else ""
         raise checkpoint.CheckpointError(f"{path}: the run has another length{reason}; {hint}\n{difference}")
+
+
+def check_share(settings: Settings, processes: Processes) -> None:
+    """See that a run can be shared by some processes.
+
+    Raises:
+        ValueError: a batch that does not split evenly, or one device for all.
+    """
+    if settings.batch_size % processes.world:
+        raise ValueError(
+            f"batch_size is {settings.batch_size}, must be a multiple of the {processes.world} processes that train "
+            "together: it is the batch of all of them"
+        )
+    if settings.device is not None and ":" in settings.device:
+        raise ValueError(
+            f"device is {settings.device!r}, must be 'cpu', 'cuda' or left out for {processes.world} processes, which "
+            "have a device each"
+        )
 
 
 def source_sampling(methods: Sequence[Method]) -> RareClasses | None:

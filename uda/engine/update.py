@@ -8,8 +8,8 @@ processes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -27,8 +27,10 @@ from uda.engine.schedules import Poly, RunSchedule, Schedule, set_lr
 from uda.engine.settings import WeightAverage
 from uda.methods.base import Method
 from uda.models.batch_norm import TREATMENTS, add_target_norms, normalising, view_domain
+from uda.models.synced_norm import synced_batch_norm
 from uda.models.teacher import Teacher
-from uda.step import Step
+from uda.processes import Processes, passing
+from uda.step import Phase, Step
 from uda.types import SegOutput, TaskSpec, TeacherSpec, View, as_segmenter
 
 PRECISIONS = ("fp32", "bf16")
@@ -77,6 +79,10 @@ class Update:
         accumulate: calls (micro-batches) that make one optimiser step; their gradients are averaged.
         teacher: the EMA teacher, where the methods' own wishes shall not count.
         average: stochastic weight averaging over the last part of the run; :attr:`final` is then the average.
+        processes: that train together, each with its slice of every batch (:meth:`~uda.processes.Processes.current`).
+            The numbers are those of one process with the whole batch, up to rounding and the draws of dropout layers.
+        sync_batch_norm: whether batch norm takes its statistics from all processes' images, as one process would; else
+            each normalises with its own, and the first process' stored statistics are the run's.
         device: where everything goes; that of the model's parameters by default.
         seed: of the methods' random numbers and, in :meth:`setup`, of torch's global ones (own networks, dropout);
             ``None`` leaves the global ones alone.
@@ -110,6 +116,8 @@ class Update:
         accumulate: int = 1,
         teacher: TeacherSpec | None = None,
         average: WeightAverage | None = None,
+        processes: Processes | None = None,
+        sync_batch_norm: bool = True,
         device: torch.device | str | None = None,
         seed: int | None = 0,
     ) -> None:
@@ -136,6 +144,7 @@ class Update:
         self.groups = share_groups(self.methods)
         self.total_steps, self.accumulate, self.clip, self.seed = total_steps, accumulate, clip, seed
         self.precision, self.channels_last = precision, channels_last
+        self.processes, self._synced = processes, processes if sync_batch_norm else None
         self.teacher_spec = teacher or shared_teacher(self.methods, self.labels)
         self.generator = torch.Generator().manual_seed(0 if seed is None else seed)
         self.teacher: Teacher | None = None
@@ -178,8 +187,54 @@ class Update:
         self._make_optimizer()
         if self.teacher_spec is not None:
             self.teacher = Teacher(self.model, **vars(self.teacher_spec))
+        self._begin_together()
         self._graph_views = frozenset().union(*(method.reads for method in self.methods))
         self._kept_views = frozenset().union(*(method.looks for method in self.methods))
+
+    def _begin_together(self) -> None:
+        """Start from the first process' numbers; torch's global draws (dropout) are each process' own from now on."""
+        if self.processes is None:
+            return
+        self.processes.broadcast_(list(self._shared_state().values()))
+        if self.seed is not None:
+            self._seed_layers()
+
+    def _seed_layers(self) -> None:
+        # the first process draws as one process would
+        if self.processes is not None and self.processes.rank > 0:
+            torch.manual_seed(hash((self.seed or 0, self.index, self.processes.rank)) % 2**63)
+
+    def _shared_state(self) -> dict[str, Tensor]:
+        """All tensors that must be the same on all processes."""
+        modules = {"model": self.model, "teacher": self.teacher, **dict(zip(self.labels, self.methods, strict=True))}
+        state = {
+            f"{label}.{name}": value
+            for label, module in modules.items()
+            if module is not None
+            for name, value in module.state_dict().items()
+            if isinstance(value, Tensor)
+        }
+        optimizers = {"the optimiser": self.optimizer, **self.own_optimizers}
+        for label, optimizer in optimizers.items():
+            for number, values in optimizer.state_dict()["state"].items():
+                tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
+                state |= {f"{label}.{number}.{key}": value for key, value in tensors.items()}
+        return state
+
+    def assert_together(self) -> None:
+        """See that networks, teacher, methods, optimisers and random numbers are the same on all processes, by hash.
+
+        Raises:
+            RuntimeError: something differs by more than rounding; it is named.
+        """
+        if self.processes is None:
+            return
+        if self._synced is None:
+            # the stored statistics were each process' own until now
+            teacher = () if self.teacher is None else self.teacher.buffers()
+            self.processes.broadcast_([*self.model.buffers(), *teacher])
+        generator = {"generator": self.generator.get_state()}
+        self.processes.assert_equal(f"step {self.index}", {**self._shared_state(), **generator})
 
     def _make_optimizer(self) -> None:
         wanted, schedule, warmup = self._wanted
@@ -241,7 +296,7 @@ class Update:
 
     def forward(self, name: str, view: View) -> SegOutput:
         """Seam: take a view through the network, with gradient where the caller records it."""
-        with self.autocast(), normalising(self.model, view_domain(name), self.batch_norm):
+        with self._passing(), normalising(self.model, view_domain(name), self.batch_norm):
             output: SegOutput = self.model(view.images)
         return output
 
@@ -253,9 +308,14 @@ class Update:
         """
         if self.teacher is None:
             raise RuntimeError("this run has no teacher; a method that needs one sets teacher = TeacherSpec(...)")
-        with self.autocast(), normalising(self.teacher, view_domain(name), self.batch_norm):
+        with self._passing(), normalising(self.teacher, view_domain(name), self.batch_norm):
             output: SegOutput = self.teacher(view.images)
         return output
+
+    @contextmanager
+    def _passing(self) -> Iterator[None]:
+        with self.autocast(), passing(self.processes), synced_batch_norm(self._synced):
+            yield
 
     def backpropagate(
         self,
@@ -276,7 +336,12 @@ class Update:
         torch.autograd.backward(outputs, output_gradients, inputs=inputs, retain_graph=retain_graph)
 
     def average(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Seam: average the gradients of one network over processes; called once a step for each network."""
+        """Seam: average the gradients of one network over processes; called once a step for each network.
+
+        After its last backward and by hand: hooks that average as gradients arrive count on one backward pass a step.
+        """
+        if self.processes is not None:
+            self.processes.average_gradients(parameters)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision that networks and losses run in."""
@@ -312,7 +377,7 @@ class Update:
         self.step = None
         self.step = step = self._make_step(views, log)
         for label, method in zip(self.labels, self.methods, strict=True):
-            with self.autocast(), step.running(label, "prepare", (), method.looks):
+            with self.autocast(), self._running(step, label, method, "prepare"):
                 method.prepare(step)
         if not any(method.teacher_in_losses for method in self.methods):
             step.forget_taught()
@@ -328,10 +393,21 @@ class Update:
             self._apply(step, parameters, schedule)
         with torch.no_grad():
             for label, method in zip(self.labels, self.methods, strict=True):
-                with step.running(label, "after_step", (), method.looks):
+                with self._running(step, label, method, "after_step"):
                     method.after_step(step)
         self.asked_total |= step.asked_total
-        return self._logs(step)
+        return self._averaged(self._logs(step))
+
+    def _running(self, step: Step, label: str, method: Method, phase: Phase) -> AbstractContextManager[None]:
+        reads = method.reads if phase == "losses" else frozenset()
+        return step.running(label, phase, reads, method.looks, own_images=phase in method.own_images)
+
+    @contextmanager
+    def _losses(self, step: Step, label: str, method: Method, phase: Phase) -> Iterator[None]:
+        """Around losses: their counts of pixels are those of all processes, where each sees its own images."""
+        together = self.processes if phase in method.own_images else None
+        with self.autocast(), passing(together), self._running(step, label, method, phase):
+            yield
 
     def _zero(self) -> None:
         # every parameter, not the optimiser's alone: it may move a part of the network only
@@ -352,6 +428,7 @@ class Update:
             forward=self.forward,
             logging=log,
             micro_batch=self._micro_batch,
+            processes=self.processes,
         )
 
     def _place(self, view: View) -> View:
@@ -371,7 +448,7 @@ class Update:
         direct: list[Tensor] = []
         for at in group:
             label, method = self.labels[at], self.methods[at]
-            with self.autocast(), step.running(label, "losses", method.reads, method.looks):
+            with self._losses(step, label, method, "losses"):
                 terms = method.losses(step)
             leaves = step.leaves(names)
             total, at_leaves, at_parameters = self._sum(step, label, terms, set(map(id, leaves)), parameter_ids)
@@ -388,12 +465,12 @@ class Update:
     def _look(self, step: Step) -> None:
         """Make what methods look at without gradient, and nobody predicted, while the network is still the same."""
         for label, method in zip(self.labels, self.methods, strict=True):
-            with step.running(label, "own_losses", (), method.looks):
+            with step.running(label, "own_losses", (), method.looks, own_images=True):
                 for name in sorted(method.looks):
                     step.detached(name)
 
     def _backward_own(self, step: Step, label: str, method: Method) -> None:
-        with self.autocast(), step.running(label, "own_losses", (), method.looks):
+        with self._losses(step, label, method, "own_losses"):
             terms = method.own_losses(step)
         own = [p for group in self.own_optimizers[label].param_groups for p in group["params"] if p.requires_grad]
         total, _, _ = self._sum(step, label, terms, set(), set(map(id, own)))
@@ -466,22 +543,31 @@ class Update:
         """Stop at the first term that is not finite; a device is waited for once for all of them."""
         values = {**self._unchecked, **more}
         self._unchecked = {}
-        if torch.stack([value.float().isfinite() for value in values.values()]).all():
+        finite = bool(torch.stack([value.float().isfinite() for value in values.values()]).all())
+        if finite:
+            self._require_others_finite(True, "a loss or gradient")
             return
+        self._require_others_finite(False, "")
         name, value = next((name, value.item()) for name, value in values.items() if not value.isfinite())
         files = ", ".join(file for view in step.view_names for file in step.view(view).names) or "unknown files"
         raise NonFiniteLoss(f"step {step.index}: {name} is {value}; the batch: {files}")
 
+    def _require_others_finite(self, finite: bool, what: str) -> None:
+        """Tell the other processes, and stop with the one that has to: it names what is not finite."""
+        if self.processes is not None and any(self.processes.any([not finite])) and finite:
+            raise NonFiniteLoss(f"step {self.index}: {what} of another process is not finite")
+
     def _require_finite_images(self, views: Mapping[str, View]) -> None:
         """Stop before anything has moved; a sum is cheap, and only where it shows something each image is looked at."""
-        if all(math.isfinite(view.images.sum()) for view in views.values()):
-            return
-        broken = [
-            view.names[at] if at < len(view.names) else f"image {at} of {name}"
-            for name, view in views.items()
-            for at, image in enumerate(view.images)
-            if not image.isfinite().all()
-        ]
+        broken: list[str] = []
+        if not all(math.isfinite(view.images.sum()) for view in views.values()):
+            broken = [
+                view.names[at] if at < len(view.names) else f"image {at} of {name}"
+                for name, view in views.items()
+                for at, image in enumerate(view.images)
+                if not image.isfinite().all()
+            ]
+        self._require_others_finite(not broken, "an image")
         if broken:
             raise NonFiniteLoss(f"step {self.index}: pixels that are not finite in {', '.join(broken)}")
 
@@ -523,6 +609,14 @@ class Update:
         self._summed = {}
         return means
 
+    def _averaged(self, logs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logs as means over processes: each has the losses of its own images, where a method allows it."""
+        if self.processes is None or not logs:
+            return logs
+        values = torch.stack([value.to(self.device, torch.float32) for value in logs.values()])
+        self.processes.average_([values])
+        return dict(zip(logs, values, strict=True))
+
     # ---- state --------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -548,9 +642,22 @@ class Update:
             "own_optimizers": {label: optimizer.state_dict() for label, optimizer in self.own_optimizers.items()},
             "schedule": schedule,
             "generator": self.generator.get_state(),
-            "rng": rng_state(),
+            "rng": rng_state() if self.processes is None else self._every_rng_state(self.processes),
             "asked_total": self.asked_total,
         }
+
+    @staticmethod
+    def _every_rng_state(processes: Processes) -> dict[str, Any]:
+        first, *others = processes.objects(rng_state())
+        return {**first, "others": others}
+
+    def _load_rng_state(self, state: Mapping[str, Any]) -> None:
+        rank = 0 if self.processes is None else self.processes.rank
+        states = [state, *state.get("others", ())]
+        if rank < len(states):
+            set_rng_state(states[rank])
+        else:
+            self._seed_layers()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken.
@@ -574,6 +681,6 @@ class Update:
             optimizer.load_state_dict(state["own_optimizers"][label])
         schedule.load_state_dict(state["schedule"])
         self.generator.set_state(state["generator"].cpu())
-        set_rng_state(state["rng"])
         self.index, self.asked_total = state["step"], state["asked_total"]
+        self._load_rng_state(state["rng"])
         self._micro_batch, self._summed, self._unchecked = 0, {}, {}

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uda.functional.labels import downscale_label
+from uda.processes import mean_count
 from uda.types import IGNORE
 
 
@@ -95,4 +96,5 @@ def feature_distance(features: Tensor, reference: Tensor, mask: Tensor | None = 
     distance: Tensor = torch.linalg.vector_norm(features - reference.detach(), dim=1)
     if mask is None:
         return distance.mean()
-    return (distance * mask).sum() / mask.sum().clamp(min=1)
+    count = mean_count(mask.sum())
+    return (distance * mask).sum() / torch.where(count > 0, count, torch.ones_like(count))

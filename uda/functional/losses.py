@@ -15,11 +15,13 @@ from torch import Tensor
 from uda.functional.checks import check_prob
 from uda.functional.entropy import kl_divergence_map
 from uda.functional.groups import Groups, marginal_cross_entropy_map
+from uda.processes import mean_count
 from uda.types import IGNORE
 
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:
     """total / count, and the (zero) total itself where there is nothing to divide by."""
+    count = mean_count(count)
     return total / torch.where(count > 0, count, torch.ones_like(count))
 
 
@@ -282,7 +284,7 @@ def reverse_cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int =
     of_label = prob.gather(1, labels.masked_fill(~valid, 0).unsqueeze(1)).squeeze(1)
     log_wrong = torch.log(torch.tensor(1e-4)).item()
     wrong = -log_wrong * (prob.sum(1) - of_label)
-    return (wrong * valid).sum() / (valid.sum() + 1e-6)
+    return (wrong * valid).sum() / (mean_count(valid.sum()) + 1e-6)
 
 
 def symmetric_cross_entropy(

@@ -51,6 +51,7 @@ class AdaptSegNet(Method):
 
     reads = frozenset({"target"})
     looks = frozenset({"source", "target"})
+    own_images = frozenset({"losses", "own_losses"})
 
     def __init__(
         self,

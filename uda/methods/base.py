@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import nn
 
+from uda.processes import mean_count
 from uda.registry import Configurable
 from uda.types import IGNORE
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from uda.data.pairs import RareClasses
-    from uda.step import Step
+    from uda.step import Phase, Step
     from uda.types import SegOutput, TaskSpec, TeacherSpec
 
 
@@ -46,6 +47,10 @@ class Method(Configurable, nn.Module):
     """Whether the run must load target images at all; a run of methods that all say no never opens one."""
     scheduled: bool = True
     """Whether the method's own optimiser follows the run's schedule of learning rates."""
+    own_images: frozenset[Phase] = frozenset()
+    """Hooks that, where several processes train together, each runs on its own images, which is faster. That is for
+    hooks that draw nothing, keep nothing, and whose losses are means over equally many pixels of each image, or are
+    divided by :func:`uda.processes.mean_count`. All others see the whole batch on each process, as one process does."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -113,7 +118,7 @@ def log_pseudo_labels(step: Step, labels: Tensor, class_names: Sequence[str], co
     """
     if not step.logging:
         return
-    counts = torch.bincount(labels.flatten(), minlength=IGNORE + 1)[: len(class_names)].float()
+    counts = mean_count(torch.bincount(labels.flatten(), minlength=IGNORE + 1)[: len(class_names)].float())
     shares = counts / counts.sum().clamp(min=1)
     step.log("pseudo_label/coverage", counts.sum() / labels.numel() if coverage is None else coverage)
     for name, share in zip(class_names, shares, strict=True):

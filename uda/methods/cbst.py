@@ -54,6 +54,7 @@ class CBST(Method):
     """
 
     reads = frozenset({"target"})
+    own_images = frozenset({"losses"})
     thresholds: Tensor
     maps: LabelMaps
     _target: UnlabelledDataset

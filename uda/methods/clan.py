@@ -51,6 +51,7 @@ class CLAN(Method):
 
     reads = frozenset({"target"})
     looks = frozenset({"source", "target"})
+    own_images = frozenset({"losses", "own_losses"})
     discriminator: nn.Module
 
     def __init__(

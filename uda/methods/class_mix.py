@@ -66,6 +66,7 @@ class ClassMix(Method):
     """
 
     reads = frozenset({"mixed"})
+    own_images = frozenset({"losses"})
 
     def __init__(
         self,

@@ -41,6 +41,8 @@ class FDA(Method):
         ValueError: a value out of its range.
     """
 
+    own_images = frozenset({"losses"})
+
     def __init__(
         self,
         *,

@@ -50,6 +50,7 @@ class FDAMultiBand(Method):
     """
 
     reads = frozenset({"target"})
+    own_images = frozenset({"losses"})
     thresholds: Tensor
     _target: UnlabelledDataset
     measured: Tensor

@@ -40,6 +40,7 @@ class FeatureDistance(Method):
 
     reads = frozenset({"source"})
     needs_target = False
+    own_images = frozenset({"losses"})
 
     def __init__(self, *, weight: float = 0.005, min_ratio: float = 0.75, classes: Sequence[str] | None = None) -> None:
         super().__init__()

@@ -37,6 +37,8 @@ class HRDA(Method):
         ValueError: a value out of its range; from ``losses``: a network without detail crop, or a view without labels.
     """
 
+    own_images = frozenset({"losses"})
+
     def __init__(self, *, view: str = "source", weight: float = 0.1) -> None:
         super().__init__()
         self.view = one_of("view", view, ("source", "mixed", "masked"))

@@ -45,6 +45,7 @@ class MaxSquare(Method):
     """
 
     reads = frozenset({"target"})
+    own_images = frozenset({"losses"})
 
     def __init__(
         self,

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from uda.step import Step
     from uda.types import TaskSpec
 
-
 TEACHER = TeacherSpec(update="before")
 
 
@@ -88,6 +87,7 @@ class MIC(Method):
     """
 
     reads = frozenset({"masked"})
+    own_images = frozenset({"losses"})
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ class MinEnt(Method):
     """
 
     reads = frozenset({"target"})
+    own_images = frozenset({"losses"})
 
     def __init__(self, *, level: Level = "single", weight: float = 0.001, aux_weight: float = 0.0002) -> None:
         super().__init__()

@@ -66,6 +66,7 @@ class MRNet(Method):
     """
 
     reads = frozenset({"target"})
+    own_images = frozenset({"losses"})
     maps: LabelMaps
     _target: UnlabelledDataset
 

@@ -63,6 +63,7 @@ class SAC(Method):
     """
 
     reads = frozenset({"crops_strong"})
+    own_images = frozenset({"losses"})
     prior: Tensor
 
     def __init__(

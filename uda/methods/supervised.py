@@ -1,12 +1,12 @@
 """Training on labelled source images alone: the baseline that every adaptation is measured against.
 
-Cross-entropy averaged over the labelled pixels of the batch, plus a tenth of the same on the auxiliary classifier
-where the model has one (the segmentation losses of AdaptSegNet, Tsai et al., CVPR 2018, equation 3, and of ADVENT).
+Cross-entropy averaged over the labelled pixels of the batch, plus a tenth of the same on the auxiliary classifier where
+the model has one (the segmentation losses of AdaptSegNet, Tsai et al., CVPR 2018, equation 3, and of ADVENT).
 Departure: pixels and samples may carry weights (``View.weight``), which scale their loss and not the divisor, so that a
 sample of weight 0.1 counts a tenth whatever it shares its batch with. DAFormer and its followers divide by all pixels
-of the batch, ignored ones included; that is ``average="all"``. Pixels whose label covers several
-classes (``View.coarse``) teach the sum of their probabilities. CLAN's loss is focal, -(1 - p)^2 log p (``focal=2``).
-Label smoothing (Szegedy et al., CVPR 2016, section 7) gives the label 1 - s + s/C and every other class s/C of C.
+of the batch, ignored ones included; that is ``average="all"``. Pixels whose label covers several classes
+(``View.coarse``) teach the sum of their probabilities. CLAN's loss is focal, -(1 - p)^2 log p (``focal=2``). Label
+smoothing (Szegedy et al., CVPR 2016, section 7) gives the label 1 - s + s/C and every other class s/C of C.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from uda.functional.groups import marginal_cross_entropy_map
 from uda.functional.losses import cross_entropy_2d, weighted_cross_entropy
 from uda.methods.base import Method
 from uda.methods.support.checks import in_range, not_negative, one_of
+from uda.processes import mean_count
 from uda.types import IGNORE, TaskSpec, View
 
 if TYPE_CHECKING:
@@ -79,8 +80,7 @@ def _marginal_loss(logits: Tensor, view: View, class_weight: Tensor | None, foca
 
 def _mean(loss: Tensor, share: Tensor, view: View) -> Tensor:
     """Of the pixels' losses, divided by what they share; 0 where that is nothing."""
-    count = share.sum()
-    weighted = loss if view.weight is None else loss * view.weight
+    count, weighted = mean_count(share.sum()), loss if view.weight is None else loss * view.weight
     return weighted.sum() / torch.where(count > 0, count, torch.ones_like(count))
 
 
@@ -108,6 +108,7 @@ class Supervised(Method):
     """
 
     reads = frozenset({"source"})
+    own_images = frozenset({"losses"})
     needs_target = False
     class_weight: Tensor | None
 
@@ -137,10 +138,8 @@ class Supervised(Method):
 
     def setup(self, spec: TaskSpec) -> None:
         if self.class_weight is not None and len(self.class_weight) != spec.num_classes:
-            raise ValueError(
-                f"class_weights has {len(self.class_weight)} values, "
-                f"must be one for each of the {spec.num_classes} classes"
-            )
+            weights = f"class_weights has {len(self.class_weight)} values"
+            raise ValueError(f"{weights}, must be one for each of the {spec.num_classes} classes")
 
     def _loss(self, logits: Tensor, view: View) -> Tensor:
         if self.average == "all" and view.labels is not None:

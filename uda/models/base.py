@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from uda.models.synced_norm import is_synced
 from uda.registry import Configurable
 from uda.types import SegOutput
 
@@ -70,12 +71,12 @@ class SingleValueBatchNorm2d(nn.BatchNorm2d):
     """Batch norm that can train on one value per channel (a globally pooled batch of one).
 
     Such a batch has no variance and torch raises; here it is normalised by the running statistics, which then stay.
-    With more values it is ``nn.BatchNorm2d``.
+    With more values, of other processes too, it is ``nn.BatchNorm2d``.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise ``(N, C, H, W)``."""
-        if self.training and input.numel() == input.shape[1]:
+        if self.training and input.numel() == input.shape[1] and not is_synced():
             fixed = self.running_mean, self.running_var
             return F.batch_norm(input, *fixed, self.weight, self.bias, training=False, eps=self.eps)
         return super().forward(input)

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from uda.models.base import FrozenEncoder, SegmentationNetwork, check_images, encoder_and_head, pad_to, resize
+from uda.processes import agreed
 from uda.registry import Configurable
 from uda.types import SegOutput
 
@@ -194,7 +195,7 @@ class HrdaSegmenter(Configurable, nn.Module):
         edges: list[int] = []
         for whole, side, crop in zip(padded, size, self._crop_size(*padded), strict=True):
             steps = min((whole - crop) // grid, (side - 1) // grid)
-            start = int(torch.randint(steps + 1, ())) * grid
+            start = int(agreed(torch.randint(steps + 1, ()))) * grid
             edges += [start, start + crop]
         return edges[0], edges[1], edges[2], edges[3]
 

@@ -20,6 +20,7 @@ from uda.engine.checkpoint import load
 from uda.methods import Supervised, method, parameters
 from uda.methods.base import Method, TestTimeMethod
 from uda.step import Step
+from uda.testing.processes import together
 from uda.testing.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.types import IGNORE, TaskSpec, TeacherSpec, View, Window
 
@@ -141,6 +142,26 @@ class GradientSpy(Update):
                 assert (parameter.grad is None) == (grad is None), "a gradient arrived where it does not belong"
                 assert grad is None or (parameter.grad is not None and torch.equal(parameter.grad, grad))
         assert asked <= segmenter or not asked & segmenter, "one way back for the segmenter and an own network"
+
+
+def trained_state(methods: Sequence[Method], changes: Mapping[str, Any]) -> tuple[dict[str, Tensor], bool]:
+    """All tensors that a run leaves, by name, and whether it moved the network; called on every process."""
+    run = train(methods, **changes)
+    state = run.update.state_dict()
+    tensors: dict[str, Tensor] = {}
+    for part in ("model", "teacher", "methods"):
+        tensors |= _tensors(state[part], part)
+    torch.manual_seed(0)
+    before = TinySegmenter(**{key: changes[key] for key in ("num_classes", "aux", "dropout") if key in changes})
+    moved = any(not torch.equal(value, state["model"][name]) for name, value in before.named_parameters())
+    return {name: value for name, value in tensors.items() if value.is_floating_point()}, moved
+
+
+def _tensors(state: Any, name: str) -> dict[str, Tensor]:
+    if isinstance(state, Tensor):
+        return {name: state}
+    children = state.items() if isinstance(state, Mapping) else enumerate(state) if isinstance(state, list) else ()
+    return {key: value for child, part in children for key, value in _tensors(part, f"{name}.{child}").items()}
 
 
 def with_supervised(tested: Method) -> list[Method]:
@@ -317,6 +338,18 @@ class MethodContract:
         assert run.update.index == 2
         assert all(value == value for logs in run.logs for value in logs.values())
         assert run.update.state_dict()["step"] == 2
+
+    def test_two_processes_train_as_one(self) -> None:
+        """With half of the batch each: the same network, teacher and state to 1e-6, and bit by bit on both."""
+        changes = {"aux": self.aux, **self.settings, "batch_size": 4, "steps": 2, "dropout": 0.0}
+        alone, _ = trained_state(with_supervised(self.make()), changes)
+        (first, moved), (second, _) = together(trained_state, with_supervised(self.make()), changes)
+        assert_same(first, second)
+        assert first.keys() == alone.keys()
+        assert moved, "no weight was trained, so that nothing was compared"
+        for name, expected in alone.items():
+            difference = float((first[name] - expected).abs().max()) if expected.numel() else 0.0
+            assert torch.allclose(first[name], expected, rtol=1e-6, atol=1e-6), f"{name} differs by {difference}"
 
     def test_runs_beside_methods_of_other_families(self) -> None:
         """Before them and after them, with one teacher for all."""

@@ -32,6 +32,7 @@ def run_factorial(
     out: Path | str = "runs",
     roots: Mapping[str, str] | None = None,
     workers: int = 1,
+    processes: int = 1,
     rows: Collection[str] | None = None,
     seeds: Collection[int] | None = None,
     fresh: bool = False,
@@ -47,6 +48,7 @@ def run_factorial(
         out: the runs go to ``out/<config name>/<run>/seed<k>``.
         roots: values of the config's ``${name}`` variables.
         workers: cells side by side, each in a process of its own.
+        processes: that train each cell together.
         rows: only these runs: ``source_only`` (all factors low), ``run02``, ...
         seeds: only these.
         fresh: delete the cells whose training was configured differently, instead of refusing.
@@ -63,7 +65,7 @@ def run_factorial(
     config = config if isinstance(config, FactorialConfig) else load_factorial(config, roots)
     chosen = rows or [run.name for run in config.runs()]
     (result,) = run_together(
-        [(config.benchmark(), chosen)], out=out, workers=workers, seeds=seeds, fresh=fresh, extend=extend,
-        report=report, progress=progress, engine=engine, prefixed=False,
+        [(config.benchmark(), chosen)], out=out, workers=workers, processes=processes, seeds=seeds, fresh=fresh,
+        extend=extend, report=report, progress=progress, engine=engine, prefixed=False,
     )  # fmt: skip
     return FactorialResult(config, result.folder, make_study(config, result.folder, seeds), result.failed)

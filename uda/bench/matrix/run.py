@@ -37,6 +37,7 @@ def run_matrix(
     out: Path | str = "runs",
     roots: Mapping[str, str] | None = None,
     workers: int = 1,
+    processes: int = 1,
     rows: Collection[str] | None = None,
     seeds: Collection[int] | None = None,
     fresh: bool = False,
@@ -53,6 +54,7 @@ def run_matrix(
             ``out/<config name>/<all domains, joined by +>/source_only/seed<k>``.
         roots: values of the config's ``${name}`` variables.
         workers: cells side by side, each in a process of its own.
+        processes: that train each cell together.
         rows: only these: a domain's name (plain training on it), all joined by ``+``, an adaptation row's name.
         seeds: only these.
         fresh: delete the cells whose training was configured differently, instead of refusing.
@@ -69,8 +71,8 @@ def run_matrix(
     config = config if isinstance(config, MatrixConfig) else load_matrix(config, roots)
     folder = Path(out) / config.name
     results = run_together(
-        benchmarks_of(config, rows), out=folder, workers=workers, seeds=seeds, fresh=fresh, extend=extend,
-        report=report, progress=progress, engine=engine,
+        benchmarks_of(config, rows), out=folder, workers=workers, processes=processes, seeds=seeds, fresh=fresh,
+        extend=extend, report=report, progress=progress, engine=engine,
     )  # fmt: skip
     failed = {f"{part.config.name}/{cell}": why for part in results for cell, why in part.failed.items()}
     return MatrixResult(config, folder, make_matrix(config, folder, seeds), results, failed)
