@@ -185,7 +185,7 @@ def test_one_seed_gives_no_verdict(tmp_path: Path) -> None:
     table = make_table(config, tmp_path)
     assert {row.scores["target"].verdict for row in table.rows} == {"image noise only", "not compared"}
     assert any("say nothing about training again" in note for note in table.notes)
-    assert any("is not known (it takes two seeds)" in note for note in table.notes)
+    assert any("is not known (it takes two seeds and two sequences)" in note for note in table.notes)
     assert "image noise only" in plain(table)
 
 

@@ -135,7 +135,7 @@ def _about_power(domain: Domain, rows: Sequence[Row]) -> str:
             least.append(detectable_difference(noise))
     known = [value for value in least if not math.isnan(value)]
     if not known:
-        return f"{domain.name}: the smallest difference that could be shown is not known (it takes two seeds)."
+        return f"{domain.name}: what difference would show is not known (it takes two seeds and two sequences)."
     return (
         f"{domain.name}: a true difference to the control of {100 * median(known):.1f} points (median of the rows, "
         f"{100 * min(known):.1f} to {100 * max(known):.1f}) would have been seen four times in five, looked at alone."

@@ -72,7 +72,7 @@ def _about_power(domain: Domain, effects: Sequence[Effect]) -> str:
     least = [detectable_difference(noise) for noise in noises if noise is not None]
     known = [value for value in least if not math.isnan(value)]
     if not known:
-        return f"{domain.name}: the smallest effect that could be shown is not known (it takes two seeds)."
+        return f"{domain.name}: what effect would show is not known (it takes two seeds and two sequences)."
     return (
         f"{domain.name}: a true effect of {100 * median(known):.1f} points (median of the factors) would have been "
         "seen four times in five, looked at alone."

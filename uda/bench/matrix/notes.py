@@ -98,7 +98,7 @@ def about_power(column: Domain, differences: Sequence[Adjusted | None]) -> str:
     least = [detectable_difference(noise) for noise in noises if noise is not None]
     known = [value for value in least if not math.isnan(value)]
     if not known:
-        return f"{column.name}: the smallest difference that could be shown is not known (it takes two seeds)."
+        return f"{column.name}: what difference would show is not known (it takes two seeds and two sequences)."
     return (
         f"{column.name}: a true difference to the diagonal of {100 * median(known):.1f} points (median of the rows, "
         f"{100 * min(known):.1f} to {100 * max(known):.1f}) would have been seen four times in five, looked at alone."
