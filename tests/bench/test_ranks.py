@@ -17,9 +17,13 @@ import yaml
 
 from tests.bench import tiny
 from uda.bench import run
-from uda.bench.ranks import Leader
-from uda.config import ConfigError
+from uda.bench.cell import Outcome, run_cell
+from uda.bench.plan import ERROR, make_plan
+from uda.bench.ranks import Leader, run_cell_together
+from uda.claims import take
+from uda.config import ConfigError, load_config
 from uda.engine import Evaluation
+from uda.engine.launching import LaunchError
 from uda.processes import Processes
 from uda.testing.processes import together
 
@@ -99,6 +103,39 @@ def test_a_batch_that_does_not_split_is_refused_before_anything_runs(data: Path,
     with pytest.raises(ConfigError, match="processes must be at least 1, got 0"):
         run(content(data), out=tmp_path, processes=0)
     assert not list(tmp_path.rglob("result.json"))
+
+
+def test_processes_are_refused_where_another_engine_runs_the_cells(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="processes is 2, must be 1 where another engine"):
+        run(content(data), out=tmp_path, processes=2, engine=lambda work, folder: None)
+
+
+def test_a_cell_that_another_machine_was_faster_with_is_no_failure(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(content(data))
+    cells = make_plan(config, ["source_only"], [0])
+    (cell,) = cells
+    folder = tmp_path / cell.name
+
+    def launch(*_: Any, **__: Any) -> Outcome:
+        raise LaunchError("process 0 of 2: RuntimeError")
+
+    monkeypatch.setattr("uda.bench.ranks.launch", launch)
+    claim = take(folder)
+    assert claim is not None
+    with claim:
+        assert run_cell_together(2, config, cells, cell, tmp_path) == Outcome("held")
+        with pytest.raises(RuntimeError, match="another process works there"):
+            run_cell(config, cells, cell, tmp_path, raising=True)
+    assert not (folder / ERROR).exists()
+    failed = run_cell_together(2, config, cells, cell, tmp_path)
+    assert failed.state == "failed"
+    assert "process 0 of 2" in (folder / ERROR).read_text()
+    assert run_cell(config, cells, cell, tmp_path) == Outcome("done")
+    assert run_cell_together(2, config, cells, cell, tmp_path) == Outcome("elsewhere")
+    with pytest.raises(RuntimeError, match="another process has finished it"):
+        run_cell(config, cells, cell, tmp_path, raising=True)
 
 
 # ---- under a launcher ------------------------------------------------------------------------------------------------
