@@ -198,7 +198,7 @@ def test_time_in_which_nobody_looked_does_not_count_as_silence(tmp_path: Path, m
     claim = take(tmp_path)
     assert claim is not None
     hush(claim)
-    watch, now = Watch(silence=2 * claims.BEAT), time.monotonic()
+    watch, now = Watch(silence=2 * claims.BEAT), float(int(time.monotonic()))  # differences of whole numbers are exact
     monkeypatch.setattr(claims.time, "monotonic", lambda: now)
     for sleeps in (0, 1000):  # the second look is after a long sleep
         now += sleeps

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from uda.claims import take
 from uda.engine import Settings, Trainer, Update, evaluate
 from uda.engine.checkpoint import CheckpointError, load
 from uda.engine.update import NonFiniteLoss
@@ -500,9 +501,9 @@ def works_in(out: Path) -> str:
 
 
 def test_a_folder_where_another_trainer_works_is_refused_on_all(tmp_path: Path) -> None:
-    from filelock import FileLock
-
-    with FileLock(tmp_path / ".lock"):
+    claim = take(tmp_path)
+    assert claim is not None
+    with claim:
         for message in together(works_in, tmp_path):
             assert "another trainer is working there" in message
 

@@ -22,6 +22,8 @@ import torch
 from torch import distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from uda.files import atomic_write
+
 R = TypeVar("R")
 HOST = "127.0.0.1"
 LOOK_EVERY = 1.0
@@ -123,11 +125,11 @@ def _serve(rank: int, world: int, port: int, folder: Path, path: list[str], task
         function, arguments = pickle.loads(task)
         result = function(*arguments)
         if rank == 0:
-            (folder / RESULT).write_bytes(pickle.dumps(result))
+            _write(folder / RESULT, result)
     except BaseException as error:
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
         failure = _Failure(time.time(), rank, message, traceback.format_exc())
-        (folder / f"{rank}.failure").write_bytes(pickle.dumps(failure))
+        _write(folder / f"{rank}.failure", failure)
         sys.stderr.flush()
         # not by an exception: waiting for an exchange that another left would keep this process
         os._exit(1)
@@ -151,3 +153,8 @@ def follow_parent() -> None:
 def cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _write(path: Path, content: Any) -> None:
+    with atomic_write(path, binary=True) as file:
+        pickle.dump(content, file)
