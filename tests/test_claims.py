@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from uda import claims
-from uda.claims import CLAIM, Claim, HeldError, Holder, LostError, Watch, claimed, is_claimed, take
+from uda.claims import CLAIM, Claim, HeldError, Holder, LostError, Watch, claimed, take
 
 ELSEWHERE = "from uda import claims\nclaims._machine = lambda: 'another'\nclaims.socket.gethostname = lambda: 'far'\n"
 """What makes a child process one of another machine."""
@@ -54,26 +54,26 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
 
 
-@pytest.fixture
-def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process of this machine that holds ``tmp_path``, with a heart that hardly beats."""
-    child = start(f"from uda import claims\n{HOLD}", tmp_path)
+def held(code: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has said that it holds a folder; killed afterwards."""
+    child = start(code, folder)
     assert child.stdout is not None
     assert child.stdout.readline() == "held\n"
     yield child
     child.kill()
     child.wait()
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process of this machine that holds ``tmp_path``, with a heart that hardly beats."""
+    yield from held(f"from uda import claims\n{HOLD}", tmp_path)
 
 
 @pytest.fixture
 def far(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """The same on another machine, with a heart that beats."""
-    child = start(f"{ELSEWHERE}claims.BEAT = 0.05\n{HOLD}", tmp_path)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "held\n"
-    yield child
-    child.kill()
-    child.wait()
+    yield from held(f"{ELSEWHERE}claims.BEAT = 0.05\n{HOLD}", tmp_path)
 
 
 def hush(claim: Claim) -> None:
@@ -86,11 +86,11 @@ def test_a_claim_keeps_others_out_until_it_is_released(tmp_path: Path) -> None:
     claim = take(tmp_path / "a/b")
     assert claim is not None
     assert take(tmp_path / "a/b") is None
-    assert is_claimed(tmp_path / "a/b")
+    assert Watch().look(tmp_path / "a/b") is not None
     assert Watch().holder(tmp_path / "a/b") == claim.holder
     claim.check()
     claim.release()
-    assert not is_claimed(tmp_path / "a/b")
+    assert Watch().look(tmp_path / "a/b") is None
     assert list((tmp_path / "a/b").iterdir()) == []
     again = take(tmp_path / "a/b")
     assert again is not None
@@ -274,7 +274,7 @@ def test_a_claim_is_lent_inside_its_block_to_one_borrower_at_a_time(tmp_path: Pa
         thread.join()
         claim.check()
     assert refused == ["thread"]
-    assert not is_claimed(tmp_path)
+    assert Watch().look(tmp_path) is None
 
 
 def test_a_stopped_process_is_taken_over_and_says_so_when_it_goes_on(tmp_path: Path) -> None:

@@ -330,11 +330,6 @@ def claimed(folder: str | Path, *, wait: bool = False, note: Callable[[str], Non
         claim.release()
 
 
-def is_claimed(folder: str | Path) -> bool:
-    """Whether a claim lies in a folder, be it a dead process's."""
-    return any(True for _ in _files(Path(folder)))
-
-
 def clear(folder: Path) -> None:
     """Delete everything in a folder that this process has claimed, but for the claim."""
     for path in folder.iterdir():

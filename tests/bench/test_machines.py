@@ -23,7 +23,7 @@ from tests.test_factorial_config import content as factorial_content
 from uda.bench import BenchResult, Event, run
 from uda.bench.plan import RESULT
 from uda.bench.search import run_search
-from uda.claims import is_claimed
+from uda.claims import Watch
 from uda.engine import Evaluation
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def test_two_machines_share_the_cells_and_do_none_twice(
     assert (result.failed, there["failed"]) == ({}, {})
     results = list(result.folder.rglob(RESULT))
     assert sorted(here + there["ran"]) == sorted(path.parent.relative_to(result.folder).as_posix() for path in results)
-    assert not any(is_claimed(path.parent) for path in results)
+    assert not any(Watch().look(path.parent) for path in results)
     if kind == "bench":
         assert len(results) == 5
         assert_same_scores(result.folder, finished.folder, ("source_only", "oracle", "fda", "adabn"))

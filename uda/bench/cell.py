@@ -209,7 +209,7 @@ def _run(
         trainer = _train(config, cell, root, folder, datasets, clock, extend, on_step, stop)
         model, scored = trainer.scored, trainer.evaluations if _plain(cell) else {}
         seconds = clock.seconds(trainer.settings) or (result or {}).get("seconds_per_step")
-        measured = {"seconds_per_step": seconds, "device": str(trainer.device), "processes": world()}
+        measured = {"seconds_per_step": seconds, "device": str(trainer.device), "processes": trainer.world}
         if config.target_val is None and cell.kind == "train":
             spec = config.evaluate_of(config.methods[cell.method])
             measured["label_free"] = label_free.look(config, spec, model, folder, trainer.settings.precision)
@@ -302,12 +302,6 @@ def share_first(value: Callable[[], T]) -> T:
     """What the first of the processes that train together gives."""
     together = Processes.current()
     return value() if together is None else together.first(value)
-
-
-def world() -> int:
-    """How many processes train together."""
-    together = Processes.current()
-    return 1 if together is None else together.world
 
 
 def _called(cell: Cell) -> str:

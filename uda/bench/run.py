@@ -18,7 +18,7 @@ from uda.bench.ranks import Leader, check_batches, check_processes, follow, is_l
 from uda.bench.restore import load_model, open_run
 from uda.bench.stored import RETRAINED, REWRITTEN, Damage, damages, describe, evaluation_file, has_training, read_result
 from uda.bench.table import Table, make_table
-from uda.bench.work import Event, Job, Work, folder_of, only_warn
+from uda.bench.work import Event, Job, Work, folder_of, jobs_of, only_warn
 from uda.claims import HeldError, Watch, claimed, clear
 from uda.config import BenchConfig, ConfigError, StreetsSpec, load_config, streets_folder
 from uda.data.statistics import image_sizes
@@ -151,10 +151,7 @@ def run_together(
     """
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
-    jobs = [
-        Job(config, make_plan(config, methods, seeds), Path(out) / config.name, f"{config.name}/" if prefixed else "")
-        for config, methods in benchmarks
-    ]
+    jobs = jobs_of(benchmarks, Path(out), seeds, prefixed)
     work = work_on(
         jobs, Path(out), workers=workers, processes=processes, fresh=fresh, extend=extend, report=report,
         progress=progress, engine=engine,

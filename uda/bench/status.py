@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from uda import claims
-from uda.bench.plan import ERROR, make_plan
+from uda.bench.plan import ERROR
 from uda.bench.slurm import FOLDER, read_jobs
-from uda.bench.work import Job, folder_of, last_line
+from uda.bench.work import Job, folder_of, jobs_of, last_line
 from uda.claims import Holder, Watch
 from uda.config import BenchConfig
 from uda.engine.tensorboard import last_scalars
@@ -53,10 +53,7 @@ def statuses(
         seeds: only these.
         prefixed: begin a cell's name with its benchmark's.
     """
-    jobs = [
-        Job(config, make_plan(config, rows, seeds), Path(out) / config.name, f"{config.name}/" if prefixed else "")
-        for config, rows in benchmarks
-    ]
+    jobs = jobs_of(benchmarks, Path(out), seeds, prefixed)
     submitted = read_jobs(folder_of(jobs, Path(out)) / FOLDER)
     watch = Watch()
     _listen(watch, [job.folder / cell.name for job in jobs for cell in job.cells])

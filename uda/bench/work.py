@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from uda.bench.cell import Outcome, Progress, is_left, run_cell
 from uda.bench.identity import Identities
-from uda.bench.plan import ERROR, Cell
+from uda.bench.plan import ERROR, Cell, make_plan
 from uda.bench.pool import DIED, pool
 from uda.bench.ranks import Leader, run_cell_together
 from uda.claims import Holder, Watch
@@ -84,6 +84,19 @@ class Job:
         mine = [name for name in names if name.startswith(self.prefix)]
         cut = {name: name.removeprefix(self.prefix) for name in mine}
         return {cut[name]: names[name] for name in mine} if isinstance(names, dict) else list(cut.values())
+
+
+def jobs_of(
+    benchmarks: Sequence[tuple[BenchConfig, Collection[str] | None]],
+    out: Path,
+    seeds: Collection[int] | None,
+    prefixed: bool,
+) -> list[Job]:
+    """The jobs of benchmarks, each with the rows that are asked for; their cells' names begin with theirs, or do not."""
+    return [
+        Job(config, make_plan(config, rows, seeds), out / config.name, f"{config.name}/" if prefixed else "")
+        for config, rows in benchmarks
+    ]
 
 
 def folder_of(jobs: list[Job], out: Path) -> Path:

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import distributed
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from uda.files import atomic_write
 
@@ -66,6 +65,8 @@ def launch(processes: int, function: Callable[..., R], *arguments: Any, look: Ca
         LaunchError: a process raised an exception or died.
         KeyboardInterrupt: passed on, with the processes ended.
     """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined] # not every build has it
+
     store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:

@@ -134,7 +134,8 @@ class Trainer:
         self.evaluations: dict[str, Evaluation] = {}
         self._claim: Claim | None = None
         self.identity: dict[str, Any] = {}
-        self._shown = progress is True and (self.processes is None or self.processes.rank == 0)
+        self.rank, self.world = (0, 1) if self.processes is None else (self.processes.rank, self.processes.world)
+        self._shown = progress is True and self.rank == 0
         self._progress = progress if callable(progress) else (lambda steps: steps)
         self._on_step = on_step or (lambda update, logs: None)
         self._injected = {"optimizer": plain(optimizer), "schedule": plain(schedule)}
@@ -212,23 +213,22 @@ class Trainer:
         if self.out is None:
             yield
             return
+        folder = self.out
         with ExitStack() as held:
-            self._first(lambda: self._take(held))
+            self._first(lambda: self._take(folder, held))
             try:
                 yield
             finally:
                 self._claim = None
 
-    def _take(self, held: ExitStack) -> None:
+    def _take(self, folder: Path, held: ExitStack) -> None:
         """Claim the run's folder, and clear what a killed process left half written."""
-        if self.out is None:
-            return
         try:
-            self._claim = held.enter_context(claimed(self.out, note=lambda line: warnings.warn(line, stacklevel=8)))
+            self._claim = held.enter_context(claimed(folder, note=lambda line: warnings.warn(line, stacklevel=8)))
         except HeldError as error:
-            raise checkpoint.CheckpointError(f"{self.out}: another trainer is working there ({error.holder})") from None
+            raise checkpoint.CheckpointError(f"{folder}: another trainer is working there ({error.holder})") from None
         # of this folder alone: one below it may be another run's, which is writing
-        for part in self.out.glob(f".*{PART}"):
+        for part in folder.glob(f".*{PART}"):
             part.unlink(missing_ok=True)
 
     def save(self) -> None:
@@ -259,7 +259,7 @@ class Trainer:
     @property
     def writes(self) -> bool:
         """Whether this process writes the run's files: the first, where several train."""
-        return self.out is not None and (self.processes is None or self.processes.rank == 0)
+        return self.out is not None and self.rank == 0
 
     def _fit(self, source: LabelledDataset, target: UnlabelledDataset | None, extend: bool) -> dict[str, Evaluation]:
         check_labelled(source)
@@ -287,7 +287,7 @@ class Trainer:
         self.identity = {**identity, "injected": self._injected}
         if self.processes is not None and not self.settings.sync_batch_norm:
             # how many images share their statistics is then a matter of how many processes there are
-            self.identity["processes"] = self.processes.world
+            self.identity["processes"] = self.world
         if not before:
             self._resume(extend)
             if self.out is not None and self.writes:
@@ -345,11 +345,11 @@ class Trainer:
             source,
             target,
             *s.transforms,
-            batch_size=s.batch_size // (1 if self.processes is None else self.processes.world),
+            batch_size=s.batch_size // self.world,
             accumulate=s.accumulate,
             seed=s.seed,
-            rank=0 if self.processes is None else self.processes.rank,
-            world=1 if self.processes is None else self.processes.world,
+            rank=self.rank,
+            world=self.world,
             rare_class=source_sampling(self.methods),
         )
 

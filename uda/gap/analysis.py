@@ -576,7 +576,7 @@ def _fix(
                 matrices.append(torch.from_numpy(matrix))
                 tick()
                 if len(losses) % CHUNK == 0:
-                    give_back_memory()
+                    give_back_memory()  # the store does it after each chunk, and a fix is one
         return {"losses": losses, "confusions": torch.stack(matrices)}
 
     content = store.chunk(f"fix_{fix.key}", make)
