@@ -92,7 +92,7 @@ def jobs_of(
     seeds: Collection[int] | None,
     prefixed: bool,
 ) -> list[Job]:
-    """The jobs of benchmarks, each with the rows that are asked for; their cells' names begin with theirs, or do not."""
+    """The jobs of benchmarks, each with the rows that are asked for; their names begin the cells' names if prefixed."""
     return [
         Job(config, make_plan(config, rows, seeds), out / config.name, f"{config.name}/" if prefixed else "")
         for config, rows in benchmarks
