@@ -1,8 +1,8 @@
 """Amplitude swap of Fourier domain adaptation (Yang and Soatto, "FDA", CVPR 2020, equation 3).
 
 The low-frequency amplitude of a source image is replaced by that of a target image, its phase is kept. Only the
-``(2b + 1)²`` lowest coefficients change, so no full transform is needed: two thin DFT products give those coefficients
-of both images, and the adjoint of the products adds the change to the source.
+``(2b + 1)²`` lowest coefficients change, so no full transform is needed: thin DFT products, and an FFT along the lines
+where the band is wide, give those coefficients of both images, and their adjoint adds the change to the source.
 
 Bands (``b = floor(min(H, W) * beta)`` on both axes, in signed frequency indices):
 
@@ -32,10 +32,10 @@ import torch
 from torch import Tensor
 
 Band = Literal["symmetric", "half-open"]
-_LINES = 128
-"""Image lines that a processor works on at once, see :func:`_parts`."""
-_LEAST_HALVED = 40
-"""Rows of a DFT table from which halving the products pays for adding up the halves of the image."""
+_FEW = 15
+"""Frequencies up to which products along an image's rows are quicker than the FFT of its lines."""
+_LINES = 256
+"""Lines whose FFT a processor makes at once: its cache holds what comes of it."""
 
 
 def half_width(height: int, width: int, beta: float) -> int:
@@ -134,10 +134,8 @@ def _swap(source: Tensor, target: Tensor, b: int, band: str) -> Tensor:
         # Real part of the inverse DFT of the change, as products with the same cosines and sines.
         top = torch.cat([(plus + minus).real, -(plus + minus).imag], dim=-1)
         bottom = torch.cat([(minus - plus).imag, (minus - plus).real], dim=-1)
-        change = rows.t() @ torch.cat([top, bottom], dim=-2)
-        out = torch.empty(source.shape, dtype=dtype, device=source.device)
-        for lines, part, result in zip(*(_parts(x) for x in (images, change, out)), strict=True):
-            torch.matmul(part, columns, out=result).add_(lines)
+        change = torch.cat([top, bottom], dim=-2)
+        out = _with_change(images, change, rows, columns)
     return out.to(source.dtype)
 
 
@@ -179,24 +177,16 @@ def _exact_products() -> Iterator[None]:
 
 
 @lru_cache(maxsize=32)
-def _dft_table_numpy(frequencies: range, length: int, n: int, double: bool) -> npt.NDArray[np.floating]:
+def _dft_table_numpy(b: int, n: int, double: bool) -> npt.NDArray[np.floating]:
     # The angle is reduced in integers, so that the table is exact to its last digit.
-    angle = 2 * np.pi * (np.array(frequencies, dtype=np.int64)[:, None] * np.arange(length) % n) / n
+    angle = 2 * np.pi * (np.arange(b + 1)[:, None] * np.arange(n) % n) / n
     table = np.concatenate([np.cos(angle), np.sin(angle)])
     return table.astype(np.float64 if double else np.float32)
 
 
 def _dft_table(n: int, b: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """``(2(b + 1), n)``: cosines, then sines, of the frequencies 0..b."""
-    return torch.from_numpy(_dft_table_numpy(range(b + 1), n, n, dtype == torch.float64)).to(device)
-
-
-def _half_tables(n: int, b: int, dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], Tensor]:
-    """The table's first ``n / 2`` columns, even frequencies and odd ones apart, and where its rows have gone."""
-    groups = [range(first, b + 1, 2) for first in (0, 1)]
-    tables = [torch.from_numpy(_dft_table_numpy(g, n // 2, n, dtype == torch.float64)).to(device) for g in groups]
-    stacked = [k + sine * (b + 1) for group in groups for sine in (0, 1) for k in group]
-    return tables, torch.tensor(stacked, device=device).argsort()
+    return torch.from_numpy(_dft_table_numpy(b, n, dtype == torch.float64)).to(device)
 
 
 @lru_cache(maxsize=16)
@@ -225,22 +215,22 @@ def _band_weights(height: int, width: int, b: int, half_open: bool) -> tuple[npt
 def _coefficients(images: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """DFT coefficients ``(+ky, kx)`` and ``(-ky, kx)`` of images, each complex ``(N, C, b + 1, b + 1)``."""
     n, c, height, width = images.shape
+    count = len(columns) // 2
     # Without their mean, roughly, the sums round to a tenth of the error; what is taken off is added to the DC bin.
     mean = images[:, :, ::16].mean((2, 3))
-    level = mean[:, :, None, None].expand(n, c, height, 1)
-    thin = images.new_empty(n, c, height, len(columns))
-    halves = width % 2 == 0 and len(columns) >= _LEAST_HALVED
-    tables, order = _half_tables(width, len(columns) // 2 - 1, images.dtype, images.device) if halves else ([], None)
-    for lines, m, result in zip(*(_parts(x) for x in (images, level, thin)), strict=True):
-        if halves:  # even frequencies are those of left + right half, odd ones of left - right: half the products
-            left, right = lines.chunk(2, dim=1)
-            torch.matmul((left + right).sub_(m, alpha=2), tables[0].t(), out=result[:, : len(tables[0])])
-            torch.matmul(left - right, tables[1].t(), out=result[:, len(tables[0]) :])
-        else:
-            torch.matmul(lines - m, columns.t(), out=result)
-    sums = rows @ thin
-    if order is not None:
-        sums = sums.index_select(-1, order)
+    if count <= _FEW:
+        thin = images.new_empty(n, c, len(rows), width)
+        for planes, level, result in zip(*(_planes(x) for x in (images, mean[..., None, None], thin)), strict=True):
+            torch.matmul(rows, planes - level, out=result)
+        sums = thin @ columns.t()
+    else:
+        thin = images.new_empty(n, c, height, len(columns))
+        for lines, result in zip(_lines(images), _lines(thin), strict=True):
+            spectra = torch.fft.rfft(lines)[:, :count]
+            result[:, :count] = spectra.real
+            torch.neg(spectra.imag, out=result[:, count:])
+        thin[..., 0] -= mean[..., None] * width
+        sums = rows @ thin
     (cos_cos, cos_sin), (sin_cos, sin_sin) = (half.chunk(2, dim=-1) for half in sums.chunk(2, dim=-2))
     plus = torch.complex(cos_cos - sin_sin, -(cos_sin + sin_cos))
     minus = torch.complex(cos_cos + sin_sin, sin_cos - cos_sin)
@@ -249,8 +239,31 @@ def _coefficients(images: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor
     return plus, minus
 
 
-def _parts(images: Tensor) -> tuple[Tensor, ...]:
-    """``(N, C, H, W)`` as lines ``(n, W)``: on a CPU few enough for its cache to hold what is made of them."""
+def _with_change(images: Tensor, change: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Images plus the waves of a change, cosines and sines on both axes: ``(N, C, 2(b + 1), 2(b + 1))``."""
+    count, width = len(columns) // 2, images.shape[-1]
+    out = torch.empty_like(images, memory_format=torch.contiguous_format)
+    if count <= _FEW:
+        for planes, part, result in zip(*(_planes(x) for x in (images, change @ columns, out)), strict=True):
+            torch.matmul(rows.t(), part, out=result).add_(planes)
+        return out
+    # a real line's spectrum has each frequency twice but for the mean and the highest
+    twice = change.new_full((count,), 0.5)
+    twice[:: width // 2 if width % 2 == 0 else width] = 1
+    cosines, sines = (rows.t() @ (change * twice.repeat(2))).chunk(2, dim=-1)
+    for lines, part, result in zip(*(_lines(x) for x in (images, torch.complex(cosines, -sines), out)), strict=True):
+        torch.add(lines, torch.fft.irfft(part, n=width, norm="forward"), out=result)
+    return out
+
+
+def _planes(images: Tensor) -> tuple[Tensor, ...]:
+    """``(N, C, H, W)`` as planes ``(n, H, W)``: on a CPU one at a time, for its cache to hold what is made of it."""
+    planes = images.flatten(0, 1)
+    return torch.split(planes, 1 if images.device.type == "cpu" else len(planes))
+
+
+def _lines(images: Tensor) -> tuple[Tensor, ...]:
+    """``(N, C, H, W)`` as lines ``(n, W)``, likewise."""
     lines = images.flatten(0, 2)
     return torch.split(lines, _LINES if images.device.type == "cpu" else len(lines))
 
