@@ -1,8 +1,9 @@
 """What is gained by training data sets of different classes together without merging their classes: a measurement.
 
-    python experiments/class_merging.py --camvid DIR --kitti DIR [--steps 300] [--seeds 3]
+    python experiments/class_merging.py --camvid DIR --kitti DIR [--steps 300] [--seeds 3] [--balance domain]
 
-Two data sets train one small network: CamVid (11 classes) and 30 images of KITTI (Cityscapes' 19). Rows:
+Two data sets train one small network: CamVid (11 classes) and 30 images of KITTI (Cityscapes' 19), each half of the
+draws (with ``--balance image`` every image equally often, so that KITTI is a thirteenth of them). Rows:
 
 * ``fine only``: 19 classes, KITTI alone;
 * ``by name``: 19 classes, both; a class of CamVid goes to the one of its name, the others are ignored;
@@ -24,7 +25,8 @@ import numpy as np
 import torch
 
 from uda.bench.intervals import ImageScores
-from uda.data import CAMVID11, CITYSCAPES19, Mixture, dataset, union_space
+from uda.data import CAMVID11, CITYSCAPES19, dataset, union_space
+from uda.data.balance import balanced
 from uda.engine import Settings, Trainer, evaluate
 from uda.methods import Supervised
 from uda.models import build_model
@@ -33,20 +35,20 @@ ROWS = ("fine only", "by name", "marginal", "merged")
 DOMAINS = ("KITTI, 19 classes", "KITTI, 11 classes", "CamVid, 11 classes")
 
 
-def sources(row: str, camvid: Any, kitti: Any) -> Any:
+def sources(row: str, camvid: Any, kitti: Any, balance: Any) -> Any:
     """The labelled images of a row, in its space."""
     if row == "merged":
-        return Mixture([(kitti.remap(CAMVID11), 1.0), (camvid.remap(CAMVID11), 1.0)])
+        return balanced([(kitti.remap(CAMVID11), 1.0), (camvid.remap(CAMVID11), 1.0)], balance)
     fine = kitti.remap(CITYSCAPES19)
     if row == "fine only":
         return fine
     space = CITYSCAPES19 if row == "by name" else union_space(CITYSCAPES19, CAMVID11)
-    return Mixture([(fine, 1.0), (camvid.remap(space), 1.0)])
+    return balanced([(fine, 1.0), (camvid.remap(space), 1.0)], balance)
 
 
 def confusions(row: str, seed: int, options: argparse.Namespace, data: dict[str, Any]) -> dict[str, Any]:
     """Train a row with a seed; per-image confusion matrices by domain."""
-    source = sources(row, data["camvid"], data["kitti"])
+    source = sources(row, data["camvid"], data["kitti"], options.balance)
     torch.manual_seed(seed)
     model = build_model("segmenter", source.space.num_classes, encoder="tf_efficientnet_lite0", decoder="FPN")
     settings = Settings(steps=options.steps, batch_size=2, crop=(128, 256), seed=seed, lr=1e-3, head_multiplier=1.0)
@@ -66,6 +68,7 @@ def main() -> None:
     parser.add_argument("--kitti", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--balance", choices=("domain", "image"), default="domain", help="how the two are drawn")
     parser.add_argument(
         "--images", type=int, default=30, help="of the finely labelled data set, and of each that scores"
     )

@@ -78,6 +78,11 @@ def bench(
     like: Path = typer.Option(
         None, "--like", help="With --plan: the results.json whose noise counts, instead of this benchmark's cells."
     ),
+    cost: bool = typer.Option(
+        False,
+        "--cost",
+        help="Run short runs alone, and say what seconds, memory and disk the benchmark will take here.",
+    ),
     engine: str = typer.Option(
         "local", "--engine", help="local: this machine; slurm: jobs of a Slurm cluster (pip install 'uda-seg[slurm]')."
     ),
@@ -114,7 +119,12 @@ def bench(
         return
     works_there = _engine(engine, slurm, workers)
     if kind in ("matrix", "factorial"):
-        options = {"--plan": plan, "--like": like, **({"--preset": preset or None} if kind == "factorial" else {})}
+        options = {
+            "--plan": plan,
+            "--like": like,
+            "--cost": cost or None,
+            **({"--preset": preset or None} if kind == "factorial" else {}),
+        }
         _see_that_none_is_given(options, kind)
         run_all = _factorial if kind == "factorial" else partial(_matrix, presets=preset)
         run_all(
@@ -126,6 +136,9 @@ def bench(
     loaded = load_config(config, roots(root, config, changed), changes=changed, presets=preset)
     if plan is not None:
         _plan(loaded, out / loaded.name, plan, like)
+        return
+    if cost:
+        _cost(loaded, out / loaded.name, workers, only or None, integers(seeds, "--seeds"), quiet)
         return
     quiet = quiet or is_follower()
     with bars(quiet) as progress:
@@ -408,6 +421,40 @@ def _plan(config: BenchConfig, folder: Path, points: float, like: Path | None) -
     say("seen at best: on these images, however many seeds; only more images (or sequences) get below it.")
     if not all(row.measured for row in rows):
         say("*: no noise of its own; the median of the other rows.")
+
+
+def _cost(
+    config: BenchConfig, folder: Path, workers: int, only: list[str] | None, seeds: list[int] | None, quiet: bool
+) -> None:
+    """Show what every cell takes here, beside what finished cells took, and how long all take with more workers."""
+    import tempfile
+
+    import rich.table
+
+    from uda.bench.cost import decoded_images, measure_costs, taken, wall_seconds
+
+    seeds = seeds or config.seeds
+    with tempfile.TemporaryDirectory(prefix="uda-cost-") as short, bars(quiet) as progress:
+        report = View(progress, quiet=quiet).report
+        costs = measure_costs(config, Path(short), workers=workers, methods=only, report=report)
+    grid = rich.table.Table(title=f"{config.name}: a cell, measured with {workers} side by side")
+    for title in ("cell", "start s", "step s", "steps", "scores s", "checkpoints s", "in all s", "took s", "memory GB"):
+        grid.add_column(title, justify="left" if title == "cell" else "right")
+    for row in costs:
+        took = taken(row, folder, seeds)
+        grid.add_row(
+            row.name.rpartition("/")[0], f"{row.start:.1f}", f"{row.step:.3f}", str(row.steps), f"{row.scoring:.1f}",
+            f"{row.saving:.1f}", f"{row.seconds:.0f}", "" if took is None else f"{took:.0f}", f"{row.memory / 1e9:.2f}",
+        )  # fmt: skip
+    console().print(grid)
+    once = sum(count * seconds for count, seconds in decoded_images(config))
+    disk = len(seeds) * sum(row.disk for row in costs)
+    say(f"{len(costs) * len(seeds)} cells leave {disk / 1e9:.1f} GB of checkpoints.")
+    for number in sorted({1, workers, 8, 64}):
+        minutes = wall_seconds(costs, len(seeds), number, once) / 60
+        like = "one such worker" if number == 1 else f"{number} such workers"
+        say(f"{like}: {minutes:.0f} minutes" if minutes < 600 else f"{like}: {minutes / 60:.0f} hours")
+    say("took: mean of the cells that are done in the benchmark's folder, whatever machine made them.")
 
 
 def fail(failed: Mapping[str, str], folder: Path) -> None:

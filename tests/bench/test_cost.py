@@ -1,0 +1,118 @@
+"""What a benchmark will cost: pieces measured by short runs, put together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.bench import tiny
+from uda.bench import cost
+from uda.bench.cost import CellCost, decoded_images, measure_costs, shortened, taken, wall_seconds
+from uda.bench.plan import make_plan
+from uda.config import BenchConfig, ConfigError, load_config
+
+START, STEP, PIXEL = 2.0, 0.5, 1e-4
+
+
+def pretend(seconds: Callable[[BenchConfig, Any], float], failed: dict[str, str] | None = None) -> Any:
+    """A ``run`` that trains nothing and writes how long cells took."""
+
+    def run(config: BenchConfig, *, out: Path, **options: Any) -> Any:
+        folder = Path(out) / config.name
+        for cell in make_plan(config, options["methods"]):
+            write(folder / cell.name, seconds(config, cell), 1000 + config.settings.steps)
+        return SimpleNamespace(folder=folder, failed=failed or {})
+
+    return run
+
+
+def write(folder: Path, seconds: float, memory: int = 0) -> None:
+    """A finished cell that took so long."""
+    content = {"scores": {}, "seconds": seconds, "seconds_per_step": None, "peak_memory": memory}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_text(json.dumps(content))
+
+
+def linear(config: BenchConfig, cell: Any) -> float:
+    steps = cell.settings.steps if cell.settings else 0
+    return START + STEP * steps + (PIXEL * cost._pixels(config) if cell.scoring else 0.0)
+
+
+def test_pieces_are_told_apart_and_put_together(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "run", pretend(linear))
+    config = load_config(tiny.content(data, seeds=[0, 1], settings={"steps": 100, "checkpoint_every": 40}))
+    costs = {row.name: row for row in measure_costs(config, tmp_path / "short")}
+    assert list(costs) == [cell.name for cell in make_plan(config, seeds=[0])]
+    plain = config.model_copy(update={"curves": None})
+    for cell in make_plan(plain, seeds=[0]):
+        row = costs[cell.name]
+        steps = cell.settings.steps if cell.settings else 0
+        assert (row.start, row.step, row.steps) == pytest.approx((START, STEP if steps else 0, steps))
+        assert row.memory == 1000 + cost.STEPS[1]
+        along = cost._curve_pixels(config)(cell) if cell.scoring else 0
+        assert (along > 0) == bool(steps and cell.scoring)
+        expected = linear(plain, cell) + PIXEL * along
+        assert row.seconds == pytest.approx(expected - row.decoding)
+    assert not (tmp_path / "short").exists()
+
+
+def test_short_runs_pass_what_the_benchmark_passes(data: Path) -> None:
+    config = load_config(tiny.content(data, settings={"steps": 100, "eval_every": 10}))
+    short = shortened(config, 4, 1)
+    both = [make_plan(each, seeds=[0]) for each in (short, config)]
+    passed, whole = ({cell.method: cell.training.get("methods") for cell in plan} for plan in both)
+    assert passed == whole
+    assert {cell.settings.steps for cell in make_plan(short) if cell.settings} == {4}
+    assert all(len(dataset) == 1 for dataset in cost._scored(short).values())
+    assert short.curves is None
+    assert short.settings.eval_every == 0
+    assert short.settings.crop == config.settings.crop
+
+
+def test_real_short_runs_leave_nothing_but_their_costs(data: Path, tmp_path: Path) -> None:
+    config = load_config(tiny.content(data))
+    costs = measure_costs(config, tmp_path / "short", methods=["source_only"])
+    assert {row.name for row in costs} == {cell.name for cell in make_plan(config, ["source_only"], config.seeds[:1])}
+    assert all(row.seconds > 0 and row.memory > 0 for row in costs)
+    assert all(row.disk > 0 for row in costs if row.steps)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_short_run_that_fails_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "run", pretend(linear, {"fda/seed0": "too large"}))
+    with pytest.raises(ConfigError, match="fda/seed0 fails after 4 steps: too large"):
+        measure_costs(load_config(tiny.content(data)), tmp_path / "short")
+
+
+def test_decoding_counts_where_there_is_a_cache(data: Path) -> None:
+    content = tiny.content(data)
+    plain = {**content, "source": {k: v for k, v in content["source"].items() if k != "cache"}}
+    (count, seconds), _ = decoded_images(load_config(plain))
+    assert count == 3
+    assert seconds == 0
+    cached = {**content, "source": {**plain["source"], "cache": "memory"}}
+    (_, seconds), _ = decoded_images(load_config(cached))
+    assert seconds > 0
+
+
+def test_wall_time_is_bounded_by_work_and_by_the_longest_chain() -> None:
+    first = CellCost("warm_start/seed0", (), 10, 0, 0, 0, 0, 0, 0, 0)
+    rows = [CellCost(f"{name}/seed0", (first.name,), 4, 0, 0, 0, 0, 0, 0, 0) for name in "abc"]
+    costs = [first, *rows]
+    assert wall_seconds(costs, 1, 1) == 22
+    assert wall_seconds(costs, 1, 3, once=1) == 15
+    assert wall_seconds(costs, 2, 100) == 14
+    assert wall_seconds(costs, 2, 2) == pytest.approx(22)
+
+
+def test_what_finished_cells_took(tmp_path: Path) -> None:
+    row = CellCost("a/seed0", (), 1, 0, 0, 0, 0, 0, 0, 0)
+    assert taken(row, tmp_path, [0, 1]) is None
+    for seed, seconds in enumerate((3.0, 5.0)):
+        write(tmp_path / "a" / f"seed{seed}", seconds)
+    assert taken(row, tmp_path, [0, 1]) == 4
