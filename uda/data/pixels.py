@@ -49,7 +49,7 @@ class Pixels(NamedTuple):
             index, side = positions.floor().long().numpy(), self.size[axis]
             picked = picked.take(index.clip(0, side - 1), axis=axis)
             beyond.append((index < 0) | (index >= side))
-        label = self.table.astype(np.int64)[picked]
+        label = self.table.astype(np.int64).take(picked)
         label[beyond[0]] = outside
         label[:, beyond[1]] = outside
         return torch.from_numpy(label)
