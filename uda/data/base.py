@@ -37,7 +37,9 @@ class Options(TypedDict, total=False):
         space: label space (or its name) that the samples come in; each reader has its own default.
         aliases: old class name -> new one (``None``: ignored), where mapping to ``space`` by name is not what is
             wanted.
-        cache: ``None``, ``"memory"``, or a folder for decoded arrays.
+        cache: ``None``, ``"memory"``, or a folder for decoded arrays, which any number of processes and runs share.
+        cache_limit: gigabytes that the folder may have; what has no room there is decoded every time. By default all
+            that the disk has, less one.
         limit: only the first so many samples.
         unknown: ``"error"`` or ``"ignore"`` for ids and colours that the files' label space does not know.
         strict: raise for an image that is no file, has no label or one that another image has too; otherwise leave it
@@ -48,6 +50,7 @@ class Options(TypedDict, total=False):
     space: LabelSpace | str | None
     aliases: Mapping[str, str | None] | None
     cache: str | Path | Cache | None
+    cache_limit: float | None
     limit: int | None
     unknown: Unknown
     strict: bool
@@ -55,7 +58,7 @@ class Options(TypedDict, total=False):
 
 
 _DEFAULTS: dict[str, Any] = {
-    **dict.fromkeys(("space", "aliases", "cache", "limit")),
+    **dict.fromkeys(("space", "aliases", "cache", "cache_limit", "limit")),
     "unknown": "error",
     "strict": True,
     "labelled": True,
@@ -180,7 +183,7 @@ class FileDataset(ABC):
         self.name = f"{self.kind}/{split}"
         self.problems: list[str] = []
         self.unknown: Unknown = options.get("unknown", "error")
-        self._cache = open_cache(options.get("cache"))
+        self._cache = open_cache(options.get("cache"), options.get("cache_limit"))
         if not archives.is_dir(self.root):
             raise DataError(f"{self.root}: no such folder ({self.kind} data set)")
         self.labelled: bool = options.get("labelled", True)
