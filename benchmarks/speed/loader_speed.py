@@ -227,7 +227,9 @@ def measure(loaders: dict[str, Loader], images: int, repeat: int) -> dict[str, f
 def main() -> None:
     """Measure both works and print the tables; exit 1 if a limit is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", dest="photographs", type=Path, help="folder of photographs; procedural streets if not")
+    parser.add_argument(
+        "--from", dest="photographs", type=Path, help="folder of photographs; procedural streets if not"
+    )
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--written-by", choices=("pillow", "opencv"), default="pillow", help="of the PNG files")
@@ -256,7 +258,14 @@ def main() -> None:
             times = measure(others | mine, args.images, args.repeat)
             best = min(times[name] for name in others)
             table = Table(title=f"{work}; median of {args.images * args.repeat} on one core")
-            for heading in ("loader", "ms an image", "images a second and core", "to the best of the others", "limit", ""):
+            for heading in (
+                "loader",
+                "ms an image",
+                "images a second and core",
+                "to the best of the others",
+                "limit",
+                "",
+            ):
                 table.add_column(heading, justify="left" if heading == "loader" else "right")
             for name, seconds in times.items():
                 limit = {"uda, files": TWICE, "uda, cache on disk": FIVE_TIMES}.get(name)

@@ -207,7 +207,9 @@ def _opened(archive: Path) -> zipfile.ZipFile:
 
 def _content(inside: Member) -> bytes:
     if inside.size > LARGEST:
-        raise ArchiveError(f"{inside.archive}: member {inside.name} has {inside.size} bytes, at most {LARGEST} are read")
+        raise ArchiveError(
+            f"{inside.archive}: member {inside.name} has {inside.size} bytes, at most {LARGEST} are read"
+        )
     try:
         return _opened(inside.archive).read(inside.name)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, RuntimeError, ValueError) as error:

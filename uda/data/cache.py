@@ -1,7 +1,7 @@
 """A cache of decoded arrays, so that training is not bound by decoding PNGs.
 
-Entries are keyed by what is decoded and by the file's path, size and time of change (in a zip archive: by its checksum),
-so a file that changes is decoded again. Cached arrays are read-only.
+Entries are keyed by what is decoded and by the file's path, size and time of change (in a zip archive: by its
+checksum), so a file that changes is decoded again. Cached arrays are read-only.
 """
 
 from __future__ import annotations
@@ -154,7 +154,9 @@ class DiskCache:
                 self._used = sum(entry.stat().st_size for entry in entries if entry.name.endswith(".npy"))
         if self._used + size > self.limit * GIGABYTE:
             used = f"{self._used / GIGABYTE:.3g} GB"
-            raise OSError(errno.EDQUOT, f"{used} of cache_limit, {self.limit:g} GB, are used, and the next has {size} bytes")
+            raise OSError(
+                errno.EDQUOT, f"{used} of cache_limit, {self.limit:g} GB, are used, and the next has {size} bytes"
+            )
         self._writes += 1
         self._used += size
 

@@ -80,7 +80,7 @@ def read_label(path: Path, how: LabelFormat = "auto") -> npt.NDArray[Any]:
         return _palette_indices(file, data) if indices is None else indices
     if how in ("auto", "colours") and (colours := _plain_png(data, _RGB)) is not None:
         return colours
-    label: Any = _plain_png(data, _GREY)
+    label: npt.NDArray[Any] | None = _plain_png(data, _GREY)
     if label is None:
         label = _decoded(file, data, cv2.IMREAD_UNCHANGED, "a label image")
     if label.dtype.kind not in "ui":
@@ -187,8 +187,8 @@ _GREY, _RGB, _PALETTE = 0, 2, 3
 
 
 def _plain_png(data: bytes, colour_type: int) -> npt.NDArray[np.uint8] | None:
-    """The pixels of a PNG with 8 bits a channel, RGB ``(H, W, 3)``, grey or palette indices ``(H, W)``; twice as fast as
-    by OpenCV.
+    """The pixels of a PNG with 8 bits a channel, RGB ``(H, W, 3)``, grey or palette indices ``(H, W)``; twice as fast
+    as by OpenCV.
 
     ``None`` for every other file, and for a damaged one, about which OpenCV has the last word.
     """
@@ -200,7 +200,7 @@ def _plain_png(data: bytes, colour_type: int) -> npt.NDArray[np.uint8] | None:
     if width * height > MOST_PIXELS:
         return None
     try:
-        pixels = decode_image_png_u8(data, (height, width), "rgb" if colour_type == _RGB else "mono")
+        pixels: npt.NDArray[np.uint8] = decode_image_png_u8(data, (height, width), "rgb" if colour_type == _RGB else "mono")
     except Exception:  # its only error has no class of its own
         return None
     return pixels if colour_type == _RGB else pixels[..., 0]

@@ -179,7 +179,9 @@ class Pairs(Dataset[dict[str, View]]):
         if self._rare is not None:
             return self._rare_sample(self._rare, position)
         index = self._source_index(step, slot)
-        return _draw(self.transform, _read(self.source, index, self.transform), index, _derive(self.seed, _SOURCE, position))
+        return _draw(
+            self.transform, _read(self.source, index, self.transform), index, _derive(self.seed, _SOURCE, position)
+        )
 
     def _target_sample(self, target: UnlabelledDataset, step: int, slot: int) -> _Drawn:
         index = self._index(len(target), _TARGET, step, slot)

@@ -65,5 +65,7 @@ class Pixels(NamedTuple):
 
 def pixels_of(dataset: Any, index: int) -> Pixels | Sample:
     """A sample of any data set, as :class:`Pixels` where the data set has them."""
-    read = getattr(type(dataset), "pixels", None)  # not of the object: what stands in for a data set has its own samples
-    return dataset[index] if read is None else read(dataset, index)
+    # of the class, not of the object: what stands in for a data set has samples of its own
+    read = getattr(type(dataset), "pixels", None)
+    sample: Pixels | Sample = dataset[index] if read is None else read(dataset, index)
+    return sample
