@@ -199,7 +199,7 @@ def check(root: Path, packed: Path, cache: Path) -> Iterator[str]:
             same = float((plain.labels[0] == label).float().mean())
             yield (
                 f"{name}: images differ by {float(difference.mean()):.2f} of 255 levels in the mean, "
-                f"{float(difference[:, 1:-1, 1:-1].max()):.0f} at most inside; {100 * same:.4g} % of labels are the same"
+                f"{float(difference[:, 1:-1, 1:-1].max()):.0f} at most inside; {100 * same:.4g} % of labels agree"
             )
             if same < 0.999 or difference.mean() > 3:
                 raise SystemExit(f"{name} does other work")

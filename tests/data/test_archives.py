@@ -110,9 +110,12 @@ def _sum(folder: Path, cache: Path | None) -> int:
     return sum(int(sample.image.sum()) for _ in range(20) for sample in Unlabelled.folder(folder, cache=cache))
 
 
-def test_processes_share_an_archive_and_a_cache(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [True, False], ids=["archive", "files"])
+def test_processes_share_an_archive_and_a_cache(tmp_path: Path, packed: bool) -> None:
     contents = {f"{n}.png": png(tmp_path, picture(n, (40, 80))) for n in range(6)}
     archive = pack(tmp_path / "all.zip", contents, zipfile.ZIP_DEFLATED)
+    if not packed:
+        zipfile.ZipFile(archive).extractall(archive := tmp_path / "all")
     expected = 20 * sum(int(picture(n, (40, 80)).sum()) for n in range(6))
     assert _sum(archive, None) == expected  # opens it before the fork
     with get_context("fork").Pool(2) as pool:

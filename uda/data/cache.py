@@ -134,7 +134,7 @@ class DiskCache:
             return mapped
         array = decode()
         try:
-            self._check_room(array.nbytes)
+            self._check_room(array.nbytes + _AROUND)
             with atomic_write(self.folder / name, binary=True, durable=False) as file:
                 plain = np.ascontiguousarray(array)
                 np.save(file, plain, allow_pickle=False)
@@ -186,6 +186,8 @@ class DiskCache:
 
 
 _CHECKSUM = 12
+_AROUND = 128 + _CHECKSUM
+"""Bytes of an entry beside its array: NumPy's header, and the checksum."""
 
 
 def _checksum(array: Array, digest: bytes) -> bytes:

@@ -184,6 +184,7 @@ def _whole_file(path: Path) -> tuple[bytes, str]:
 
 _GREY, _RGB, _PALETTE = 0, 2, 3
 """Colour types of a PNG, as its header has them."""
+_MODES = {_GREY: "mono", _RGB: "rgb", _PALETTE: "mono"}
 
 
 def _plain_png(data: bytes, colour_type: int) -> npt.NDArray[np.uint8] | None:
@@ -200,7 +201,7 @@ def _plain_png(data: bytes, colour_type: int) -> npt.NDArray[np.uint8] | None:
     if width * height > MOST_PIXELS:
         return None
     try:
-        pixels: npt.NDArray[np.uint8] = decode_image_png_u8(data, (height, width), "rgb" if colour_type == _RGB else "mono")
+        pixels: npt.NDArray[np.uint8] = decode_image_png_u8(data, (height, width), _MODES[colour_type])
     except Exception:  # its only error has no class of its own
         return None
     return pixels if colour_type == _RGB else pixels[..., 0]

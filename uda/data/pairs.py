@@ -201,9 +201,10 @@ class Pairs(Dataset[dict[str, View]]):
                 break
         return drawn
 
-    def loader(self, start: int, stop: int, workers: int = 0) -> Iterator[dict[str, View]]:
-        """The batches of steps ``start`` to ``stop - 1`` in order, decoded by ``workers`` processes.
+    def loader(self, start: int, stop: int, workers: int = 0, *, pin: bool = False) -> Iterator[dict[str, View]]:
+        """The batches of steps ``start`` to ``stop - 1`` in order, decoded by ``workers`` processes, two ahead in each.
 
+        ``pin`` puts them into memory that a GPU copies from while it computes; it needs one.
         An error in a worker is raised here as it was there, without the worker's traceback in its message.
         """
         loader = DataLoader(
@@ -215,6 +216,7 @@ class Pairs(Dataset[dict[str, View]]):
             worker_init_fn=_start_worker,
             persistent_workers=workers > 0,
             prefetch_factor=2 if workers else None,
+            pin_memory=pin,
             generator=torch.Generator(),  # its own, or starting workers would advance the run's random state
         )
         for batch in loader:
