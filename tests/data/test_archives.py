@@ -66,7 +66,7 @@ def test_errors_name_archive_and_member(tmp_path: Path, contents: dict[str, byte
     def message(content: bytes, number: int) -> str:
         archive.write_bytes(content)
         os.utime(archive, ns=(number, number))
-        archives._indices.clear()
+        archives._looked.clear()
         with pytest.raises(DataError) as error:
             Cityscapes(tmp_path / "set", "val")[0]
         return str(error.value)
@@ -101,7 +101,7 @@ def test_a_changed_archive_is_noticed(tmp_path: Path, contents: dict[str, bytes]
     first = data[0].image
     archive.unlink()
     pack(archive, {**contents, NAME: png(tmp_path, picture(5, (40, 80)))})
-    archives._indices.clear()
+    archives._looked.clear()
     assert (data[0].image != first).any()
     assert (data[0].image.permute(1, 2, 0).numpy() == picture(5, (40, 80))).all()
 

@@ -12,7 +12,6 @@ import os
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -57,7 +56,11 @@ def member(path: Path) -> Member | None:
     Raises:
         ArchiveError: an archive that would be looked into is damaged.
     """
-    return next((found for index, name in _places(path) if (found := index.members.get(name)) is not None), None)
+    for index, folder in _places(path.parent):
+        name = f"{folder}/{path.name}" if folder else path.name
+        if name in index.members:
+            return index.members[name]
+    return None
 
 
 def read(path: Path) -> bytes:
@@ -123,14 +126,20 @@ class _Index:
     """Folders that hold all that an archive has."""
 
 
-_indices: dict[Path, tuple[float, tuple[tuple[str, int, int], ...], _Index]] = {}
+_Names = list[tuple[_Index, str]]
+_indices: dict[Path, tuple[tuple[tuple[str, int, int], ...], _Index]] = {}
+_looked: dict[Path, tuple[float, _Names]] = {}
 _open: dict[tuple[int, Path], tuple[tuple[int, int], zipfile.ZipFile]] = {}
 """Handles by process: one that is shared after a fork has one position for both."""
 
 
-def _places(path: Path) -> Iterator[tuple[_Index, str]]:
-    """The index that may hold a path that is not on disk, and the names that the path may have in it."""
-    for above in (path, *path.parents):
+def _places(folder: Path) -> _Names:
+    """The index that may hold a folder that is not on disk, and the names that it may have there."""
+    known, now = _looked.get(folder), time.monotonic()
+    if known is not None and now - known[0] < _LOOKED_SECONDS:
+        return known[1]
+    names: _Names = []
+    for above in (folder, *folder.parents):
         if above.is_dir():
             archives = _Archives.of_folder(above)
         elif above.is_file():
@@ -138,10 +147,12 @@ def _places(path: Path) -> Iterator[tuple[_Index, str]]:
         else:
             continue
         if archives:
-            name, index = path.relative_to(above).as_posix(), _index(above, archives)
-            yield index, "" if name == "." else name
-            yield from ((index, f"{around}/{name}") for around in index.around)
-        return
+            index = _index(above, archives)
+            name = "/".join(folder.relative_to(above).parts)
+            names = [(index, name), *((index, f"{around}/{name}".rstrip("/")) for around in index.around)]
+            _looked[folder] = now, names  # where there are none, some may come at any moment
+        break
+    return names
 
 
 class _Archives:
@@ -161,20 +172,15 @@ class _Archives:
 
 
 def _index(place: Path, archives: list[Path]) -> _Index:
-    now, known = time.monotonic(), _indices.get(place)
-    if known is not None and now - known[0] < _LOOKED_SECONDS:
-        return known[2]
-    states = tuple((str(archive), *_version(archive)) for archive in archives)
-    if known is not None and known[1] == states:
-        index = known[2]
-    else:
+    known, states = _indices.get(place), tuple((str(archive), *_version(archive)) for archive in archives)
+    if known is None or known[0] != states:
         contents = [_members(archive) for archive in archives]
         members = {name: inside for content in reversed(contents) for name, inside in content.items()}
         folders = {"/".join(parts[:n]) for name in members for parts in [name.split("/")] for n in range(len(parts))}
         tops = [{name.partition("/")[0] for name in content} for content in contents]
         index = _Index(members, frozenset(folders), tuple(sorted({min(top) for top in tops if len(top) == 1})))
-    _indices[place] = now, states, index
-    return index
+        known = _indices[place] = states, index
+    return known[1]
 
 
 def _version(archive: Path) -> tuple[int, int]:
