@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "uda"
 HEAVY = {
     *("accelerate", "cv2", "matplotlib", "ot", "pandas", "scipy.stats", "segmentation_models_pytorch", "skimage"),
-    *("sklearn", "submitit", "tensorboard", "timm", "torchvision", "transformers"),
+    *("kornia_rs", "sklearn", "submitit", "tensorboard", "timm", "torchvision", "transformers"),
 }
 EVERY_METHOD = "import uda.methods as m; [getattr(m, name) for name in m.__all__]"
 SHOWN = "import contextlib\nfrom uda.cli import main\nwith contextlib.suppress(SystemExit): main([{!r}])"

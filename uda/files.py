@@ -17,7 +17,7 @@ PART = ".part"
 
 
 @contextmanager
-def atomic_write(path: str | Path, *, binary: bool = False) -> Iterator[IO[Any]]:
+def atomic_write(path: str | Path, *, binary: bool = False, durable: bool = True) -> Iterator[IO[Any]]:
     """A file that takes the place of ``path`` when the block ends; after an exception ``path`` is as it was.
 
     Content and folder are synced, so that even after a power cut the old or the new file is there, whole.
@@ -25,6 +25,7 @@ def atomic_write(path: str | Path, *, binary: bool = False) -> Iterator[IO[Any]]
     Args:
         path: missing folders above it are made.
         binary: bytes instead of UTF-8 text (with ``\\n`` line ends everywhere).
+        durable: ``False`` for what can be made anew and has a checksum: nothing waits for the disk.
 
     Raises:
         OSError: it cannot be written; the error's ``filename`` is ``path``, whoever wrote through the file.
@@ -48,7 +49,8 @@ def atomic_write(path: str | Path, *, binary: bool = False) -> Iterator[IO[Any]]
         with buffered if binary else io.TextIOWrapper(buffered, encoding="utf-8", newline="\n") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         part.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -58,7 +60,8 @@ def atomic_write(path: str | Path, *, binary: bool = False) -> Iterator[IO[Any]]
         if failure and isinstance(error, Exception) and failure.errno is not None:
             raise OSError(failure.errno, failure.strerror, str(path)) from error
         raise
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 class _Raw(io.FileIO):

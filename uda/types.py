@@ -145,16 +145,22 @@ class View:
 
     def to(self, where: device | str) -> View:
         """The view with its tensors on a device."""
+        return self._each(lambda tensor: tensor.to(where, non_blocking=True))
 
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(where, non_blocking=True)
+    def pin_memory(self) -> View:
+        """The view with its tensors in page-locked memory, as a ``DataLoader`` asks for; it needs a GPU."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> View:
+        def changed(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else change(tensor)
 
         return replace(
             self,
-            images=self.images.to(where, non_blocking=True),
-            labels=move(self.labels),
-            weight=move(self.weight),
-            coarse=move(self.coarse),
+            images=change(self.images),
+            labels=changed(self.labels),
+            weight=changed(self.weight),
+            coarse=changed(self.coarse),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import pickle
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -152,6 +153,28 @@ class DatasetContract:
         assert np.array_equal(again.image.permute(1, 2, 0).numpy(), picture(0))
         assert np.array_equal(again.label.numpy(), self.expected)
         assert np.array_equal(data.remap(data.space)[0].label.numpy(), self.expected)
+
+    def test_archives_are_read_as_they_are(self, tmp_path: Path, files: list[tuple[Path, Path]]) -> None:
+        data = self.open(tmp_path)
+        root, names, identity, sequences = data.root, data.names, data.identity(), data.sequences
+        aside = tmp_path / "aside"
+        shutil.move(root, aside)
+        root.mkdir()
+        labels = {str(label.relative_to(root)) for _, label in files}
+        for name, of_labels in (("images.zip", False), ("labels.zip", True)):
+            with zipfile.ZipFile(root / name, "w", zipfile.ZIP_DEFLATED) as archive:
+                for path in sorted(aside.rglob("*")):
+                    inside = str(path.relative_to(aside))
+                    if path.is_file() and (inside in labels) == of_labels:
+                        archive.write(path, inside)
+        packed = self.open(tmp_path, cache=tmp_path / "cache")
+        assert (packed.names, packed.identity(), packed.sequences) == (names, identity, sequences)
+        for _ in range(2):
+            for number, sample in enumerate(pickle.loads(pickle.dumps(packed))):
+                assert np.array_equal(sample.image.permute(1, 2, 0).numpy(), picture(number))
+                assert np.array_equal(sample.label.numpy(), self.expected)
+        assert check(packed).ok
+        assert packed.unlabelled().names == names
 
     def test_survives_pickling(self, tmp_path: Path, files: list[tuple[Path, Path]]) -> None:
         data = pickle.loads(pickle.dumps(self.open(tmp_path)))

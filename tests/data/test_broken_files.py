@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from uda.data import DATASETS, Cityscapes, DataError, Folder, Unlabelled, dataset
+from uda.data import DATASETS, Cityscapes, DataError, Folder, Unlabelled, dataset, decode
 from uda.data.base import FileDataset, image_files
 from uda.data.check import check
 from uda.data.decode import read_image, read_label
@@ -55,6 +55,36 @@ def test_every_kind_of_image_is_converted_whatever_its_suffix_says(
         expected = saved(path, mode, **options)
         # JPEG decoders round differently
         assert np.abs(read_image(path).astype(int) - expected).max() <= (2 if options["format"] == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+@pytest.mark.parametrize("damage", ["", "cut", "flipped", "another size"])
+def test_the_fast_way_reads_what_the_slow_one_does(
+    mode: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.png"
+    saved(path, mode)
+    whole = path.read_bytes()
+    at = whole.index(b"IDAT") + 40
+    path.write_bytes(
+        {
+            "": whole, "cut": whole[:at] + whole[-12:],
+            "flipped": whole[:at] + bytes([whole[at] ^ 8]) + whole[at + 1 :],
+            "another size": whole[:19] + b"\x07" + whole[20:],
+        }[damage]
+    )  # fmt: skip
+
+    def outcome(read: Callable[[Path], npt.NDArray[Any]]) -> object:
+        try:
+            return read(path).tolist()
+        except DataError as error:
+            return str(error)
+
+    plain = decode._plain_png(path.read_bytes(), {"RGB": 2, "L": 0, "P": 3}[mode])
+    assert (plain is None) == bool(damage), "of a damaged file the slow one has the last word"
+    fast = [outcome(read_image), outcome(read_label)]
+    monkeypatch.setattr(decode, "_plain_png", lambda data, colour_type: None)
+    assert fast == [outcome(read_image), outcome(read_label)]
 
 
 def test_an_image_is_read_as_it_is_stored(tmp_path: Path) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 from uda.data import DataError, Unlabelled
-from uda.data.cache import DiskCache, MemoryCache, NoCache, open_cache
+from uda.data.cache import RESERVE, DiskCache, MemoryCache, NoCache, open_cache
 
 
 class Decoder:
@@ -216,6 +218,41 @@ def test_a_cache_that_cannot_be_written_warns_once_and_decodes(
     assert len(caught) == 1
     assert decode.calls == 3
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_cache_stays_below_its_limit(tmp_path: Path) -> None:
+    files = [tmp_path / f"{n}.png" for n in range(5)]
+    for file in files:
+        file.write_bytes(b"12345")
+    decode = Decoder(1)
+
+    def use() -> None:
+        for cache in (open_cache(tmp_path / "c", limit=6e-7).fresh(), open_cache(tmp_path / "c", limit=6e-7)):
+            for _ in range(3):
+                assert all((cache.get(file, "image", decode) == 1).all() for file in files)
+
+    with pytest.warns(UserWarning, match=r"4.56e-07 GB of cache_limit, 6e-07 GB, are used.*decoded anew") as caught:
+        use()
+    assert len(caught) == 2, "each says it once"
+    assert [path.stat().st_size for path in (tmp_path / "c").iterdir()] == [152] * 3
+    assert decode.calls == (5 + 2 + 2) + 3 * 2, "what is there stays of use"
+
+
+def test_a_cache_leaves_room_on_the_disk(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=RESERVE + 151))
+    with pytest.warns(UserWarning, match=r"No space left on device but for the 1 GB left free.*decoded anew"):
+        DiskCache(tmp_path / "c").get(source, "image", Decoder(1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=RESERVE + 152))
+    DiskCache(tmp_path / "c").get(source, "image", Decoder(1))
+    assert entry(tmp_path / "c").is_file()
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, float("inf"), float("nan")])
+def test_a_limit_that_is_none(tmp_path: Path, limit: float) -> None:
+    with pytest.raises(ValueError, match="cache_limit must be gigabytes above 0"):
+        open_cache(tmp_path / "c", limit)
+    with pytest.raises(ValueError, match="cache_limit is of a folder, and cache is 'memory'"):
+        open_cache("memory", 2.0)
 
 
 def test_a_file_is_no_cache(source: Path) -> None:

@@ -209,7 +209,9 @@ def _run(
         trainer = _train(config, cell, root, folder, datasets, clock, extend, on_step, stop)
         model, scored = trainer.scored, trainer.evaluations if _plain(cell) else {}
         seconds = clock.seconds(trainer.settings) or (result or {}).get("seconds_per_step")
+        waited = (result or {}).get("waited_for_data") if trainer.waited is None else trainer.waited
         measured = {"seconds_per_step": seconds, "device": str(trainer.device), "processes": trainer.world}
+        measured["waited_for_data"] = waited
         if config.target_val is None and cell.kind == "train":
             spec = config.evaluate_of(config.methods[cell.method])
             measured["label_free"] = label_free.look(config, spec, model, folder, trainer.settings.precision)
@@ -224,7 +226,7 @@ def _run(
     maps = (result or {}).get("label_maps", {}) | {name: _label_map(dataset) for name, dataset in datasets.items()}
     content = {
         "method": cell.method, "seed": cell.seed, "kind": cell.kind, "steps": steps,
-        "seconds_per_step": None, **measured,
+        "seconds_per_step": None, "waited_for_data": None, **measured,
         "seconds": time.perf_counter() - started, "device": device, "machine": machine(),
         "threads": torch.get_num_threads(), "versions": versions(), "commit": commit(), "date": now(),
         "scores": identities.scores(cell),

@@ -57,6 +57,8 @@ class TrainResult:
     """The run's: checkpoint, curves, result."""
     evaluations: dict[str, Evaluation]
     """By domain that has labels."""
+    waited: float | None = None
+    """Share of the training time that was spent on waiting for data, in [0, 1]."""
     label_free: dict[str, dict[str, Any]] | None = None
     """What can be said without labels of the target, see :func:`uda.bench.label_free.look`; ``None`` with them."""
     failed: dict[str, str] = field(default_factory=dict)
@@ -202,7 +204,7 @@ def train(
     if result is None or work.failed:
         return TrainResult(folder, {}, failed=work.failed)
     evaluations = {domain: Evaluation.load(evaluation_file(folder, domain)) for domain in config.domains}
-    return TrainResult(folder, evaluations, result.get("label_free"))
+    return TrainResult(folder, evaluations, result.get("waited_for_data"), result.get("label_free"))
 
 
 def work_on(

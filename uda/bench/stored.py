@@ -41,6 +41,7 @@ class _Result(BaseModel):
     steps: int = 0
     seconds: float
     seconds_per_step: float | None
+    waited_for_data: float | None = None
     peak_memory: int = 0
     threads: int | None = None
     machine: str = ""

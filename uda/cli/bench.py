@@ -213,6 +213,8 @@ def train(
     fail(result.failed, result.folder.parent.parent)
     for line in _scores(loaded, result):
         print(line)
+    if result.waited is not None:
+        say(f"waited for data: {100 * result.waited:.0f} % of the training time")
     print(f"run folder: {result.folder}")
     print(f"curves: tensorboard --logdir {result.folder}")
 

@@ -242,11 +242,11 @@ def _open(
     root: list[str],
     **more: Any,
 ) -> list[UnlabelledDataset]:
-    from uda.data import DATASETS, load
+    from uda.data import DATASETS, archives, load
 
     if what.endswith((".yaml", ".yml")):
         return _of_config(Path(what), space, root, more)
-    if folder is None and what not in DATASETS and Path(what).is_dir():
+    if folder is None and what not in DATASETS and archives.is_dir(Path(what)):
         what, folder = "folder", Path(what)
         if not any(assignment.startswith(("classes=", "labelled=")) for assignment in option):
             say(f"{folder}: images alone; --set classes='[road, car, ...]' reads their labels too")

@@ -16,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from uda.data import archives
 from uda.data.cache import Cache, open_cache
 from uda.data.classes import UNKNOWN, LabelSpace, Unknown, raise_unknown, unknown_values
 from uda.data.decode import IMAGE_SUFFIXES, LabelFormat, read_image, read_label
 from uda.data.errors import DataError
 from uda.data.identity import files_identity
 from uda.data.label_spaces import label_space
+from uda.data.pixels import Pixels
 from uda.registry import nearest
 from uda.types import IGNORE, Sample
 
@@ -35,7 +37,9 @@ class Options(TypedDict, total=False):
         space: label space (or its name) that the samples come in; each reader has its own default.
         aliases: old class name -> new one (``None``: ignored), where mapping to ``space`` by name is not what is
             wanted.
-        cache: ``None``, ``"memory"``, or a folder for decoded arrays.
+        cache: ``None``, ``"memory"``, or a folder for decoded arrays, which any number of processes and runs share.
+        cache_limit: gigabytes that the folder may have; what has no room there is decoded every time. By default all
+            that the disk has, less one.
         limit: only the first so many samples.
         unknown: ``"error"`` or ``"ignore"`` for ids and colours that the files' label space does not know.
         strict: raise for an image that is no file, has no label or one that another image has too; otherwise leave it
@@ -46,6 +50,7 @@ class Options(TypedDict, total=False):
     space: LabelSpace | str | None
     aliases: Mapping[str, str | None] | None
     cache: str | Path | Cache | None
+    cache_limit: float | None
     limit: int | None
     unknown: Unknown
     strict: bool
@@ -53,7 +58,7 @@ class Options(TypedDict, total=False):
 
 
 _DEFAULTS: dict[str, Any] = {
-    **dict.fromkeys(("space", "aliases", "cache", "limit")),
+    **dict.fromkeys(("space", "aliases", "cache", "cache_limit", "limit")),
     "unknown": "error",
     "strict": True,
     "labelled": True,
@@ -101,7 +106,7 @@ class Unlabelled:
         """
         images = image_files(Path(root))[: _limit(limit)]
         for path in images:
-            if not path.is_file():
+            if not archives.is_file(path):
                 raise DataError(f"{path}: {_no_file(path)}")
         return cls(Path(root).name, Path(root), images, cache)
 
@@ -113,9 +118,20 @@ class Unlabelled:
     def __len__(self) -> int:
         return len(self._images)
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        _keep_own_samples(cls)
+
     def __getitem__(self, index: int) -> Sample:
+        return self._pixels(index).sample()
+
+    def pixels(self, index: int) -> Pixels | Sample:
+        """The image as the cache has it."""
+        return self._pixels(index)
+
+    def _pixels(self, index: int) -> Pixels:
         path = self._images[index]
-        return Sample(_image_tensor(path, self._cache), None, _relative(path, self.root))
+        return Pixels(_image(path, self._cache), None, None, _relative(path, self.root))
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -167,8 +183,8 @@ class FileDataset(ABC):
         self.name = f"{self.kind}/{split}"
         self.problems: list[str] = []
         self.unknown: Unknown = options.get("unknown", "error")
-        self._cache = open_cache(options.get("cache"))
-        if not self.root.is_dir():
+        self._cache = open_cache(options.get("cache"), options.get("cache_limit"))
+        if not archives.is_dir(self.root):
             raise DataError(f"{self.root}: no such folder ({self.kind} data set)")
         self.labelled: bool = options.get("labelled", True)
         self._strict: bool = options.get("strict", True)
@@ -182,6 +198,7 @@ class FileDataset(ABC):
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
+        _keep_own_samples(cls)
         # written out, so that configs, help and inspect see every option instead of **options
         own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD][1:]
         shared = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d) for n, d in _DEFAULTS.items()]
@@ -193,7 +210,7 @@ class FileDataset(ABC):
 
     def _with_files(self, items: list[Item]) -> list[Item]:
         """The items whose files are there; the others are an error or listed in ``problems``."""
-        broken = [item for item in items if not item.image.is_file()]
+        broken = [item for item in items if not archives.is_file(item.image)]
         if broken and self._strict:
             raise DataError(f"{broken[0].image}: {_no_file(broken[0].image)}")
         self.problems += [f"{item.image}: {_no_file(item.image)}" for item in broken]
@@ -202,7 +219,7 @@ class FileDataset(ABC):
 
     def _with_labels(self, items: list[Item]) -> list[Item]:
         items = [Item(item.image, _either_case(item.label)) for item in items]
-        missing = [item for item in items if not item.label.is_file()]
+        missing = [item for item in items if not archives.is_file(item.label)]
         if missing and self._strict:
             more = f" ({len(missing)} of {len(items)} images have none)" if len(missing) > 1 else ""
             raise DataError(f"{missing[0].image}: no label at {missing[0].label}{more}")
@@ -271,12 +288,18 @@ class FileDataset(ABC):
         return len(self._items)
 
     def __getitem__(self, index: int) -> Sample:
+        return self._pixels(index).sample()
+
+    def pixels(self, index: int) -> Pixels | Sample:
+        """The sample as the cache has it; a reader with samples of its own has these."""
+        return self._pixels(index)
+
+    def _pixels(self, index: int) -> Pixels:
         item = self._items[index]
-        image = _image_tensor(item.image, self._cache)
-        label = self.label(index)
-        if image.shape[1:] != label.shape:
-            raise DataError(_sizes(item, (image.shape[1], image.shape[2]), (label.shape[0], label.shape[1])))
-        return Sample(image, label, _relative(item.image, self.root))
+        image, label = _image(item.image, self._cache), self._encoded(item.label)
+        if image.shape[:2] != label.shape:
+            raise DataError(_sizes(item, image.shape[:2], label.shape))
+        return Pixels(image, label, self._table, _relative(item.image, self.root))
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -291,7 +314,7 @@ class FileDataset(ABC):
             raw = read_label(path, self.label_format)
             encoded = self._encode(raw)
             if self.unknown == "error":
-                raise_unknown(self.raw_space, raw, encoded, path)
+                raise_unknown(self.raw_space, raw, encoded, archives.described(path))
             encoded[encoded == UNKNOWN] = IGNORE
             return encoded
 
@@ -350,6 +373,7 @@ class FileDataset(ABC):
 
 def image_files(folder: Path, suffix: str = "", *, recursive: bool = True) -> list[Path]:
     """What is named like an image below a folder, sorted by path; links to folders are followed, each folder once.
+    A folder that is not on disk may lie in archives (:mod:`uda.data.archives`).
 
     Not all need be files: a dangling link or a folder called ``x.png`` is there too, for whoever opens it to refuse.
 
@@ -361,14 +385,15 @@ def image_files(folder: Path, suffix: str = "", *, recursive: bool = True) -> li
     Raises:
         DataError: the folder does not exist, cannot be listed, or has none.
     """
-    if not folder.is_dir():
+    if not archives.is_dir(folder):
         raise DataError(f"{folder}: no such folder")
 
     def named(name: str) -> bool:
         lower = name.lower()
         return lower.endswith(IMAGE_SUFFIXES) and lower.endswith(suffix.lower())
 
-    files = sorted(path for path in _entries(folder, recursive) if named(path.name))
+    there = _entries(folder, recursive) if folder.is_dir() else archives.files_below(folder, recursive=recursive)
+    files = sorted(path for path in there if named(path.name))
     if not files:
         raise DataError(f"{folder}: no images" + (f" that end in {suffix!r}" if suffix else ""))
     return files
@@ -402,7 +427,7 @@ def _without(items: list[Item], others: list[Item]) -> list[Item]:
 def _either_case(path: Path) -> Path:
     """The path, or where nothing is there the one with its suffix in the other case (``.PNG``)."""
     other = path.with_suffix(path.suffix.swapcase())
-    return other if not path.is_file() and other.is_file() else path
+    return other if not archives.is_file(path) and archives.is_file(other) else path
 
 
 def _no_file(path: Path) -> str:
@@ -428,6 +453,11 @@ def _relative(path: Path, root: Path) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _image_tensor(path: Path, cache: Cache) -> torch.Tensor:
-    image = cache.get(path, "image", lambda: read_image(path))
-    return torch.from_numpy(np.array(image).transpose(2, 0, 1))
+def _image(path: Path, cache: Cache) -> npt.NDArray[np.uint8]:
+    return cache.get(path, "image", lambda: read_image(path))
+
+
+def _keep_own_samples(cls: Any) -> None:
+    """A class that makes samples of its own is read through these."""
+    if "__getitem__" in vars(cls) and "pixels" not in vars(cls):
+        cls.pixels = cls.__getitem__

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from uda.data import DATASETS, dataset, dataset_options
+from uda.data import DATASETS, archives, dataset, dataset_options
 from uda.data.catalogue import CATALOGUE, default_root, how_to_get, install
 from uda.data.classes import LabelSpace
 from uda.data.errors import DataError
@@ -71,7 +71,7 @@ def find_root(
     download: bool = False,
     fetch: Callable[..., Any] = install,
 ) -> Path:
-    """The folder of a data set, which is there.
+    """The folder of a data set, or a zip archive, which is there.
 
     Args:
         name: of its reader.
@@ -88,6 +88,6 @@ def find_root(
     folder = Path(root).expanduser() if root is not None else default_root(kind)
     if download and kind in CATALOGUE:
         fetch(kind, folder)
-    if not folder.is_dir():
+    if not archives.is_dir(folder):
         raise DataError(f"{folder}: no such folder ({kind} data set); {how_to_get(kind, folder)}")
     return folder

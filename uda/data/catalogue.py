@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
+from uda.data import archives
 from uda.data.download import Downloaded, Tick, download
 from uda.data.errors import ArchiveError, DataError, DownloadError
 from uda.data.unpack import Limits, unpack
@@ -60,14 +61,14 @@ _CITYSCAPES_STEPS = (
     "register at https://www.cityscapes-dataset.com/register/",
     "pip install cityscapesscripts, whose csDownload asks for the login; 11.3 GB",
     "mkdir -p {root} && csDownload -d {root} leftImg8bit_trainvaltest.zip gtFine_trainvaltest.zip",
-    "cd {root} && unzip -n leftImg8bit_trainvaltest.zip && unzip -n gtFine_trainvaltest.zip",
-    "then {root} holds leftImg8bit/train/<city>/*_leftImg8bit.png and gtFine/train/<city>/*_gtFine_labelIds.png",
+    "that is all: the archives are read as they are; unpacked they would hold in {root} "
+    "leftImg8bit/train/<city>/*_leftImg8bit.png and gtFine/train/<city>/*_gtFine_labelIds.png",
 )
 _GTA5_STEPS = (
     "read the terms at https://download.visinf.tu-darmstadt.de/data/from_games/",
     "fetch there 01_images.zip ... 10_images.zip and 01_labels.zip ... 10_labels.zip (57 GB) into {root}",
-    "cd {root} && for part in *_images.zip *_labels.zip; do unzip -n $part; done",
-    "then {root} holds images/00001.png ... 24966.png and labels/ of the same names (split.mat beside them for splits)",
+    "that is all: the archives are read as they are; unpacked they would hold in {root} images/00001.png ... 24966.png "
+    "and labels/ of the same names (split.mat beside them for splits)",
 )
 _SYNTHIA_STEPS = (
     "ask for it at https://synthia-dataset.net/downloads/ and choose SYNTHIA-RAND-CITYSCAPES (CVPR16), 21 GB",
@@ -76,8 +77,8 @@ _SYNTHIA_STEPS = (
 _ACDC_STEPS = (
     "register at https://acdc.vision.ee.ethz.ch/download",
     "fetch rgb_anon_trainvaltest.zip and gt_trainval.zip into {root}",
-    "cd {root} && unzip -n rgb_anon_trainvaltest.zip && unzip -n gt_trainval.zip",
-    "then {root} holds rgb_anon/<condition>/train/... and gt/<condition>/train/...",
+    "that is all: the archives are read as they are; unpacked they would hold in {root} "
+    "rgb_anon/<condition>/train/... and gt/<condition>/train/...",
 )
 
 CATALOGUE: dict[str, Entry] = {
@@ -206,8 +207,8 @@ class Installed:
 
 
 def is_there(known: Entry, root: Path) -> bool:
-    """Whether a folder holds the folders that a data set has."""
-    return any(all((root / part).is_dir() for part in layout) for layout in known.layouts)
+    """Whether a folder holds the folders that a data set has, or zip archives with them."""
+    return root.exists() and any(all(archives.is_dir(root / part) for part in layout) for layout in known.layouts)
 
 
 def install(

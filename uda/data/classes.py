@@ -153,6 +153,10 @@ class LabelSpace:
         """Raw ids of any integer type and shape -> uint8 train ids, ``IGNORE`` for void, ``UNKNOWN`` for the rest."""
         table = _id_table(self)
         if ids.dtype == np.uint8:
+            if ids.ndim == 2 and ids.size:
+                from uda.opencv import cv2  # not before there is an image: label spaces are light
+
+                return np.asarray(cv2.LUT(ids, table[:256]), dtype=np.uint8)
             narrow: npt.NDArray[np.uint8] = table[ids]
             return narrow
         wide = ids.astype(np.int64)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+from uda.data import archives
 from uda.data.base import FileDataset, Item, Options, image_files
 from uda.data.classes import Class, LabelSpace
 from uda.data.decode import IMAGE_SUFFIXES, LabelFormat
@@ -88,7 +89,7 @@ class Folder(FileDataset):
         self.splits = (split,)  # any name will do
         folder = Path(root).expanduser()
         if images is None:
-            images = "images" if labelled or (folder / "images").is_dir() else "."
+            images = "images" if labelled or archives.is_dir(folder / "images") else "."
         self._images, self._labels = images.replace("{split}", split), labels.replace("{split}", split)
         self._suffixes = image_suffix, label_suffix
         super().__init__(folder, split, **options)
@@ -126,7 +127,7 @@ class Folder(FileDataset):
             if len(parts) > 2:
                 raise DataError(f"{source}, line {number}: expected 'image' or 'image label', not {len(parts)} entries")
             image = self.root / parts[0]
-            if not image.is_file():
+            if not archives.is_file(image):
                 problem = f"{source}, line {number}: no such image: {image}"
                 if self._strict:
                     raise DataError(problem)
@@ -148,13 +149,13 @@ class Folder(FileDataset):
             words = _words(line)
         except ValueError as error:  # an apostrophe is an open quote, and may be part of a name
             problem = error
-        if problem is None and (len(words) < 2 or (len(words) == 2 and (self.root / words[0]).is_file())):
+        if problem is None and (len(words) < 2 or (len(words) == 2 and archives.is_file(self.root / words[0]))):
             return words
         plain = line.strip()
         blanks = [at for at, letter in enumerate(plain) if letter.isspace()]
         pairs = [[plain[:at].rstrip(), plain[at + 1 :].lstrip()] for at in blanks]
         readings = [[plain], *pairs]
-        fitting = [reading for reading in readings if all((self.root / name).is_file() for name in reading)]
+        fitting = [reading for reading in readings if all(archives.is_file(self.root / name) for name in reading)]
         different = [reading for at, reading in enumerate(fitting) if reading not in fitting[:at]]
         if len(different) > 1:
             raise ValueError(f"may be {' or '.join(map(str, different[:2]))}, there are files for both")

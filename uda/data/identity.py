@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from uda.data import archives
 from uda.types import Sample, UnlabelledDataset
 
 PROBED = 3
@@ -39,7 +40,8 @@ def dataset_identity(dataset: UnlabelledDataset) -> dict[str, Any]:
 
 def files_identity(files: Iterable[Path], root: Path) -> str:
     """Digest of files by their paths below ``root`` and their sizes; a file that is gone counts with size -1."""
-    return digest([[_below(file, root), file.stat().st_size if file.is_file() else -1] for file in files])
+    sizes = ((file, archives.size(file)) for file in files)
+    return digest([[_below(file, root), -1 if size is None else size] for file, size in sizes])
 
 
 def digest(content: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Unpack
 
+from uda.data import archives
 from uda.data.base import FileDataset, Item, Options, image_files
 from uda.data.classes import Class, Colour, LabelSpace
 from uda.data.errors import DataError
@@ -40,11 +41,13 @@ class Ika(FileDataset):
     def find(self) -> list[Item]:
         """The split's images by name; takes the label space from the table of colours."""
         bases = [self.root] if self.split == "all" else [self.root / self.split]
-        if self.split == "all" and not (self.root / "input").is_dir():
-            bases = [self.root / name for name in self.splits[1:] if (self.root / name / "input").is_dir()] or bases
-        if self.split != "all" and not bases[0].is_dir() and (self.root / "input").is_dir():
+        if self.split == "all" and not archives.is_dir(self.root / "input"):
+            bases = [
+                self.root / name for name in self.splits[1:] if archives.is_dir(self.root / name / "input")
+            ] or bases
+        if self.split != "all" and not archives.is_dir(bases[0]) and archives.is_dir(self.root / "input"):
             raise DataError(f"{bases[0]}: no such folder; {self.root / 'input'} has no splits: use split='all'")
-        tables = [p for p in (*(base / TABLE_NAME for base in bases), self.root / TABLE_NAME) if p.is_file()]
+        tables = [p for p in (*(base / TABLE_NAME for base in bases), self.root / TABLE_NAME) if archives.is_file(p)]
         if tables:
             self.raw_space = space_of_table(parse_colour_table(tables[0]))
             self.default_space = IKA if set(self.raw_space.names) == set(IKA.names) else self.raw_space
@@ -64,12 +67,10 @@ def parse_colour_table(path: Path) -> dict[Colour, int]:
         DataError: the file is missing, no Python, has no such dictionary, or gives a colour two ids.
     """
     try:
-        source = path.read_text(encoding="utf-8")
+        source = archives.read(path).decode("utf-8")
         if len(source) > _MAX_TABLE_BYTES:
             raise DataError(f"{path}: {len(source)} characters are too many for a table of colours")
         tree = ast.parse(source, filename=str(path))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, DataError):
             raise

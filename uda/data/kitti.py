@@ -6,6 +6,7 @@ from bisect import bisect_right
 from pathlib import Path
 from typing import Literal, Unpack
 
+from uda.data import archives
 from uda.data.base import FileDataset, Item, Options, image_files
 from uda.data.errors import DataError
 from uda.data.label_spaces import CITYSCAPES34, KITTI
@@ -63,7 +64,7 @@ class Kitti(FileDataset):
     def find(self) -> list[Item]:
         """The split's images by number."""
         base = self.root / ("testing" if self.split == "test" else "training")
-        folder = self.annotation or ("semantic" if (base / "semantic").is_dir() else "semantic_rgb")
+        folder = self.annotation or ("semantic" if archives.is_dir(base / "semantic") else "semantic_rgb")
         self.label_format = "ids" if folder == "semantic" else "colours"
         items: list[Item] = []
         for path in image_files(base / "image_2", "_10.png", recursive=False):

@@ -15,6 +15,7 @@ import torch
 from uda.data.base import FileDataset, Unlabelled
 from uda.data.classes import LabelSpace
 from uda.data.identity import dataset_identity
+from uda.data.pixels import Pixels, pixels_of
 from uda.data.unions import UnionSpace
 from uda.types import LabelledDataset, Sample
 
@@ -105,6 +106,12 @@ class Mixture:
         sample = dataset[inner]
         return sample._replace(weight=sample.weight * weight)
 
+    def pixels(self, index: int) -> Pixels | Sample:
+        """A sample as the cache of its data set has it."""
+        dataset, inner, weight = self._place(index)
+        sample = pixels_of(dataset, inner)
+        return sample._replace(weight=sample.weight * weight)
+
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
@@ -176,11 +183,19 @@ class JoinedImages:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Sample:
+        part, inner = self._place(index)
+        return part[inner]
+
+    def pixels(self, index: int) -> Pixels | Sample:
+        """An image as the cache of its data set has it."""
+        return pixels_of(*self._place(index))
+
+    def _place(self, index: int) -> tuple[Unlabelled | JoinedImages, int]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} in {len(self)} images")
         index %= len(self)
         part = bisect_right(self._ends, index)
-        return self.parts[part][index - (self._ends[part - 1] if part else 0)]
+        return self.parts[part], index - (self._ends[part - 1] if part else 0)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from uda.data.mixture import Mixture
+from uda.data.pixels import Pixels, pixels_of
 from uda.data.statistics import image_class_counts
+from uda.data.transforms import TrainTransform
 from uda.functional.sampling import rcs_probs
 from uda.opencv import cv2
 from uda.types import IGNORE, LabelledDataset, Sample, UnlabelledDataset, View, Window
@@ -21,7 +23,7 @@ from uda.types import IGNORE, LabelledDataset, Sample, UnlabelledDataset, View, 
 Transform = Callable[[Sample, int], tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Window]]
 """(sample, seed) -> image ``(3, h, w)`` float in [0, 1], label ``(h, w)`` int64 or ``None``, and the window, if methods
 are to know what part of the sample they see."""
-_Drawn = tuple[Tensor, Tensor | None, Sample, Window | None]
+_Drawn = tuple[Tensor, Tensor | None, Sample | Pixels, Window | None]
 
 _SOURCE, _TARGET, _RARE, _TURNS = 0, 1, 2, 3
 
@@ -177,11 +179,13 @@ class Pairs(Dataset[dict[str, View]]):
         if self._rare is not None:
             return self._rare_sample(self._rare, position)
         index = self._source_index(step, slot)
-        return _draw(self.transform, self.source[index], index, _derive(self.seed, _SOURCE, position))
+        return _draw(
+            self.transform, _read(self.source, index, self.transform), index, _derive(self.seed, _SOURCE, position)
+        )
 
     def _target_sample(self, target: UnlabelledDataset, step: int, slot: int) -> _Drawn:
         index = self._index(len(target), _TARGET, step, slot)
-        sample = target[index]._replace(label=None)
+        sample = _read(target, index, self.target_transform)._replace(label=None)
         return _draw(self.target_transform, sample, index, _derive(self.seed, _TARGET, self._position(step, slot)))
 
     def _rare_sample(self, tables: Mapping[tuple[int, ...], _RareTable], position: int) -> _Drawn:
@@ -189,7 +193,7 @@ class Pairs(Dataset[dict[str, View]]):
         table = tables[turn.path]
         wanted, inner = table.draw(_derive(self.seed, _RARE, position))
         index = turn.first + inner
-        sample = self.source[index]
+        sample = _read(self.source, index, self.transform)
         for attempt in range(table.config.tries):
             drawn = _draw(self.transform, sample, index, _derive(self.seed, _RARE, position, attempt + 1))
             label = drawn[1]
@@ -197,9 +201,10 @@ class Pairs(Dataset[dict[str, View]]):
                 break
         return drawn
 
-    def loader(self, start: int, stop: int, workers: int = 0) -> Iterator[dict[str, View]]:
-        """The batches of steps ``start`` to ``stop - 1`` in order, decoded by ``workers`` processes.
+    def loader(self, start: int, stop: int, workers: int = 0, *, pin: bool = False) -> Iterator[dict[str, View]]:
+        """The batches of steps ``start`` to ``stop - 1`` in order, decoded by ``workers`` processes, two ahead in each.
 
+        ``pin`` puts them into memory that a GPU copies from while it computes; it needs one.
         An error in a worker is raised here as it was there, without the worker's traceback in its message.
         """
         loader = DataLoader(
@@ -211,6 +216,7 @@ class Pairs(Dataset[dict[str, View]]):
             worker_init_fn=_start_worker,
             persistent_workers=workers > 0,
             prefetch_factor=2 if workers else None,
+            pin_memory=pin,
             generator=torch.Generator(),  # its own, or starting workers would advance the run's random state
         )
         for batch in loader:
@@ -306,8 +312,13 @@ def _permutation(count: int, *numbers: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-def _draw(transform: Transform, sample: Sample, index: int, seed: int) -> _Drawn:
-    image, label, *window = transform(sample, seed)
+def _read(dataset: UnlabelledDataset, index: int, transform: Transform) -> Sample | Pixels:
+    """A sample, of which the library's own augmentation takes no more than it needs."""
+    return pixels_of(dataset, index) if isinstance(transform, TrainTransform) else dataset[index]
+
+
+def _draw(transform: Transform, sample: Sample | Pixels, index: int, seed: int) -> _Drawn:
+    image, label, *window = transform(sample, seed)  # type: ignore[arg-type]  # Pixels go to a TrainTransform alone
     return image, label, sample, window[0]._replace(sample=index) if window else None
 
 

@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from uda.functional.windows import cut_window
+from uda.data.pixels import Pixels
+from uda.functional.windows import cut_window, window_positions
 from uda.types import IGNORE, Sample, Window
 
 CROP_TRIES = 10
@@ -106,10 +107,9 @@ class TrainTransform:
         if self.fit not in ("window", "pixels"):
             raise ValueError(f"fit must be 'window' or 'pixels', not {self.fit!r}")
 
-    def __call__(self, sample: Sample, seed: int) -> Augmented:
+    def __call__(self, sample: Sample | Pixels, seed: int) -> Augmented:
         """Augment a sample; the same seed gives the same result, and torch's own random state is left as it was."""
-        from torchvision import tv_tensors  # seconds, so not before an image is augmented
-        from torchvision.transforms import v2
+        from torchvision.transforms import v2  # seconds, so not before an image is augmented
         from torchvision.transforms.v2 import functional as F
 
         with torch.random.fork_rng(devices=[]):
@@ -117,9 +117,11 @@ class TrainTransform:
             window, label = self._place(sample)
             if float(torch.rand(())) < self.flip:
                 window, label = window._replace(flip=True), None if label is None else label.flip(-1)
-            image = self._cut(tv_tensors.Image(sample.checked().image), window)
-            image = F.to_dtype(image, torch.float32, scale=True)
+            image = self._cut(sample, window)
             strengths = self._strengths()
+            if not any(strengths) and not self.blur:
+                image = image.contiguous()  # here, where a number is a byte; sums over an image depend on its layout
+            image = F.to_dtype(image, torch.float32, scale=True)
             if any(strengths) and float(torch.rand(())) < self.jitter_probability:
                 image = v2.ColorJitter(*strengths)(image)
             if self.blur and float(torch.rand(())) < self.blur:
@@ -159,18 +161,24 @@ class TrainTransform:
             )
         return None
 
-    def _place(self, sample: Sample) -> tuple[Window, Tensor | None]:
+    def _place(self, sample: Sample | Pixels) -> tuple[Window, Tensor | None]:
         """Draw a window, and what it shows of the label."""
-        height, width = sample.image.shape[-2:]
+        height, width = sample.size if isinstance(sample, Pixels) else sample.image.shape[-2:]
         tall, wide = self._size(height, width)
         for _ in range(CROP_TRIES):
             window = Window(0, (height, width), _offset(height, tall), _offset(width, wide), tall, wide)
             if sample.label is None:
                 return window, None
-            label = cut_window(sample.label, window, self.crop, outside=self.ignore)
-            if self.cat_max_ratio == 1 or self._varied(label):
+            label = self._shown(sample, window)
+            if label is None or self.cat_max_ratio == 1 or self._varied(label):
                 break
         return window, label
+
+    def _shown(self, sample: Sample | Pixels, window: Window) -> Tensor | None:
+        """What a window shows of the label."""
+        if isinstance(sample, Pixels):
+            return sample.label_at(*window_positions(window, self.crop), outside=self.ignore)
+        return None if sample.label is None else cut_window(sample.label, window, self.crop, outside=self.ignore)
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         """Draw a window's size in pixels of an image."""
@@ -198,12 +206,18 @@ class TrainTransform:
         counts = torch.bincount(label[label != self.ignore].flatten())
         return int((counts > 0).sum()) > 1 and int(counts.max()) < self.cat_max_ratio * int(counts.sum())
 
-    def _cut(self, image: Tensor, window: Window) -> Tensor:
+    def _cut(self, sample: Sample | Pixels, window: Window) -> Tensor:
+        from torchvision import tv_tensors
         from torchvision.transforms.v2 import functional as F
 
         (height, width), right, below = window.size, window.left + window.width, window.top + window.height
         left, top = max(window.left, 0), max(window.top, 0)
-        part: Tensor = F.crop(image, top, left, min(below, height) - top, min(right, width) - left)
+        edges = top, left, min(below, height), min(right, width)
+        if isinstance(sample, Pixels):
+            part: Tensor = tv_tensors.Image(sample.part(*edges))
+        else:
+            image = tv_tensors.Image(sample.checked().image)
+            part = F.crop(image, top, left, edges[2] - top, edges[3] - left)
         around = [left - window.left, top - window.top, max(right - width, 0), max(below - height, 0)]
         if any(around):
             part = F.pad(part, around)

@@ -28,7 +28,8 @@ _HEADER = 1 << 24
 """Bytes of one piece of a tar file at most; a header that claims more would be read into memory whole."""
 _FREE_RATIO = 64 << 20
 """Bytes that any archive may unpack to, however small it is: a few empty label maps compress a thousandfold."""
-_SYSTEM = ("__MACOSX", ".DS_Store")
+SYSTEM = ("__MACOSX", ".DS_Store")
+"""What a Mac adds to an archive."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class _Unpacking:
             raise self.refuse(name, "climbs out of its folder")
         if not all(map(str.isprintable, plain)):
             raise self.refuse(name, "has characters in its name that do not print")
-        if any(part in _SYSTEM for part in path.parts) or not path.parts:
+        if any(part in SYSTEM for part in path.parts) or not path.parts:
             return None
         return path
 

@@ -64,6 +64,11 @@ class RunLog:
         with self._lines.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
+    def timing(self, tag: str, value: float, step: int) -> None:
+        """Write a scalar that is another in every run, in TensorBoard alone: the lines are equal for equal runs."""
+        if self._writer is not None:
+            self._writer.add_scalar(tag, value, step)
+
     def pictures(self, tag: str, images: Tensor, step: int) -> None:
         """Write the first images ``(N, 3, H, W)`` float in [0, 1] of a batch, side by side."""
         if self._writer is not None:

@@ -24,6 +24,7 @@ from uda.engine.schedules import Schedule, build_schedule
 from uda.engine.settings import Settings
 from uda.engine.tensorboard import RunLog
 from uda.engine.update import OptimizerLike, Update, treatment_of
+from uda.engine.waiting import DataWaitWarning, Waiting
 from uda.files import PART
 from uda.methods.base import Method, check_learning
 from uda.models.batch_norm import add_target_norms, domain_statistics
@@ -62,6 +63,8 @@ class Trainer:
 
     Attributes:
         update: the :class:`~uda.engine.Update` that makes the steps.
+        waited: share of the last call's training time that was spent on waiting for data, in [0, 1]
+            (:mod:`uda.engine.waiting`); ``None`` before the second step. TensorBoard has it as ``time/waiting``.
 
     Raises:
         TypeError: the model is no segmenter.
@@ -132,6 +135,7 @@ class Trainer:
             raise ValueError("score is 'teacher', but settings.average has the average of the student's weights scored")
         self.inference, self.score, self.labelled = inference, score, labelled
         self.evaluations: dict[str, Evaluation] = {}
+        self.waited: float | None = None
         self._claim: Claim | None = None
         self.identity: dict[str, Any] = {}
         self.rank, self.world = (0, 1) if self.processes is None else (self.processes.rank, self.processes.world)
@@ -180,7 +184,8 @@ class Trainer:
 
         Called again with the same data it goes on from where it was (after an interruption), or scores a finished run
         once more. Warns where no method learns from images, and where crops are much larger than the images of the
-        first batch (:meth:`uda.data.transforms.TrainTransform.misfit`).
+        first batch (:meth:`uda.data.transforms.TrainTransform.misfit`), and once where it waits for data for more than
+        a fifth of its time.
 
         Args:
             source: labelled images.
@@ -307,9 +312,11 @@ class Trainer:
         if start >= s.steps:
             return False
         log.text("settings", s.model_dump_json(indent=2))
-        batches = self._looked_at(
-            self.pairs(source, target).loader(start * s.accumulate, s.steps * s.accumulate, workers=s.workers)
+        waiting = Waiting()
+        loader = self.pairs(source, target).loader(
+            start * s.accumulate, s.steps * s.accumulate, workers=s.workers, pin=self.device.type == "cuda"
         )
+        batches = self._looked_at(waiting.batches(loader))
         for index in self._progress(range(start, s.steps)):
             done, last = index + 1, index + 1 == s.steps
             written = done % s.log_every == 0 or last
@@ -317,6 +324,9 @@ class Trainer:
             for _ in range(s.accumulate):
                 logs = self.update(next(batches), log=written)
             logs = logs if written else {}
+            self.waited = waiting.share
+            if written:
+                self._tell_waiting(waiting, log)
             if self._claim is not None and self._claim.lost:
                 self._claim.check()  # curves are whoever's who took over
             self._after(logs, log, source, index)
@@ -324,6 +334,13 @@ class Trainer:
             if shown is not None:
                 shown.step(self.out.name if self.out else "training", done, s.steps, losses_of(logs))
         return True
+
+    def _tell_waiting(self, waiting: Waiting, log: RunLog) -> None:
+        if self.waited is not None:
+            log.timing("time/waiting", self.waited, self.step_index - 1)
+        advice = waiting.advice(self.settings.workers) if self.rank == 0 else None
+        if advice is not None:
+            warnings.warn(advice, DataWaitWarning, stacklevel=5)
 
     def _looked_at(self, batches: Iterable[dict[str, View]]) -> Iterator[dict[str, View]]:
         """The batches; of the first, the sizes of the images are compared with the crops."""
