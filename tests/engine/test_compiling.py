@@ -14,7 +14,7 @@ from tests.engine.test_update import SPACE, Hooked, batch
 from uda.engine import CompileSpec, Update
 from uda.engine.compiling import CompileError
 from uda.methods import HRDA, MIC, AdvEnt, ClassMix, Coral, FeatureDistance, Supervised
-from uda.models import adapt
+from uda.models import DeepLabV2, HrdaSegmenter, adapt
 from uda.processes import Processes
 from uda.testing import TinyDataset, TinySegmenter, assert_same, tiny_target
 from uda.types import TaskSpec, TeacherSpec, View
@@ -129,3 +129,19 @@ def test_hooks_into_the_network_see_every_pass(checkpointing: str) -> None:
         compared.append((hooked, adapted))
     for plain, compiled in zip(*compared, strict=True):
         assert_close(plain, compiled)
+
+
+@pytest.mark.slow
+def test_detail_crops_at_other_places_are_not_other_graphs() -> None:
+    """HRDA's are drawn as Python numbers, which torch takes for constants at first."""
+    sides = (32,) * 8
+    runs = []
+    for spec in (False, EAGER):
+        torch.manual_seed(0)
+        base = DeepLabV2(5, weights=None, blocks=(1, 1, 1, 1), width=4)
+        update, graphs = trained(
+            spec, sides, HrdaSegmenter(base, embed_channels=4), [Supervised(), HRDA()], teacher=None
+        )
+        runs.append(update)
+    assert graphs[-1] == graphs[3], graphs
+    assert_close(*runs)

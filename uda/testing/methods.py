@@ -321,18 +321,6 @@ class MethodContract:
             assert all(value.dtype != torch.float16 for value in _tensors(states[-1], "").values())
         assert_same(*states)
 
-    @pytest.mark.slow
-    def test_compiled(self) -> None:
-        """A compiled network gives the method what the plain one does."""
-        states = []
-        for compile in (False, {"backend": "eager"}):
-            torch._dynamo.reset()
-            run = self.train(with_supervised(self.make()), compile=compile, steps=1)
-            states.append(run.state_dict()["model"])
-        plain, compiled = states
-        for name, value in plain.items():
-            assert torch.allclose(compiled[name], value, rtol=1e-4, atol=1e-5), name
-
     @pytest.mark.parametrize("batch_norm", ["frozen", "source", "per_domain"])
     def test_every_treatment_of_batch_norm(self, batch_norm: str) -> None:
         run = self.train(with_supervised(self.make()), batch_norm=batch_norm, steps=2, trainer=Recorder)
