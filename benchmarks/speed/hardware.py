@@ -10,7 +10,8 @@ the ratios to ``fp32`` over the networks: ``uda train mine.yaml --settings NAME`
 
 Seconds are wall clock; with one thread of a CPU they are processor time, which a busy machine changes little.
 Memory is the peak of allocated blocks on a GPU; on a CPU what the process holds at most during the timed steps, beyond
-what it held with the network built. Compilation comes before the timed steps and is told apart (``warm_up``).
+what it held with the network built (after ``compile`` that is the compiler too). Compilation comes before the timed
+steps and is told apart (``warm_up``, in processor time without the C++ compiler's own processes).
 """
 
 from __future__ import annotations
