@@ -348,6 +348,8 @@ WRONG = [
     (["bench", "{config}", "--root", "data={data}", "--only", "fdaa"], "has no row 'fdaa'"),
     (["bench", "{config}", "--root", "data={data}", "--seeds", "a"], "whole numbers"),
     (["train", "{config}", "--root", "data={data}", "-m", "nothing"], "known: source_only, adabn"),
+    (["train", "{config}", "--settings", "cpu-2-core"], "no machine of that name; the nearest is 'cpu-2-cores'"),
+    (["bench", "{config}", "--settings", "{config}"], "tiny.yaml: must have `settings:` with a mapping"),
     (["eval", "nowhere"], "nowhere: no such folder"),
     (["eval", "{run}", "--on", "mars"], "there are: source, target, ika"),
     (["eval", "{run}", "--on", "target", "--test-time", "AdaBM"], "AdaBN"),

@@ -109,7 +109,13 @@ def originals() -> dict[str, Any]:
         oracle={"steps": 3, "labels": "target"}, streets={"domains": {"kitti": {"splits": {"train": 3}}}},
     )  # fmt: skip
     folder = {"kind": "folder", "root": "a", "classes": ["road", {"name": "sky", "colour": [1, 2, 3], "ids": [7, 8]}]}
-    teacher = {"steps": 9, "teacher": {"decay": 0.9}, "schedule": {"poly": {"power": 0.9}}, "optimizer": {"sgd": {}}}
+    teacher = {
+        "steps": 9,
+        "teacher": {"decay": 0.9},
+        "schedule": {"poly": {"power": 0.9}},
+        "optimizer": {"sgd": {}},
+        "compile": {"mode": "default", "dynamic": True},
+    }
     return {
         **shipped, **runs, "tiny": tiny.content(Path("data")), "full": full,
         "shortest": SHORTEST, "folder": {**SHORTEST, "source": folder, "settings": teacher},

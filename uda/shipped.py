@@ -19,6 +19,15 @@ def benchmarks() -> dict[str, Path]:
     return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+def hardware() -> dict[str, Path]:
+    """Settings measured to be good on a machine, by its name, sorted: what ``uda train --settings NAME`` takes.
+
+    Each file is made by ``benchmarks/speed/hardware.py`` on that machine.
+    """
+    folder = Path(str(resources.files("uda"))) / "presets" / "hardware"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
 def config_file(source: Path | str) -> Path:
     """The file that a config's path or name stands for.
 

@@ -40,7 +40,7 @@ from uda.config.search import Choices, Range, SearchSpec
 from uda.data import DATASETS, Options, dataset_options
 from uda.data.base import FileDataset
 from uda.engine import Settings
-from uda.engine.settings import Augment, Spec, WeightAverage
+from uda.engine.settings import Augment, CompileSpec, Spec, WeightAverage
 from uda.models import MODELS, model_options
 from uda.types import TeacherSpec
 
@@ -51,8 +51,8 @@ SECTIONS = {
     "MethodEntry": "a-row", "CurvesSpec": "curves", "TargetLabels": "a-rows-target_labels",
     "LearningCurve": "learning_curve", "MatrixDomain": "a-matrix-domain", "CombinedSpec": "combined",
     "AdaptationEntry": "a-row-of-a-matrix", "Factor": "a-factor", "DesignSpec": "design",
-    "WeightAverage": "settingsaverage", "SearchSpec": "search", "Range": "bounds-of-a-search",
-    "Choices": "choices-of-a-search",
+    "WeightAverage": "settingsaverage", "CompileSpec": "settingscompile", "SearchSpec": "search",
+    "Range": "bounds-of-a-search", "Choices": "choices-of-a-search",
 }  # fmt: skip
 """Record -> the anchor of its section."""
 
@@ -242,6 +242,7 @@ def sections() -> dict[str, tuple[str, list[Key]]]:
         "settings": ("Of a run, of a row, and of `warm_start:`.", list(keys_of(Settings))),
         "settings.augment, settings.target_augment": ("", list(keys_of(Augment))),
         "settings.average": ("", list(keys_of(WeightAverage))),
+        "settings.compile": ("", list(keys_of(CompileSpec))),
         "settings.teacher": ("", list(keys_of_dataclass(TeacherSpec, "types.TeacherSpec"))),
         "evaluate": ("Also `uda eval --evaluate NAME=VALUE`.", list(keys_of(EvaluateSpec))),
         "curves": ("", list(keys_of(CurvesSpec))),

@@ -15,7 +15,7 @@ from tests.data.contract import picture, write
 from uda.data import CamVid, dataset_identity
 from uda.engine import CheckpointError, Settings, Trainer, constant, poly
 from uda.engine.checkpoint import load, save
-from uda.engine.identity import defaults_of, differences, plain, run_identity, settings_identity
+from uda.engine.identity import INCIDENTAL, defaults_of, differences, plain, run_identity, settings_identity
 from uda.engine.trainer import CHECKPOINT
 from uda.methods import CBST, FDA, AdvEnt, ClassMix, FDAMultiBand, MeanStd, MinEnt, Supervised
 from uda.methods.base import Method
@@ -66,9 +66,9 @@ def test_what_touches_the_weights_differs(other: Any, difference: str) -> None:
     assert any(text.startswith(difference) for text in found), found
 
 
-@pytest.mark.parametrize("name", ["workers", "device", "log_every", "image_every", "eval_every", "checkpoint_every"])
+@pytest.mark.parametrize("name", INCIDENTAL)
 def test_what_touches_no_weight_does_not(name: str) -> None:
-    value = {"device": None, "workers": 2}.get(name, 3)
+    value = {"device": None, "workers": 2, "activation_checkpointing": "all", "compile": True}.get(name, 3)
     assert not differences(identity(), identity(**{name: value}), {})
 
 
@@ -76,6 +76,7 @@ def test_every_setting_is_in_it_or_known_to_be_incidental() -> None:
     kept = set(settings_identity(settings()))
     assert set(Settings.model_fields) - kept == {
         "workers", "device", "log_every", "image_every", "eval_every", "checkpoint_every", "teacher",
+        "activation_checkpointing", "compile",
     }  # fmt: skip
     assert identity(ClassMix())["teacher"]["decay"] == 0.99
 

@@ -90,6 +90,8 @@ def test_gradients_that_are_not_averaged_are_seen() -> None:
         {"average": True},
         {"clip": 0.1},
         {"augment": {"scale": (0.5, 1.0), "cat_max_ratio": 0.75}, "optimizer": "adamw", "lr": 1e-4},
+        {"activation_checkpointing": "all"},
+        {"batch_norm": "frozen", "sync_batch_norm": False, "compile": {"backend": "eager"}},
     ],
     ids=str,
 )
@@ -101,6 +103,19 @@ def test_every_setting_of_a_run(changes: dict[str, Any]) -> None:
     (first, _), (second, _) = together(trained_state, [Supervised(), ClassMix()], both)
     assert_same(first, second)
     assert_near(alone, first)
+
+
+def test_float16_overflows_on_all_processes_at_once() -> None:
+    """At the first scale, which this loss is too large for; both pass the same steps over."""
+    states = together(scaled_states, 1e2)
+    assert states[0][0] == states[1][0]
+    assert 0 < states[0][0] < 8
+    assert_same(*(state for _, state in states))
+
+
+def scaled_states(weight: float) -> tuple[int, Any]:
+    run = train([Supervised(weight=weight), ClassMix()], **{**EXACT, "steps": 8, "precision": "fp16", "lr": 1e-6})
+    return run.update.skipped, run.update.state_dict()["model"]
 
 
 # ---- what each process sees ------------------------------------------------------------------------------------------

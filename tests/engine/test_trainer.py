@@ -129,7 +129,9 @@ def test_workers_do_not_change_the_run() -> None:
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
 
 
-@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"channels_last": True}, {"clip": 0.1}])
+@pytest.mark.parametrize(
+    "changes", [{"precision": "bf16"}, {"precision": "fp16"}, {"channels_last": True}, {"clip": 0.1}]
+)
 def test_options_change_training_but_not_much(changes: dict[str, Any]) -> None:
     runs = []
     for options in ({}, changes):
@@ -177,7 +179,10 @@ def test_schedule_ends_low_and_warms_up(tmp_path: Path) -> None:
         ({"warmup": 4}, "warmup"),
         ({"lrr": 1.0}, "lrr"),
         ({"lr": float("inf")}, "lr"),
-        ({"precision": "fp16"}, "precision"),
+        ({"precision": "fp8"}, "precision"),
+        ({"activation_checkpointing": "some"}, "activation_checkpointing"),
+        ({"compile": {"mod": "default"}}, "mod"),
+        ({"compile": {"backend": "eager", "mode": "max-autotune"}}, "mode .max-autotune. is of backend .inductor."),
         ({"optimizer": "adamv"}, "no optimizer 'adamv'; the nearest is 'adamw'"),
         ({"optimizer": {"sgd": {"momentun": 0.9}}}, "'sgd' has no argument 'momentun'; the nearest is 'momentum'"),
         ({"optimizer": {"sgd": {"lr": 0.9}}}, "lr of 'sgd' is a setting of its own"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from uda.methods import METHODS, Supervised, method, parameters
 from uda.methods.base import Method
@@ -50,3 +51,29 @@ def test_with_every_earlier_one(first: str) -> None:
 def test_all_together() -> None:
     run_together(*OTHERS)
     run_together(*reversed(OTHERS))
+
+
+EAGER = {"backend": "eager"}
+
+
+def weights(methods: list[Method], **changes: Any) -> dict[str, Any]:
+    torch._dynamo.reset()
+    run = train(methods, aux=True, teacher={}, **changes)
+    return run.state_dict()["model"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_compiled(name: str) -> None:
+    """A compiled network gives a method what the plain one does."""
+    plain, compiled = (weights([Supervised(), make(name)], steps=1, **more) for more in ({}, {"compile": EAGER}))
+    for key, value in plain.items():
+        torch.testing.assert_close(compiled[key], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"compile": EAGER}, {"activation_checkpointing": "all", "accumulate": 2}], ids=str)
+def test_all_together_compiled_and_computed_again(changes: dict[str, Any]) -> None:
+    both = {"steps": 2, "accumulate": changes.get("accumulate", 1)}
+    plain, changed = (weights([Supervised(), *map(make, OTHERS)], **{**both, **more}) for more in ({}, changes))
+    for key, value in plain.items():
+        torch.testing.assert_close(changed[key], value, rtol=1e-4, atol=1e-5)

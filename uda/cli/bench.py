@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.markup import escape
 
-from uda.cli.common import FAILED, bars, changes, console, guarded, integers, key_values, roots, say, yaml_value
+from uda.cli.common import (
+    FAILED,
+    bars,
+    changes,
+    console,
+    guarded,
+    integers,
+    key_values,
+    roots,
+    say,
+    settings_of,
+    yaml_value,
+)
 from uda.progress import StepProgress
 
 if TYPE_CHECKING:
@@ -33,6 +45,11 @@ OUT = typer.Option(Path("runs"), "--out", "-o", help="Runs go to OUT/<name of th
 ROOT = typer.Option([], "--root", help="NAME=PATH for ${NAME} in the config; repeatable.", show_default=False)
 SET = typer.Option(
     [], "--set", help="KEY=VALUE in place of an entry of the config, such as settings.steps=200; repeatable.",
+    show_default=False,
+)  # fmt: skip
+SETTINGS = typer.Option(
+    None, "--settings",
+    help="A YAML file, or a machine that comes with uda, whose `settings:` go before the config's; --set before both.",
     show_default=False,
 )  # fmt: skip
 ENGINES = ("local", "slurm")
@@ -59,6 +76,7 @@ def bench(
     out: Path = OUT,
     root: list[str] = ROOT,
     change: list[str] = SET,
+    settings: str = SETTINGS,
     preset: list[str] = typer.Option(
         [], "--preset", "-p", help="Add a published recipe (uda.presets) as a row; repeatable.", show_default=False
     ),
@@ -112,7 +130,7 @@ def bench(
     from uda.bench.render import terminal
     from uda.config import kind_of, load_config
 
-    changed = changes(change)
+    changed = settings_of(settings) | changes(change)
     kind = kind_of(config, changed)
     if status:
         _status(config, changed, roots(root, config, changed), preset, out, only or None, integers(seeds, "--seeds"))
@@ -183,6 +201,7 @@ def train(
     out: Path = OUT,
     root: list[str] = ROOT,
     change: list[str] = SET,
+    settings: str = SETTINGS,
     fresh: bool = FRESH,
     extend: bool = EXTEND,
     quiet: bool = QUIET,
@@ -200,7 +219,7 @@ def train(
     for key, text in (("source", source), ("target", target)):
         if text is not None:
             entries[key] = _data(text, f"--{key}")
-    content, changed = {} if config is None else config, {**entries, **changes(change)}
+    content, changed = {} if config is None else config, {**entries, **settings_of(settings), **changes(change)}
     loaded, row = load_run(content, roots(root, content, changed), row=method, recipe=preset, changes=changed)
     quiet = quiet or is_follower()
     with bars(quiet) as progress:

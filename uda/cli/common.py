@@ -19,7 +19,7 @@ from uda.progress import QUIET_SECONDS
 from uda.progress import bars as bars
 from uda.progress import columns as columns
 from uda.progress import console as console
-from uda.registry import printable, short
+from uda.registry import nearest, printable, short
 
 FAILED = 1
 """Exit code: something failed in the work."""
@@ -204,6 +204,26 @@ def changes(assignments: Sequence[str]) -> dict[str, Any]:
         ValueError: not of that form.
     """
     return {key: yaml_value(value, f"--set {key}") for key, value in key_values(assignments, "--set").items()}
+
+
+def settings_of(source: str | None) -> dict[str, Any]:
+    """``--settings FILE``, or the name of a machine that comes with the library: its ``settings:`` as changes by key.
+
+    Raises:
+        ValueError: no such file or machine, or a file without ``settings:`` alone.
+    """
+    if source is None:
+        return {}
+    from uda.shipped import hardware
+
+    known = hardware()
+    path = Path(source) if Path(source).is_file() else known.get(source)
+    if path is None:
+        raise ValueError(f"--settings {source}: no such file, and no machine of that name; {nearest(source, known)}")
+    content = yaml_value(path.read_text(encoding="utf-8"), f"--settings {source}")
+    if not isinstance(content, Mapping) or set(content) != {"settings"} or not isinstance(content["settings"], Mapping):
+        raise ValueError(f"{path}: must have `settings:` with a mapping of keys to values, and nothing else")
+    return {f"settings.{key}": value for key, value in content["settings"].items()}
 
 
 def roots(

@@ -7,7 +7,7 @@ from uda.engine.inference import Inference
 from uda.engine.launching import LaunchError, launch
 from uda.engine.optimisation import OPTIMIZERS, segmenter_optimizer
 from uda.engine.schedules import SCHEDULES, constant, poly
-from uda.engine.settings import Augment, Settings
+from uda.engine.settings import Augment, CompileSpec, Settings
 from uda.engine.trainer import Trainer
 from uda.engine.update import NonFiniteLoss, Update
 
@@ -16,6 +16,7 @@ __all__ = [
     "SCHEDULES",
     "Augment",
     "CheckpointError",
+    "CompileSpec",
     "Evaluation",
     "Inference",
     "LaunchError",

@@ -52,7 +52,7 @@ def certainty(
         images: of any sizes, at least one.
         class_names: of the model's classes.
         inference: how images are predicted, and at which size they are looked at.
-        precision: ``bf16`` runs the forward under autocast.
+        precision: ``bf16`` and ``fp16`` run the forward under autocast.
         domain: of the images; whose batch-norm statistics serve, where the model keeps a set for each.
 
     Raises:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from uda.engine.inference import PLAIN, Inference, resize_images
+from uda.engine.precision import autocast
 from uda.functional.entropy import softmax_entropy
 from uda.models.batch_norm import Domain, normalising
 from uda.models.modes import evaluating
@@ -66,7 +67,7 @@ def choose_images(
         model: images ``(N, 3, H, W)`` in [0, 1] -> :class:`~uda.types.SegOutput`; not needed for ``"random"``.
         seed: of ``"random"``; the others have nothing random.
         inference: at which size images are looked at; windows, flips and further scales are left out.
-        precision: ``bf16`` runs the forward under autocast.
+        precision: ``bf16`` and ``fp16`` run the forward under autocast.
         domain: whose batch-norm statistics serve, where the model has two sets: the source's, which are all that a
             network has learned that never saw the target.
 
@@ -146,7 +147,7 @@ def look_at(
     with evaluating(model), normalising(model, domain):
         for index in range(len(images)):
             resized = resize_images(images[index].as_float()[None].to(device), inference)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with autocast(device.type, precision):
                 output = model(resized)
             if not isinstance(output, SegOutput):
                 raise TypeError(f"{type(model).__name__} gives no SegOutput, so no features; see uda.models.adapt")

@@ -109,7 +109,7 @@ def evaluate(
         batch_size: consecutive images of equal size that go through the model together.
         inference: how images are predicted, and at which size predictions are scored.
         device: where to run; by default where the model's parameters are.
-        precision: ``bf16`` runs the forward under autocast.
+        precision: ``bf16`` and ``fp16`` run the forward under autocast.
         domain: of the images; whose batch-norm statistics serve, where the model keeps a set for each.
         progress: wraps the batches, for a progress bar.
         watch: is given each batch's logits ``(N, C, h, w)`` at the size that is scored.

@@ -31,8 +31,11 @@ SCHEMA = 4
 3: AdaBN pools the target set, labels are resized nearest-exact, ProDA, SAC, CoTTA and MaxSquare train as their authors.
 4: CBST, CRST and MRNet label whole images once and store the maps.
 """
-INCIDENTAL = ("workers", "device", "log_every", "image_every", "eval_every", "checkpoint_every")
-"""Settings that no weight depends on."""
+INCIDENTAL = (
+    *("workers", "device", "log_every", "image_every", "eval_every", "checkpoint_every"),
+    *("activation_checkpointing", "compile"),
+)
+"""Settings that no weight depends on, but for rounding."""
 NAMED_DIFFERENCES = 4
 """Differences that a message lists."""
 UNKNOWN = None

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.nn import functional as F
 
+from uda.engine.precision import autocast, widened
 from uda.engine.settings import Closed
 from uda.functional import cut_window
 from uda.methods.base import TestTimeMethod
@@ -106,7 +107,7 @@ def predict_logits(
         model: images -> :class:`SegOutput` or logits of any size; a test-time method adapts on them.
         images: ``(N, 3, H, W)`` float in [0, 1], on the model's device.
         inference: how. With several passes the sum is held in float32, beside one pass's logits at a time.
-        precision: ``bf16`` runs the forward under autocast.
+        precision: ``bf16`` and ``fp16`` run the forward under autocast; of ``fp16`` float32 comes out.
         size: height h and width w; the images' own by default.
 
     Returns:
@@ -240,10 +241,9 @@ def _crop(model: nn.Module, crop: Tensor, aux: float, precision: str) -> Tensor:
 
 def _forward(model: nn.Module, images: Tensor, aux: float, precision: str) -> Tensor:
     """One pass: the main logits and ``aux`` times the auxiliary ones, at the network's own size."""
-    autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16")
     # a test-time method may need gradients; it stops them itself where it does not
-    with autocast, torch.set_grad_enabled(isinstance(model, TestTimeMethod)):
-        output = model(images)
+    with autocast(images.device.type, precision), torch.set_grad_enabled(isinstance(model, TestTimeMethod)):
+        output = widened(model(images))
     if isinstance(output, SegOutput):
         logits = output.logits.detach()
         return logits + aux * output.auxiliary.detach() if aux else logits

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from uda.data.transforms import TrainTransform
 from uda.engine.optimisation import DEFAULTS, Decayed, check_arguments
+from uda.engine.precision import Precision
 from uda.engine.schedules import build_schedule
+from uda.models.recompute import Recomputed
 from uda.types import TeacherSpec
 
 
@@ -71,6 +73,23 @@ class WeightAverage(Closed):
         return step > self.start * total and (total - step) % self.every == 0
 
 
+class CompileSpec(Closed):
+    """How torch.compile compiles the network's passes in training (:mod:`uda.engine.compiling`)."""
+
+    backend: str = "inductor"
+    """``inductor`` (C++ on a CPU, Triton on a GPU), ``aot_eager``, ``eager``, or another one that torch knows."""
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    """Of ``inductor``: ``reduce-overhead`` replays CUDA graphs, ``max-autotune`` tries kernels for minutes."""
+    dynamic: bool | None = None
+    """Whether graphs hold for all sizes of image; ``null``: from the second size that comes."""
+
+    @model_validator(mode="after")
+    def _mode_of_inductor(self) -> CompileSpec:
+        if self.mode != "default" and self.backend != "inductor":
+            raise ValueError(f"mode {self.mode!r} is of backend 'inductor', got backend {self.backend!r}")
+        return self
+
+
 Spec = dict[str, dict[str, Any]]
 """Something by name with its arguments: ``{name: arguments}``, one entry; in YAML a name alone has no arguments."""
 
@@ -113,8 +132,15 @@ class Settings(Closed):
     average: WeightAverage | None = None
     """Stochastic weight averaging: ``true``, or ``{start:, every:}``; the average is what is scored and loaded."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """``bf16`` runs forward passes under autocast; weights stay float32."""
+    precision: Precision = "fp32"
+    """``bf16`` runs forward passes and losses under autocast, ``fp16`` the networks' passes alone, with a scale on the
+    losses (:mod:`uda.engine.precision`); weights stay float32."""
+    activation_checkpointing: Recomputed = "none"
+    """What keeps its inputs alone and is computed again on the way back: the ``encoder``'s blocks, or ``all``, the
+    decoder too. Less memory, more time, the same numbers (:mod:`uda.models.recompute`)."""
+    compile: CompileSpec | None = None
+    """torch.compile of the network's and the teacher's passes: ``true``, or ``{backend:, mode:, dynamic:}``; the
+    numbers are the same up to rounding."""
     channels_last: bool = False
     """Memory layout of images and weights; the numbers are the same up to rounding, the speed is not."""
     batch_norm: Literal["shared", "frozen", "source", "per_domain"] = "shared"
@@ -148,6 +174,11 @@ class Settings(Closed):
     @classmethod
     def _switch(cls, value: Any) -> Any:
         return (WeightAverage() if value else None) if isinstance(value, bool) else value
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _compile_switch(cls, value: Any) -> Any:
+        return (CompileSpec() if value else None) if isinstance(value, bool) else value
 
     @field_validator("optimizer", "schedule", mode="before")
     @classmethod

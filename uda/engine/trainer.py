@@ -120,6 +120,8 @@ class Trainer:
             clip=s.clip,
             precision=s.precision,
             channels_last=s.channels_last,
+            activation_checkpointing=s.activation_checkpointing,
+            compile=s.compile,
             batch_norm=s.batch_norm,
             accumulate=s.accumulate,
             teacher=s.teacher_spec,

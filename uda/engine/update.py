@@ -20,20 +20,22 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from uda.engine.averaging import RunningAverage
 from uda.engine.checkpoint import rng_state, set_rng_state
+from uda.engine.compiling import Compiled
 from uda.engine.graph import check_scalar, reached, released_graphs_explained, trains_nothing
 from uda.engine.grouping import share_groups, shared_teacher, unique_labels
 from uda.engine.optimisation import add_parameters, segmenter_optimizer
+from uda.engine.precision import PRECISIONS, autocast, widened
 from uda.engine.schedules import Poly, RunSchedule, Schedule, set_lr
-from uda.engine.settings import WeightAverage
+from uda.engine.settings import CompileSpec, WeightAverage
 from uda.methods.base import Method
 from uda.models.batch_norm import TREATMENTS, add_target_norms, normalising, view_domain
+from uda.models.recompute import Part, parts_of, recomputing
 from uda.models.synced_norm import synced_batch_norm
 from uda.models.teacher import Teacher
 from uda.processes import Processes, passing
 from uda.step import Phase, Step
 from uda.types import SegOutput, TaskSpec, TeacherSpec, View, as_segmenter
 
-PRECISIONS = ("fp32", "bf16")
 OptimizerLike = Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer]
 """An optimiser over the model's parameters, or what makes one of them (``partial(torch.optim.NAdam, lr=1)``)."""
 
@@ -72,8 +74,14 @@ class Update:
             scheduler, its class or a partial of it.
         warmup: steps of linear warm-up, over any schedule that is a function.
         clip: norm to which the gradient of everything that ``optimizer`` moves is clipped.
-        precision: ``"bf16"`` runs networks and losses under autocast.
+        precision: ``"bf16"`` runs networks and losses under autocast. ``"fp16"`` runs the segmenter and its teacher
+            under autocast, losses and own networks in float32, and scales totals on their way back; a step whose
+            gradients overflow is passed over: it counts in ``index``, but no weight, rate or average moves.
         channels_last: memory format of model and images.
+        activation_checkpointing: what of the network is computed again on the way back, in place of keeping its
+            activations: ``"none"``, the ``"encoder"`` or ``"all"`` (:mod:`uda.models.recompute`). The same numbers.
+        compile: how torch.compile compiles the passes of network and teacher, ``True`` for its defaults; with
+            ``activation_checkpointing`` each part that is computed again by itself. The numbers differ by rounding.
         batch_norm: how batch norm treats the views of the two domains: ``"shared"``, ``"frozen"``, ``"source"`` or
             ``"per_domain"`` (:mod:`uda.models.batch_norm`).
         accumulate: calls (micro-batches) that make one optimiser step; their gradients are averaged.
@@ -89,7 +97,8 @@ class Update:
 
     Attributes:
         labels: the methods' unique names in the logs.
-        index: optimiser steps done.
+        index: optimiser steps done, with those that were passed over.
+        skipped: steps that were passed over, as gradients overflowed in ``"fp16"``.
         step: the :class:`~uda.step.Step` of the last call.
         teacher: the EMA teacher, if a method needs one (after :meth:`setup`).
         own_optimizers: optimisers of the methods' own networks by label.
@@ -112,6 +121,8 @@ class Update:
         clip: float | None = None,
         precision: str = "fp32",
         channels_last: bool = False,
+        activation_checkpointing: str = "none",
+        compile: CompileSpec | bool | None = None,
         batch_norm: str = "shared",
         accumulate: int = 1,
         teacher: TeacherSpec | None = None,
@@ -145,6 +156,10 @@ class Update:
         self.total_steps, self.accumulate, self.clip, self.seed = total_steps, accumulate, clip, seed
         self.precision, self.channels_last = precision, channels_last
         self.processes, self._synced = processes, processes if sync_batch_norm else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.skipped, self._skipped_last, self._unscaled = 0, False, False
+        self._parts = parts_of(self.model, activation_checkpointing)
+        self._compile(CompileSpec() if compile is True else compile or None)
         self.teacher_spec = teacher or shared_teacher(self.methods, self.labels)
         self.generator = torch.Generator().manual_seed(0 if seed is None else seed)
         self.teacher: Teacher | None = None
@@ -160,6 +175,29 @@ class Update:
         self._unchecked: dict[str, Tensor] = {}
 
     # ---- set-up -------------------------------------------------------------------------------------------------
+
+    def _compile(self, spec: CompileSpec | None) -> None:
+        self._compiled_parts: dict[int, Compiled] = {}
+        self._compile_spec = None if spec is None else spec.model_dump()
+        self._student: Callable[[Tensor], SegOutput] = self.model
+        if self._compile_spec is None:
+            return
+        if self._synced is not None:
+            raise ValueError(
+                "compile and batch norm over several processes exclude each other; sync_batch_norm: false, or "
+                "compile: false"
+            )
+        # a function of its own: a copy or an evaluation of the network is not compiled, and its state has no other keys
+        self._student = Compiled(lambda images: self.model(images), self._compile_spec)
+
+    def _made(self, part: Part, call: Callable[..., Any]) -> Callable[..., Any]:
+        # a graph keeps the hooks of its first pass, and an adapted network has others at each
+        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in part.modules)
+        if self._compile_spec is None or hooked:
+            return call
+        if id(part) not in self._compiled_parts:
+            self._compiled_parts[id(part)] = Compiled(call, self._compile_spec)
+        return self._compiled_parts[id(part)]
 
     def setup(self, spec: TaskSpec) -> None:
         """Let every method build its networks and state, make the optimisers and the teacher; once, before all else.
@@ -186,7 +224,10 @@ class Update:
                 self.own_optimizers[label] = own
         self._make_optimizer()
         if self.teacher_spec is not None:
-            self.teacher = Teacher(self.model, **vars(self.teacher_spec))
+            self.teacher = teacher = Teacher(self.model, **vars(self.teacher_spec))
+            self._taught: Callable[[Tensor], SegOutput] = teacher
+            if self._compile_spec is not None:
+                self._taught = Compiled(lambda images: teacher(images), self._compile_spec)
         self._begin_together()
         self._graph_views = frozenset().union(*(method.reads for method in self.methods))
         self._kept_views = frozenset().union(*(method.looks for method in self.methods))
@@ -296,9 +337,14 @@ class Update:
 
     def forward(self, name: str, view: View) -> SegOutput:
         """Seam: take a view through the network, with gradient where the caller records it."""
-        with self._passing(), normalising(self.model, view_domain(name), self.batch_norm):
-            output: SegOutput = self.model(view.images)
-        return output
+        recorded = bool(self._parts) and torch.is_grad_enabled()
+        student = self.model if recorded else self._student
+        with (
+            self._passing(),
+            normalising(self.model, view_domain(name), self.batch_norm),
+            recomputing(self._parts, self._passing, self._made),
+        ):
+            return widened(student(view.images))
 
     def teach(self, name: str, view: View) -> SegOutput:
         """Seam: take a view through the teacher, without gradient.
@@ -309,8 +355,7 @@ class Update:
         if self.teacher is None:
             raise RuntimeError("this run has no teacher; a method that needs one sets teacher = TeacherSpec(...)")
         with self._passing(), normalising(self.teacher, view_domain(name), self.batch_norm):
-            output: SegOutput = self.teacher(view.images)
-        return output
+            return widened(self._taught(view.images))
 
     @contextmanager
     def _passing(self) -> Iterator[None]:
@@ -327,11 +372,13 @@ class Update:
     ) -> None:
         """Seam: take totals (with gradient ``None``) and network outputs (with theirs) back to ``inputs``.
 
-        Totals are divided by the number of micro-batches; a gradient that comes from a total is already.
+        Totals are divided by the number of micro-batches and, in ``"fp16"``, multiplied by the scale; a gradient that
+        comes from a total is already.
         """
-        scale = 1 / self.accumulate
+        share = 1 / self.accumulate
         output_gradients = [
-            torch.full_like(x, scale) if g is None else g for x, g in zip(outputs, gradients, strict=True)
+            self.scaler.scale(torch.full_like(x, share)) if g is None else g
+            for x, g in zip(outputs, gradients, strict=True)
         ]
         torch.autograd.backward(outputs, output_gradients, inputs=inputs, retain_graph=retain_graph)
 
@@ -344,8 +391,12 @@ class Update:
             self.processes.average_gradients(parameters)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision that networks and losses run in."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        """The precision that the segmenter and its teacher run in."""
+        return autocast(self.device.type, self.precision)
+
+    def _maths(self) -> AbstractContextManager[Any]:
+        """The precision that methods compute in: entropies and their like leave float16's range."""
+        return autocast(self.device.type, "fp32" if self.precision == "fp16" else self.precision)
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
@@ -371,13 +422,13 @@ class Update:
         self._require_finite_images(views)
         if first:
             if self.teacher is not None and self.teacher.when == "before":
-                self.teacher.update(self.model, self.index)
+                self._update_teacher(self.teacher)
             self._zero()
         # the last step's tensors go before this one's are made
         self.step = None
         self.step = step = self._make_step(views, log)
         for label, method in zip(self.labels, self.methods, strict=True):
-            with self.autocast(), self._running(step, label, method, "prepare"):
+            with self._maths(), self._running(step, label, method, "prepare"):
                 method.prepare(step)
         if not any(method.teacher_in_losses for method in self.methods):
             step.forget_taught()
@@ -406,7 +457,7 @@ class Update:
     def _losses(self, step: Step, label: str, method: Method, phase: Phase) -> Iterator[None]:
         """Around losses: their counts of pixels are those of all processes, where each sees its own images."""
         together = self.processes if phase in method.own_images else None
-        with self.autocast(), passing(together), self._running(step, label, method, phase):
+        with self._maths(), passing(together), self._running(step, label, method, phase):
             yield
 
     def _zero(self) -> None:
@@ -512,14 +563,23 @@ class Update:
         own = {label: [p for g in o.param_groups for p in g["params"]] for label, o in self.own_optimizers.items()}
         for network in own.values():
             self.average(network)
+        self._unscale(parameters)
         norm = self._norm(parameters)
-        step.log("gradient_norm", norm)
         norms = {f"the gradient norm of {label}'s own network": self._norm(network) for label, network in own.items()}
-        self._require_finite(step, {"the segmenter's gradient norm": norm, **norms})
+        skips = self._overflows(norm, *norms.values())
+        self._require_finite(step, {} if skips else {"the segmenter's gradient norm": norm, **norms})
+        if self.scaler.is_enabled():
+            step.log("fp16/scale", self.scaler.get_scale())
+            step.log("fp16/skipped", self.skipped)
+        if skips:
+            step.close()
+            self.index += 1
+            return
+        step.log("gradient_norm", norm)
         if self.clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
         step.close()
-        factor = schedule.apply(self.index)
+        factor = schedule.apply(self.moves)
         self.optimizer.step()
         for label, method in zip(self.labels, self.methods, strict=True):
             if label in self.own_optimizers:
@@ -530,10 +590,48 @@ class Update:
         step.log("lr", self.optimizer.param_groups[0]["lr"])
         schedule.advance()
         if self.teacher is not None and self.teacher.when == "after":
-            self.teacher.update(self.model, self.index)
+            self._update_teacher(self.teacher)
         self.index += 1
         if self.weight_average is not None:
             self.weight_average.update(self.index)
+
+    @property
+    def moves(self) -> int:
+        """Optimiser steps that moved the weights; schedule and teacher go by them."""
+        return self.index - self.skipped
+
+    def _update_teacher(self, teacher: Teacher) -> None:
+        if self._skipped_last:
+            return  # the student is the one that it was
+        teacher.update(self.model, self.moves)
+
+    def _unscale(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Take the scale from all gradients, before anything looks at them."""
+        if not self.scaler.is_enabled():
+            return
+        optimizers = (self.optimizer, *self.own_optimizers.values())
+        self._unscaled = False
+        for optimizer in optimizers:
+            if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+                self.scaler.unscale_(optimizer)
+                self._unscaled = True
+        held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+        for parameter in parameters:
+            if id(parameter) not in held and parameter.grad is not None:
+                parameter.grad /= self.scaler.get_scale()
+
+    def _overflows(self, *norms: Tensor) -> bool:
+        """Whether scaled gradients overflowed, so that the step is to be passed over; the next scale is smaller.
+
+        A gradient that is not finite at a scale of 1 or less is no matter of the scale, and an error as ever.
+        """
+        if not self.scaler.is_enabled() or not self._unscaled:
+            return False
+        before, finite = self.scaler.get_scale(), bool(torch.stack(norms).isfinite().all())
+        self.scaler.update()
+        self._skipped_last = not finite and before > 1 and self.scaler.get_scale() < before
+        self.skipped += self._skipped_last
+        return self._skipped_last
 
     def _norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         norm: Tensor = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -641,10 +739,14 @@ class Update:
             "optimizer": self.optimizer.state_dict(),
             "own_optimizers": {label: optimizer.state_dict() for label, optimizer in self.own_optimizers.items()},
             "schedule": schedule,
+            **({"scaler": self._scaler_state()} if self.scaler.is_enabled() else {}),
             "generator": self.generator.get_state(),
             "rng": rng_state() if self.processes is None else self._every_rng_state(self.processes),
             "asked_total": self.asked_total,
         }
+
+    def _scaler_state(self) -> dict[str, Any]:
+        return {"scaler": self.scaler.state_dict(), "skipped": self.skipped, "skipped_last": self._skipped_last}
 
     @staticmethod
     def _every_rng_state(processes: Processes) -> dict[str, Any]:
@@ -680,6 +782,9 @@ class Update:
         for label, optimizer in self.own_optimizers.items():
             optimizer.load_state_dict(state["own_optimizers"][label])
         schedule.load_state_dict(state["schedule"])
+        if self.scaler.is_enabled() and (scaled := state.get("scaler")) is not None:
+            self.scaler.load_state_dict(scaled["scaler"])
+            self.skipped, self._skipped_last = scaled["skipped"], scaled["skipped_last"]
         self.generator.set_state(state["generator"].cpu())
         self.index, self.asked_total = state["step"], state["asked_total"]
         self._load_rng_state(state["rng"])

@@ -25,6 +25,7 @@ from uda.data.identity import dataset_identity
 from uda.data.statistics import ChannelStats
 from uda.engine.identity import model_identity
 from uda.engine.inference import PLAIN, Inference, ResizedImages, at_size, predict_logits, resize_images
+from uda.engine.precision import autocast, widened
 from uda.gap.columns import IMAGE_COLUMNS, image_columns
 from uda.gap.factors import BATCH_NORM
 from uda.gap.fixes import Fix, default_fixes
@@ -178,7 +179,7 @@ def analyse(
         fixes: test-time methods to try, :func:`uda.gap.fixes.default_fixes` if left out.
         adapt_on: unlabelled images of the target for methods that look at some beforehand; the scored ones if left out.
         inference: how images are predicted.
-        precision: ``bf16`` runs the forward under autocast.
+        precision: ``bf16`` and ``fp16`` run the forward under autocast.
         options: see :class:`Options`.
         progress: shows how far it is.
         trained_on_source: said in the report.
@@ -280,9 +281,9 @@ class _Asker:
         return self.inference.model_dump() == PLAIN.model_dump()
 
     def _forward(self, images: Tensor) -> SegOutput | Tensor:
-        autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        with autocast, torch.set_grad_enabled(isinstance(self.model, TestTimeMethod)):
-            output = self.model(images)
+        adapts = isinstance(self.model, TestTimeMethod)
+        with autocast(images.device.type, self.precision), torch.set_grad_enabled(adapts):
+            output = widened(self.model(images))
         detached: SegOutput | Tensor = output.detach()
         return detached
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from uda.models.base import Normalise, check_images, cut_to, pad_to, resize, split_decay
+from uda.models.recompute import Part, blocks, unknown_encoder
 from uda.registry import Configurable, nearest
 from uda.types import SegOutput
 
@@ -168,6 +169,16 @@ class SegmenterAdapter(Configurable, nn.Module):
 
         aux = at_image_size(output["aux"]) if self.has_aux else None
         return SegOutput(at_image_size(self._logits(output)), features, aux, extra or None)
+
+    def recomputable(self, what: str) -> list[Part]:
+        """What activation checkpointing computes again: with ``"all"`` the network's blocks, or all of it at once.
+
+        Raises:
+            ValueError: ``"encoder"``, which is not known of an adapted network.
+        """
+        if what == "encoder":
+            raise ValueError(unknown_encoder(self.module))
+        return blocks(self.module)
 
     def encode(self, images: Tensor) -> Tensor:
         """Bottleneck features ``(N, D, h, w)`` of images ``(N, 3, H, W)`` in [0, 1]; the whole network runs."""

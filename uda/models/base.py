@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from uda.models.recompute import Part, blocks
 from uda.models.synced_norm import is_synced
 from uda.registry import Configurable
 from uda.types import SegOutput
@@ -298,6 +299,14 @@ class SegmentationNetwork(Configurable, nn.Module):
         if aux is not None:
             aux = cut_to(resize(aux, padded.shape[-2:]), (height, width))
         return SegOutput(logits, stages[-1], aux, {"decoder": decoded})
+
+    def recomputable(self, what: str) -> list[Part]:
+        """What activation checkpointing computes again: the encoder's blocks, with ``"all"`` :meth:`decode` too."""
+        parts = blocks(self.encoder)
+        if what == "all":
+            inside = set(self.encoder.modules())
+            parts.append(Part(self, "decode", tuple(module for module in self.modules() if module not in inside)))
+        return parts
 
     def encode(self, images: Tensor) -> Tensor:
         """Bottleneck features ``(N, D, h, w)`` of images ``(N, 3, H, W)`` in [0, 1], without the decoder."""

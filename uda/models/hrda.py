@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from uda.models.base import FrozenEncoder, SegmentationNetwork, check_images, encoder_and_head, pad_to, resize
+from uda.models.recompute import Part, whole_part
 from uda.processes import agreed
 from uda.registry import Configurable
 from uda.types import SegOutput
@@ -246,6 +247,10 @@ class HrdaSegmenter(Configurable, nn.Module):
             None if aux is None else resize(aux, (full_height, full_width))[..., :height, :width],
             extra,
         )
+
+    def recomputable(self, what: str) -> list[Part]:
+        """What activation checkpointing computes again: the base's parts, with ``"all"`` the attention too."""
+        return [*self.base.recomputable(what), *([whole_part(self.attention)] if what == "all" else [])]
 
     def encode(self, images: Tensor) -> Tensor:
         """Bottleneck features ``(N, D, h, w)`` of the half-resolution image."""

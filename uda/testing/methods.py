@@ -309,6 +309,18 @@ class MethodContract:
         assert all(value.dtype != torch.bfloat16 for value in run.state_dict()["model"].values())
         assert all(value.dtype != torch.bfloat16 for value in run.methods[-1].state_dict().values())
 
+    def test_float16_and_activation_checkpointing(self) -> None:
+        """Finite in float16; what is computed again on the way back changes no bit of the run."""
+        states = []
+        for what in ("none", "all"):
+            changes = {"precision": "fp16", "activation_checkpointing": what, "steps": 3}
+            run = self.train(with_supervised(self.make()), trainer=Recorder, **changes)
+            assert all(value == value for logs in run.logs for value in logs.values())
+            assert run.update.moves, "every step overflows"
+            states.append(run.update.state_dict())
+            assert all(value.dtype != torch.float16 for value in _tensors(states[-1], "").values())
+        assert_same(*states)
+
     @pytest.mark.parametrize("batch_norm", ["frozen", "source", "per_domain"])
     def test_every_treatment_of_batch_norm(self, batch_norm: str) -> None:
         run = self.train(with_supervised(self.make()), batch_norm=batch_norm, steps=2, trainer=Recorder)

@@ -34,7 +34,8 @@ class TinySegmenter(nn.Module):
         """(training mode, gradient) of every forward pass."""
 
     def forward(self, images: Tensor) -> SegOutput:
-        self.passes.append((self.training, torch.is_grad_enabled()))
+        if not torch.compiler.is_compiling():  # a list that grows would be another graph at every pass
+            self.passes.append((self.training, torch.is_grad_enabled()))
         size = images.shape[-2:]
         low = self.stem((images - 0.5) / 0.25)
         features = self.body(low)
