@@ -21,10 +21,10 @@ quickstart: $(READY) ## the main job on the embedded default: every family on pr
 	$(BIN)/uda bench benchmarks/quickstart.yaml --out runs --workers $(WORKERS)
 
 test: $(READY) ## the default tests
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-all: $(READY) ## all tests, the slow ones too
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-floors: RESOLUTION = lowest-direct
 test-floors: ## the oldest versions that pyproject.toml allows, in an environment of their own: commands, some tests
