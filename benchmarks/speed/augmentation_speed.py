@@ -4,8 +4,8 @@
     PYTHONPATH=kornia_site python benchmarks/speed/augmentation_speed.py [--repeat 15]
 
 The reference is what both codes do with an image (DACS' ``transformsgpu.py``, MIC's ``dacs_transforms.py``): take
-the normalisation back, a new jitter, normalise, a new ``GaussianBlur2d``; every repetition draws anew. The jitter is the
-one that was ``ColorJitter`` when they were written and is ``ColorJiggle`` today. Ours draws anew too, and needs no
+the normalisation back, a new jitter, normalise, a new ``GaussianBlur2d``; every repetition draws anew. The jitter is
+the one that was ``ColorJitter`` when they were written and is ``ColorJiggle`` today. Ours draws anew too, and needs no
 normalisation. Both alternate; times are medians of processor time. Before anything is timed, ours with the numbers that
 kornia drew must give kornia's image. Exit code 1 if ours is slower, or without kornia.
 """

@@ -17,7 +17,8 @@ BAND_BYTES = 2_500_000
 def predict_and_loss(logits: Tensor, label: Tensor) -> tuple[Tensor, float]:
     """The most probable classes and the mean cross-entropy over the labelled pixels.
 
-    On a CPU in bands of rows, in less time than ``argmax`` and ``cross_entropy`` and without a second copy of the logits; the classes are theirs (of equal ones the first), the loss is theirs up to rounding.
+    On a CPU in bands of rows, in less time than ``argmax`` and ``cross_entropy`` and without a second copy of the
+    logits; the classes are theirs (of equal ones the first), the loss is theirs up to rounding.
 
     Args:
         logits: ``(C, H, W)`` floating point.
