@@ -40,6 +40,16 @@ def test_blur_keeps_constants_and_smooths() -> None:
     torch.testing.assert_close(gaussian_blur(batch, 0.05), batch)
 
 
+def test_blur_by_opencv_is_that_by_torch_with_the_whole_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = torch.rand(2, 3, 240, 90, generator=torch.Generator().manual_seed(0))
+    for sigma in (0.15, 0.7, 1.15):
+        cut = gaussian_blur(batch, sigma)
+        with monkeypatch.context() as patched:
+            patched.setattr("uda.functional.augment.REACH", 1000.0)
+            recorded = gaussian_blur(batch.clone().requires_grad_(), sigma)
+        torch.testing.assert_close(cut, recorded.detach(), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan")])
 def test_blur_refuses(sigma: float) -> None:
     with pytest.raises(ValueError, match=r"sigma is .* > 0"):

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from uda.data.classes import LabelSpace
 from uda.engine.inference import PLAIN, Inference, predict_logits, resize_labels
 from uda.engine.merging import How, Merging
+from uda.engine.scoring import predict_and_loss
 from uda.files import atomic_write
 from uda.methods.base import TestTimeMethod
 from uda.metrics import confusion, iou, miou
@@ -153,12 +153,16 @@ def evaluate(
             batch_logits = predict_logits(model, images, inference, precision=precision, size=size)
             if watch is not None:
                 watch(batch_logits)
-            predictions = batch_logits.argmax(1) if merged is None else merged.predict(batch_logits)
+            merged_predictions = None if merged is None else merged.predict(batch_logits)
             if merged is not None:
                 batch_logits = merged.scores(batch_logits)
-            for sample, logits, prediction, label in zip(batch, batch_logits, predictions, labels, strict=True):
-                confusions.append(_confusion(prediction, label, logits.shape[0], sample.name))
-                losses.append(F.cross_entropy(logits[None].float(), label[None], ignore_index=IGNORE).item())
+            for at, (sample, logits, label) in enumerate(zip(batch, batch_logits, labels, strict=True)):
+                _check_label(label, logits.shape[0], sample.name)
+                prediction, loss = predict_and_loss(logits, label)
+                if merged_predictions is not None:
+                    prediction = merged_predictions[at]
+                confusions.append(confusion(prediction, label, logits.shape[0]).cpu().numpy())
+                losses.append(loss)
                 names.append(sample.name)
     rows = list(zip(indices, confusions, losses, names, strict=True))
     if processes is not None:
@@ -252,8 +256,7 @@ def _label(sample: Sample) -> Tensor:
     return sample.label
 
 
-def _confusion(prediction: Tensor, label: Tensor, classes: int, name: str) -> np.ndarray:
+def _check_label(label: Tensor, classes: int, name: str) -> None:
     highest = int(label.masked_fill(label == IGNORE, -1).max())
     if highest >= classes:
         raise ValueError(f"{name}: label {highest} but the model has classes 0..{classes - 1}")
-    return confusion(prediction, label, classes).cpu().numpy()

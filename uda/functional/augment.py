@@ -20,6 +20,8 @@ from torch import Tensor
 
 OPERATIONS = ("brightness", "contrast", "saturation", "hue")
 """The names of the jitter's operations by their index in ``order``."""
+REACH = 7.0
+"""Standard deviations of a blur beyond which its kernel is cut off: 3e-12 of it."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +74,50 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     _check(images)
     if not (sigma > 0 and math.isfinite(sigma)):
         raise ValueError(f"sigma is {sigma}, must be a number > 0")
+    down, across = (_blur_weights(side, sigma) for side in images.shape[2:])
+    recorded = images.requires_grad and torch.is_grad_enabled()
+    if (
+        images.device.type == "cpu"
+        and images.dtype == torch.float32
+        and not (recorded or torch.compiler.is_compiling())
+    ):
+        return _opencv_blur(images.detach(), down, across)
     channels = images.shape[1]
     out = images
-    for axis, size in ((2, images.shape[2]), (3, images.shape[3])):
-        length = blur_kernel_size(size)
-        if length <= 1:
+    for axis, weights in ((2, down), (3, across)):
+        if len(weights) == 1:
             continue
-        offsets = torch.arange(length, dtype=torch.float64) - length // 2
-        weights = torch.softmax(-(offsets**2) / (2 * sigma**2), dim=0).to(images)
+        half = len(weights) // 2
         shape = [1, 1, 1, 1]
-        shape[axis] = length
-        half = length // 2
+        shape[axis] = len(weights)
         padding = (0, 0, half, half) if axis == 2 else (half, half, 0, 0)
         with torch.autocast(images.device.type, enabled=False):
-            kernel = weights.view(shape).expand(channels, -1, -1, -1)
+            kernel = weights.to(images).view(shape).expand(channels, -1, -1, -1)
             out = F.conv2d(F.pad(out, padding, mode="reflect"), kernel, groups=channels)
     return out
+
+
+def _blur_weights(side: int, sigma: float) -> Tensor:
+    """DACS' kernel for an image side, float64, without its ends where they are nothing."""
+    half = max(blur_kernel_size(side), 1) // 2
+    offsets = torch.arange(2 * half + 1, dtype=torch.float64) - half
+    weights = torch.softmax(-(offsets**2) / (2 * sigma**2), dim=0)
+    if torch.compiler.is_compiling():  # one graph for all deviations
+        return weights
+    reach = min(half, math.ceil(REACH * sigma))
+    return weights[half - reach : half + reach + 1]
+
+
+def _opencv_blur(images: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Plane by plane, in a tenth of PyTorch's time and less."""
+    from uda.opencv import cv2
+
+    horizontal, vertical = (weights.float().numpy() for weights in (across, down))
+    blurred = torch.empty_like(images, memory_format=torch.contiguous_format)
+    planes = images.contiguous().flatten(0, 1).numpy()
+    for plane, place in zip(planes, blurred.flatten(0, 1).numpy(), strict=True):
+        cv2.sepFilter2D(plane, -1, horizontal, vertical, dst=place, borderType=cv2.BORDER_REFLECT_101)
+    return blurred
 
 
 def colour_jitter(

@@ -43,7 +43,8 @@ def self_information(prob: Tensor, *, eps: float = 1e-30) -> Tensor:
         [0.5, 0.5]
     """
     check_prob("prob", prob, "self_information")
-    return -prob * torch.log2(prob + eps) / math.log2(max(prob.shape[1], 2))
+    # the sign in the divisor: a negated copy would be kept for the gradient
+    return prob * torch.log2(prob + eps) / -math.log2(max(prob.shape[1], 2))
 
 
 def entropy_loss(prob: Tensor) -> Tensor:
