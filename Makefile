@@ -12,7 +12,7 @@ SMOKE = tests/functional tests/test_light_imports.py tests/test_config.py tests/
   tests/data/test_transforms.py tests/models/test_segmenter.py tests/models/test_weights.py \
   tests/engine/test_trainer.py tests/engine/test_tensorboard.py tests/bench/test_intervals.py tests/bench/test_table.py
 
-.PHONY: quickstart test test-all test-floors test-newest mutants lint types docs report check clean help
+.PHONY: quickstart test test-all test-ci test-floors test-newest mutants lint types docs report check clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ test: $(READY) ## the default tests
 
 test-all: $(READY) ## all tests, the slow ones too
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+test-ci: $(READY) ## what CI runs: all but the longest, which look once more at what others test
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak"
 
 test-floors: RESOLUTION = lowest-direct
 test-floors: ## the oldest versions that pyproject.toml allows, in an environment of their own: commands, some tests

@@ -45,6 +45,7 @@ def test_its_own_tests_pass(installed: dict[str, str], tmp_path: Path) -> None:
     assert "passed" in out
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_its_benchmark_runs_in_workers_too(installed: dict[str, str], tmp_path: Path) -> None:
     """Every name of the config is the extension's: method, data, network, label space; the optimiser is torch's."""

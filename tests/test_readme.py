@@ -43,6 +43,7 @@ def test_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
     assert (tmp_path / "runs/mine/checkpoint.pt").is_file()
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_first_python_example_gives_the_same_weights_in_another_process(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def is_named(path: Path, damage: str, said: str, result: BenchResult) -> bool:
     return f"{path}: " in said
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("row", ROWS)

@@ -218,6 +218,7 @@ def jobs_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines.claims, "SILENCE", 120.0)
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_a_job_is_queued_again_at_its_time_limit(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """submitit's local executor: its signal, its pickle, its second start."""

@@ -25,11 +25,16 @@ pages = _pages()
 RUNNING = [
     path for path in pages.PAGES if any(b.reason is None and b.language in ("sh", "python") for b in pages.blocks(path))
 ]
+LONG = ("classes", "labels", "machines", "processes")
+"""Whose commands are run by other tests as well."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # pages draw scenes and train; a busy machine takes its time
-@pytest.mark.parametrize("path", RUNNING, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.soak] if path.stem in LONG else [], id=path.stem) for path in RUNNING],
+)
 def test_a_page_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     done = pages.run_page(path, tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -72,6 +72,7 @@ def test_killed_run_ends_the_same(tmp_path: Path, kills: tuple[str, ...], refere
     check(out, run(out, *kills), reference)
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_seven_kills_at_random_steps(tmp_path: Path, reference: tuple[Path, dict[str, Any]]) -> None:
     # growing steps, so that every kill happens; w kills while a checkpoint is being written (steps 5, 10, 15, 20, 24)
@@ -81,6 +82,7 @@ def test_seven_kills_at_random_steps(tmp_path: Path, reference: tuple[Path, dict
     check(out, run(out, *map(str, kills), f"{STEPS}w"), reference)
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_a_storm_of_kills_at_random_moments(tmp_path: Path, reference: tuple[Path, dict[str, Any]]) -> None:
     # by the clock, so that set-up, steps, evaluations, curves and checkpoints are all cut somewhere

@@ -62,6 +62,7 @@ def weights(methods: list[Method], **changes: Any) -> dict[str, Any]:
     return run.state_dict()["model"]
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_compiled(name: str) -> None:

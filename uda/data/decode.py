@@ -124,7 +124,8 @@ def _palette_indices(file: str, data: bytes) -> npt.NDArray[Any]:
         with Image.open(io.BytesIO(data)) as indexed:
             return np.array(indexed)
     except Exception as error:  # Pillow's decoders raise what they like
-        raise DataError(f"{file}: cannot be decoded as a label image ({' '.join(str(error).split())[:120]})") from error
+        reason = " ".join(str(error).split()).partition(" <_io.")[0]  # without the address of what held the bytes
+        raise DataError(f"{file}: cannot be decoded as a label image ({reason[:120]})") from error
 
 
 def _format(data: bytes) -> str:
