@@ -33,7 +33,7 @@ def pretend(seconds: Callable[[BenchConfig, Any], float], failed: dict[str, str]
 
 def write(folder: Path, seconds: float, memory: int = 0) -> None:
     """A finished cell that took so long."""
-    content = {"scores": {}, "seconds": seconds, "seconds_per_step": None, "peak_memory": memory}
+    content = {"scores": {}, "seconds": seconds, "seconds_per_step": STEP, "peak_memory": memory}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(content))
 
@@ -98,6 +98,12 @@ def test_decoding_counts_where_there_is_a_cache(data: Path) -> None:
     cached = {**content, "source": {**plain["source"], "cache": "memory"}}
     (_, seconds), _ = decoded_images(load_config(cached))
     assert seconds > 0
+
+
+def test_rounds_at_shares_of_a_run_are_no_part_of_a_step() -> None:
+    rounds = 7.0
+    few, more = ({"seconds_per_step": (STEP * (n - 2) + rounds) / (n - 2)} for n in cost.STEPS)
+    assert cost._step_seconds(few, more) == pytest.approx(STEP)
 
 
 def test_wall_time_is_bounded_by_work_and_by_the_longest_chain() -> None:

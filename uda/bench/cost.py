@@ -13,10 +13,11 @@ fixed step numbers (not at shares of the run) and later than a short run ends is
 from __future__ import annotations
 
 import heapq
+import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -32,9 +33,9 @@ from uda.config.records import DatasetSpec, MethodEntry
 from uda.engine import checkpoint
 from uda.models.pretrained import CHECKPOINT
 
-STEPS = (4, 16)
+STEPS = (4, 24)
 """Of the short runs: few and more."""
-IMAGES = (2, 8)
+IMAGES = (2, 10)
 """Of each domain that the short runs score."""
 LOOKS = 5
 """Images whose decoding is timed."""
@@ -101,18 +102,19 @@ def measure_costs(
         counts.append(_pixels(short))
     plan = {cell.name: cell for cell in make_plan(config, methods, config.seeds[:1])}
     whole, curve, images = _pixels(config), _curve_pixels(config), decoded_images(config)
+    runs = {name: [read_result(place / name) or {} for place in places] for name in plan}
+    per_pixel = _scoring_seconds(plan, runs, counts[2] - counts[0])
     costs = []
     for name, cell in plan.items():
-        few, more, scored = (read_result(place / name) or {} for place in places)
-        per_step = 0.0 if cell.settings is None else _slope(few, more, *STEPS)
-        per_pixel = _slope(few, scored, counts[0], counts[2]) if cell.scoring else 0.0
-        fixed = few["seconds"] - (per_step * STEPS[0] if cell.settings else 0.0) - per_pixel * counts[0]
+        few = runs[name][0]
+        per_step = 0.0 if cell.settings is None else _step_seconds(*runs[name][:2])
+        fixed = few["seconds"] - per_step * (STEPS[0] if cell.settings else 0) - per_pixel[name] * counts[0]
         saves, saved = _checkpoint(places[0] / name)
         costs.append(
             CellCost(
                 name, cell.needs, max(0.0, fixed), per_step, cell.settings.steps if cell.settings else 0,
-                per_pixel * (whole + curve(cell)) if cell.scoring else 0.0, saves * _checkpoints(cell),
-                _decoding(config, cell, images), max(short["peak_memory"] for short in (few, more, scored)), saved,
+                per_pixel[name] * (whole + curve(cell)) if cell.scoring else 0.0, saves * _checkpoints(cell),
+                _decoding(config, cell, images), max(short["peak_memory"] for short in runs[name]), saved,
             )
         )  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)
@@ -189,11 +191,30 @@ def taken(cost: CellCost, folder: Path, seeds: Sequence[int]) -> float | None:
     return sum(done) / len(done) if done else None
 
 
-def _slope(few: dict[str, Any], more: dict[str, Any], low: float, high: float) -> float:
-    if high <= low:
-        return 0.0  # all there is was scored in the short runs as well, and is in what is fixed
-    difference: float = more["seconds"] - few["seconds"]
-    return max(0.0, difference / (high - low))
+def _step_seconds(few: dict[str, Any], more: dict[str, Any]) -> float:
+    """Of a step in a long run, from the mean of two short ones, which leave out the first step and the scored last.
+
+    What a method does at shares of the run (rounds of labels) takes the same in both, and is taken out of the mean.
+    """
+    few_sum, more_sum = (run["seconds_per_step"] * (steps - 2) for run, steps in zip((few, more), STEPS, strict=True))
+    difference: float = more_sum - few_sum
+    return max(0.0, difference / (STEPS[1] - STEPS[0]))
+
+
+def _scoring_seconds(
+    plan: Mapping[str, Cell], runs: Mapping[str, Sequence[dict[str, Any]]], pixels: float
+) -> dict[str, float]:
+    """By cell: seconds of a scored pixel, the median over the cells that are scored alike."""
+    slopes: dict[str, list[float]] = {}
+    alike = {
+        name: json.dumps([cell.scoring, cell.training.get("model")], sort_keys=True) for name, cell in plan.items()
+    }
+    for name, cell in plan.items():
+        few, _, scored = runs[name]
+        # where the short runs score all there is, it is in what is fixed
+        slope = (scored["seconds"] - few["seconds"]) / pixels if cell.scoring and pixels > 0 else 0.0
+        slopes.setdefault(alike[name], []).append(slope)
+    return {name: max(0.0, median(slopes[alike[name]])) for name in plan}
 
 
 def _pixels(config: BenchConfig) -> float:
