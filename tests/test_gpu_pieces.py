@@ -42,6 +42,7 @@ def measured(name: str, variant: str, toy: bool, limit: float) -> dict[str, Any]
     }
 
 
+@pytest.mark.slow
 def test_a_piece_is_measured_in_a_process_of_its_own(pieces: ModuleType) -> None:
     piece = pieces.step_piece("toy", "bf16", True, 300)
     assert piece["sizes"] == {"source": "32x64", "target": "32x64"}

@@ -31,6 +31,7 @@ def along(result: BenchResult) -> dict[int, float]:
     return {line["step"] + 1: line["miou_along/target"] for line in records if "miou_along/target" in line}
 
 
+@pytest.mark.slow
 def test_weights_and_scores_are_the_same_with_and_without(data: Path, tmp_path: Path) -> None:
     """Every number of the checkpoint: weights, teacher, optimisers, random states."""
     without = tiny_run(data, tmp_path / "without", curves=False)

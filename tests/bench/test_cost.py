@@ -74,6 +74,7 @@ def test_short_runs_pass_what_the_benchmark_passes(data: Path) -> None:
     assert short.settings.crop == config.settings.crop
 
 
+@pytest.mark.slow
 def test_real_short_runs_leave_nothing_but_their_costs(data: Path, tmp_path: Path) -> None:
     config = load_config(tiny.content(data))
     costs = measure_costs(config, tmp_path / "short", methods=["source_only"])

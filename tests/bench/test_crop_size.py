@@ -93,6 +93,7 @@ def test_the_targets_own_crop_is_named_and_one_large_image_is_enough() -> None:
     assert own.misfits({"source": [(96, 192)]}) == []
 
 
+@pytest.mark.slow
 def test_a_benchmark_says_it_once_for_all_cells(tmp_path: Path, data: Path) -> None:
     content = tiny.content(data, seeds=[0, 1], controls=False, oracle=False, warm_start=None)
     large = {**content["settings"], "crop": [160, 160], "steps": 1}

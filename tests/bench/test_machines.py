@@ -97,7 +97,9 @@ def hanging(data: Path, tmp_path: Path) -> tuple[dict[str, Any], Path]:
     return tiny.content(data, methods=methods, settings=settings, oracle=False, warm_start=None), flag
 
 
-@pytest.mark.parametrize("kind", ["bench", "matrix", "factorial"])
+@pytest.mark.parametrize(
+    "kind", ["bench", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("matrix", "factorial"))]
+)
 def test_two_machines_share_the_cells_and_do_none_twice(
     kind: str, data: Path, tmp_path: Path, start: Callable[..., Far], finished: BenchResult
 ) -> None:
@@ -116,6 +118,7 @@ def test_two_machines_share_the_cells_and_do_none_twice(
         assert_same_scores(result.folder, finished.folder, ("source_only", "oracle", "fda", "adabn"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_dead_machines_cell_is_gone_on_with_from_its_checkpoint(
     how: signal.Signals, data: Path, tmp_path: Path, start: Callable[..., Far]
@@ -148,6 +151,7 @@ def test_a_dead_machines_cell_is_gone_on_with_from_its_checkpoint(
     assert_same_scores(result.folder, whole.folder, ("source_only", "hang"))
 
 
+@pytest.mark.slow
 def test_a_killed_workers_cell_is_taken_over_by_another_machine(
     data: Path, tmp_path: Path, start: Callable[..., Far]
 ) -> None:
@@ -168,6 +172,7 @@ def test_a_killed_workers_cell_is_taken_over_by_another_machine(
     assert "its process died" in far.done()["failed"]["hang/seed0"]
 
 
+@pytest.mark.slow
 def test_what_failed_on_another_machine_is_told_and_not_tried_at_once(
     data: Path, tmp_path: Path, start: Callable[..., Far]
 ) -> None:
@@ -188,6 +193,7 @@ def test_what_failed_on_another_machine_is_told_and_not_tried_at_once(
     assert run(content, out=tmp_path).ran == ["hang/seed0"], "the next call tries it again"
 
 
+@pytest.mark.slow
 def test_machines_share_a_searchs_trials(data: Path, tmp_path: Path, start: Callable[..., Far]) -> None:
     space = {"settings.lr": [1e-3, 1e-2], "method.FDA.beta": [0.01, 0.05]}
     content = search_content(data, trials=4, steps=2, sampler="grid", space=space, pruner="none")
@@ -202,6 +208,7 @@ def test_machines_share_a_searchs_trials(data: Path, tmp_path: Path, start: Call
     assert by_values[0] == by_values[1]
 
 
+@pytest.mark.slow
 def test_a_dead_machines_trial_is_gone_on_with(data: Path, tmp_path: Path, start: Callable[..., Far]) -> None:
     content, flag = search_content(data, trials=2, steps=3, pruner="none"), tmp_path / "flag"
     content["method"] = [*content["method"], {"tests.bench.machines:Hang": {"flag": str(flag)}}]

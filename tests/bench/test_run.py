@@ -238,6 +238,7 @@ def test_cells_side_by_side_give_the_same(finished: BenchResult, data: Path, tmp
 # ---- longer, moved, older -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_longer_benchmark_trains_on_where_that_makes_no_difference(data: Path, tmp_path: Path) -> None:
     methods = {"source_only": ["Supervised"], "fda": ["Supervised", "FDA"], "adabn": {"test_time": "AdaBN"}}
     settings = {**tiny.content(data)["settings"], "schedule": "constant"}

@@ -90,6 +90,7 @@ def test_the_same_call_again_does_nothing_and_more_trials_go_on(
     assert told(more.trials)[:TRIALS] == told(done.trials)
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_ends_as_one_that_was_not(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: SearchResult
 ) -> None:

@@ -168,6 +168,7 @@ def test_a_row_trains_its_warm_start_where_that_job_was_lost(
     assert_same_scores(tmp_path / "tiny", finished.folder, ("source_only",))
 
 
+@pytest.mark.slow
 def test_a_cell_stops_after_a_step_and_is_gone_on_with(data: Path, tmp_path: Path) -> None:
     """What submitit calls at a time limit, from the handler of a signal in the main thread."""
     notes = tmp_path / "notes"
@@ -251,6 +252,7 @@ def test_jobs_of_this_machine_give_the_same(
     assert_same_scores(result.folder, finished.folder, ("source_only", "oracle", "fda", "adabn"))
 
 
+@pytest.mark.slow
 def test_jobs_in_this_process_give_the_same(data: Path, tmp_path: Path, finished: BenchResult) -> None:
     result = run(tiny.content(data), out=tmp_path, engine=Slurm(cluster="debug"))
     assert result.failed == {}

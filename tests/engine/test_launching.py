@@ -75,6 +75,7 @@ def train_until(out: Path, kill_at: int | None) -> float:
     return time.time()
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_which_goes_on(tmp_path: Path) -> None:
     alone = run_to(tmp_path / "alone", None)
     (tmp_path / "cut").mkdir()

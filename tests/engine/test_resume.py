@@ -66,7 +66,7 @@ def test_reference_is_complete(reference: tuple[Path, dict[str, Any]]) -> None:
     assert [line["step"] for line in lines if "miou/target" in line] == [5, 11, 17, 23]
 
 
-@pytest.mark.parametrize("kills", [("0", "7"), ("10w", "23")], ids="-".join)
+@pytest.mark.parametrize("kills", [("0", "7"), pytest.param(("10w", "23"), marks=pytest.mark.slow)], ids="-".join)
 def test_killed_run_ends_the_same(tmp_path: Path, kills: tuple[str, ...], reference: tuple[Path, Any]) -> None:
     out = tmp_path / "killed"
     check(out, run(out, *kills), reference)

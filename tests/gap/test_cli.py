@@ -41,6 +41,7 @@ def call(*arguments: object, code: int = 0) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_a_report_from_one_command(data: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     text = call(

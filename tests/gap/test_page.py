@@ -393,6 +393,7 @@ def embedded(text: str, name: str) -> Any:
 # ------------------------------------------------------------------------------------------------- without a browser
 
 
+@pytest.mark.slow
 def test_same_content_gives_the_same_bytes(measured: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "content.json").write_text(json.dumps(measured))
     code = (

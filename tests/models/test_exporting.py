@@ -93,6 +93,7 @@ def test_networks_of_any_size_as_onnx(name: str, tmp_path: Path) -> None:
     assert next(network.parameters()).requires_grad or name == "deeplabv2_resnet101"
 
 
+@pytest.mark.slow
 def test_torch_program_labels_and_probabilities(tmp_path: Path) -> None:
     network = adapted()
     for output in ("labels", "probabilities"):
@@ -194,6 +195,7 @@ def test_the_pool_without_a_branch_is_the_pool(side: int) -> None:
     assert torch.equal(_CeilMaxPool(pool)(batch), pool(batch))
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from tests.test_cli import call
 
