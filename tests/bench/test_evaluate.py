@@ -58,6 +58,7 @@ def again(config: BenchConfig, model: nn.Module, domain: str, inference: Inferen
     return evaluate(model, open_dataset(config.domains[domain], config.space), inference=inference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ["source_only", "mix", "taught", "flip", "source_only-flip"])
 def test_each_row_has_the_scores_of_its_own_way(done: BenchResult, row: str) -> None:
     own = Path(done.folder / row / "seed0")
@@ -73,6 +74,7 @@ def test_each_row_has_the_scores_of_its_own_way(done: BenchResult, row: str) -> 
     assert (scored(done, row, "target").losses != again(done.config, model, "target", Inference()).losses).all()
 
 
+@pytest.mark.slow
 def test_teacher_and_student_of_a_run(done: BenchResult) -> None:
     folder = done.folder / "taught/seed0"
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
@@ -92,6 +94,7 @@ def test_teacher_and_student_of_a_run(done: BenchResult) -> None:
         load_model(folder, "teecher")
 
 
+@pytest.mark.slow
 def test_source_only_evaluated_alike_is_not_trained_again(done: BenchResult) -> None:
     cells = {cell.name: cell for cell in make_plan(done.config)}
     alike = cells["source_only-flip/seed0"]
@@ -100,6 +103,7 @@ def test_source_only_evaluated_alike_is_not_trained_again(done: BenchResult) -> 
     assert open_run(done.folder / "source_only-flip/seed0").evaluate.flip
 
 
+@pytest.mark.slow
 def test_adabn_sees_images_of_the_size_that_is_scored(done: BenchResult) -> None:
     from uda.methods import AdaBN
 
@@ -114,6 +118,7 @@ def test_adabn_sees_images_of_the_size_that_is_scored(done: BenchResult) -> None
     np.testing.assert_allclose(scored(done, "adabn", "target").losses, expected.losses, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_another_way_to_evaluate_scores_anew_what_it_changes_and_trains_nothing(
     done: BenchResult, data: Path, tmp_path: Path, no_training: None
 ) -> None:

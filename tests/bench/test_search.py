@@ -128,6 +128,7 @@ def test_another_config_is_refused_by_its_key(copy: Path, data: Path, changes: d
         run_search(content(data, **changes), out=copy)
 
 
+@pytest.mark.slow
 def test_an_honest_search_is_the_same_without_labels_of_the_target(
     data: Path, tmp_path: Path, done: SearchResult
 ) -> None:
@@ -142,6 +143,7 @@ def test_an_honest_search_is_the_same_without_labels_of_the_target(
     assert PEEKING not in text
 
 
+@pytest.mark.slow
 def test_a_failed_trial_fails_alone_and_the_next_call_leaves_it(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ def test_a_benchmark_is_an_array_after_its_warm_starts(
     assert (again.failed, mock.job_count) == ({}, 15)
 
 
+@pytest.mark.slow
 def test_a_matrix_is_one_array(mock: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = small(data)
     ran = run_queue(mock, monkeypatch, tmp_path / raw["name"])

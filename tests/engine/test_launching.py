@@ -50,6 +50,7 @@ def second_is_killed() -> None:
     time.sleep(600)
 
 
+@pytest.mark.slow
 def test_says_which_process_failed_and_why() -> None:
     started = time.monotonic()
     with pytest.raises(LaunchError, match=r"^process 1 of 2: ValueError: a label of 77$") as caught:
@@ -101,6 +102,7 @@ def is_alive(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_processes_end_with_their_parent(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from uda.engine import launch; "
