@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from tests.scripts import load_script
 
 FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu" / "pieces.py"
 pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="benchmarks are not installed with the package")
@@ -17,13 +17,7 @@ pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="benchmarks are not i
 
 @pytest.fixture(scope="module")
 def pieces() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_pieces", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_pieces"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(FILE, "gpu_pieces")
 
 
 def call(pieces: ModuleType, folder: Path, *more: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.scripts import load_script
 from uda.cli.common import settings_of
 from uda.engine import Settings
 from uda.shipped import hardware
@@ -22,12 +22,7 @@ NETWORKS = ("a", "b")
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("hardware_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT, "hardware_script")
 
 
 def pieces(**seconds_and_peak: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.bench import tiny
 from uda.bench import cost
-from uda.bench.cost import CellCost, decoded_images, measure_costs, shortened, taken, wall_seconds
+from uda.bench.cost import CellCost, measure_costs, shortened, taken, wall_seconds
 from uda.bench.plan import make_plan
 from uda.config import BenchConfig, ConfigError, load_config
 
@@ -46,7 +46,7 @@ def linear(config: BenchConfig, cell: Any) -> float:
 def test_pieces_are_told_apart_and_put_together(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "run", pretend(linear))
     config = load_config(tiny.content(data, seeds=[0, 1], settings={"steps": 100, "checkpoint_every": 40}))
-    costs = {row.name: row for row in measure_costs(config, tmp_path / "short")}
+    costs = {row.name: row for row in measure_costs(config, tmp_path / "short").cells}
     assert list(costs) == [cell.name for cell in make_plan(config, seeds=[0])]
     plain = config.model_copy(update={"curves": None})
     for cell in make_plan(plain, seeds=[0]):
@@ -54,7 +54,7 @@ def test_pieces_are_told_apart_and_put_together(data: Path, tmp_path: Path, monk
         steps = cell.settings.steps if cell.settings else 0
         assert (row.start, row.step, row.steps) == pytest.approx((START, STEP if steps else 0, steps))
         assert row.memory == 1000 + cost.STEPS[1]
-        along = cost._curve_pixels(config)(cell) if cell.scoring else 0
+        along = cost._curve_pixels(config, cell, cost._pixels(config)) if cell.scoring else 0
         assert (along > 0) == bool(steps and cell.scoring)
         expected = linear(plain, cell) + PIXEL * along
         assert row.seconds == pytest.approx(expected - row.decoding)
@@ -77,7 +77,7 @@ def test_short_runs_pass_what_the_benchmark_passes(data: Path) -> None:
 @pytest.mark.slow
 def test_real_short_runs_leave_nothing_but_their_costs(data: Path, tmp_path: Path) -> None:
     config = load_config(tiny.content(data))
-    costs = measure_costs(config, tmp_path / "short", methods=["source_only"])
+    costs, _ = measure_costs(config, tmp_path / "short", methods=["source_only"])
     assert {row.name for row in costs} == {cell.name for cell in make_plan(config, ["source_only"], config.seeds[:1])}
     assert all(row.seconds > 0 and row.memory > 0 for row in costs)
     assert all(row.disk > 0 for row in costs if row.steps)
@@ -93,11 +93,11 @@ def test_a_short_run_that_fails_is_named(data: Path, tmp_path: Path, monkeypatch
 def test_decoding_counts_where_there_is_a_cache(data: Path) -> None:
     content = tiny.content(data)
     plain = {**content, "source": {k: v for k, v in content["source"].items() if k != "cache"}}
-    (count, seconds), _ = decoded_images(load_config(plain))
+    (count, seconds), _ = cost._decoded_images(load_config(plain))
     assert count == 3
     assert seconds == 0
     cached = {**content, "source": {**plain["source"], "cache": "memory"}}
-    (_, seconds), _ = decoded_images(load_config(cached))
+    (_, seconds), _ = cost._decoded_images(load_config(cached))
     assert seconds > 0
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark will cost on this machine, from measured pieces: seconds, memory, bytes, cell by cell.
+"""What a benchmark will cost on this machine, from measured pieces: seconds, memory and disk, cell by cell.
 
 Every row is run three times with one seed, through the very code that will run it, much shorter and into a folder of
 its own: with few steps, with more, and with more images to score. Seconds are linear in both, so that
@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from uda.bench import build
 from uda.bench.plan import Cell, make_plan
@@ -69,6 +69,15 @@ class CellCost:
         return max(0.0, self.start + self.step * self.steps + self.scoring + self.saving - self.decoding)
 
 
+class Costs(NamedTuple):
+    """What a benchmark takes."""
+
+    cells: list[CellCost]
+    """Of one seed."""
+    once: float
+    """Seconds that each worker decodes images for that its cache then holds."""
+
+
 def measure_costs(
     config: BenchConfig,
     folder: Path,
@@ -76,7 +85,7 @@ def measure_costs(
     workers: int = 1,
     methods: Collection[str] | None = None,
     report: Callable[[Event], None] = only_warn,
-) -> list[CellCost]:
+) -> Costs:
     """Measure the pieces and put them together, for every cell of one seed; the other seeds cost the same.
 
     Args:
@@ -101,7 +110,7 @@ def measure_costs(
         places.append(result.folder)
         counts.append(_pixels(short))
     plan = {cell.name: cell for cell in make_plan(config, methods, config.seeds[:1])}
-    whole, curve, images = _pixels(config), _curve_pixels(config), decoded_images(config)
+    whole, images = _pixels(config), _decoded_images(config)
     runs = {name: [read_result(place / name) or {} for place in places] for name in plan}
     per_pixel = _scoring_seconds(plan, runs, counts[2] - counts[0])
     costs = []
@@ -109,16 +118,17 @@ def measure_costs(
         few = runs[name][0]
         per_step = 0.0 if cell.settings is None else _step_seconds(*runs[name][:2])
         fixed = few["seconds"] - per_step * (STEPS[0] if cell.settings else 0) - per_pixel[name] * counts[0]
+        looked_at = whole + _curve_pixels(config, cell, whole) if cell.scoring else 0.0
         saves, saved = _checkpoint(places[0] / name)
         costs.append(
             CellCost(
                 name, cell.needs, max(0.0, fixed), per_step, cell.settings.steps if cell.settings else 0,
-                per_pixel[name] * (whole + curve(cell)) if cell.scoring else 0.0, saves * _checkpoints(cell),
-                _decoding(config, cell, images), max(short["peak_memory"] for short in runs[name]), saved,
+                per_pixel[name] * looked_at, saves * _checkpoints(cell), _decoding(config, cell, images),
+                max(short["peak_memory"] for short in runs[name]), saved,
             )
         )  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)
-    return costs
+    return Costs(costs, sum(count * seconds for count, seconds in images))
 
 
 def shortened(config: BenchConfig, steps: int, images: int) -> BenchConfig:
@@ -231,22 +241,16 @@ def _size(dataset: Any) -> float:
     return float(math.prod(dataset[0].image.shape[-2:]))
 
 
-def _curve_pixels(config: BenchConfig) -> Callable[[Cell], float]:
-    """Pixels that a cell scores on its way."""
-    domains = _scored(config)
-    whole = sum(len(dataset) * _size(dataset) for dataset in domains.values())
-
-    def of(cell: Cell) -> float:
-        if cell.settings is None:
-            return 0.0
-        if cell.settings.eval_every:
-            return whole * ((cell.settings.steps - 1) // cell.settings.eval_every)
-        if config.curves is None or "target" not in domains:
-            return 0.0
-        images = min(config.curves.images, len(domains["target"]))
-        return config.curves.points * images * _size(domains["target"])
-
-    return of
+def _curve_pixels(config: BenchConfig, cell: Cell, whole: float) -> float:
+    """Pixels that a cell scores on its way; ``whole`` are those that it scores at its end."""
+    if cell.settings is None:
+        return 0.0
+    if cell.settings.eval_every:
+        return whole * ((cell.settings.steps - 1) // cell.settings.eval_every)
+    if config.curves is None or config.target_val is None:
+        return 0.0
+    target = build.open_dataset(config.target_val, config.space)
+    return config.curves.points * min(config.curves.images, len(target)) * _size(target)
 
 
 def _checkpoints(cell: Cell) -> int:
@@ -276,7 +280,7 @@ def _decoding(config: BenchConfig, cell: Cell, images: Sequence[tuple[int, float
     return both if cell.kind == "warm_start" else both + draws * target
 
 
-def decoded_images(config: BenchConfig) -> list[tuple[int, float]]:
+def _decoded_images(config: BenchConfig) -> list[tuple[int, float]]:
     """Of each source and of the target: how many images, and seconds of decoding one; 0 where there is no cache."""
     images = []
     for at, spec in enumerate((*config.source, config.target)):

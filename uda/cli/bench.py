@@ -452,12 +452,12 @@ def _cost(
 
     import rich.table
 
-    from uda.bench.cost import decoded_images, measure_costs, taken, wall_seconds
+    from uda.bench.cost import measure_costs, taken, wall_seconds
 
     seeds = seeds or config.seeds
     with tempfile.TemporaryDirectory(prefix="uda-cost-") as short, bars(quiet) as progress:
         report = View(progress, quiet=quiet).report
-        costs = measure_costs(config, Path(short), workers=workers, methods=only, report=report)
+        costs, once = measure_costs(config, Path(short), workers=workers, methods=only, report=report)
     grid = rich.table.Table(title=f"{config.name}: a cell, measured with {workers} side by side")
     for title in ("cell", "start s", "step s", "steps", "scores s", "checkpoints s", "in all s", "took s", "memory GB"):
         grid.add_column(title, justify="left" if title == "cell" else "right")
@@ -468,7 +468,6 @@ def _cost(
             f"{row.saving:.1f}", f"{row.seconds:.0f}", "" if took is None else f"{took:.0f}", f"{row.memory / 1e9:.2f}",
         )  # fmt: skip
     console().print(grid)
-    once = sum(count * seconds for count, seconds in decoded_images(config))
     disk = len(seeds) * sum(row.disk for row in costs)
     say(f"{len(costs) * len(seeds)} cells leave {disk / 1e9:.1f} GB of checkpoints.")
     for number in sorted({1, workers, 8, 64}):
