@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uda.engine import Evaluation, Inference, evaluate
-from uda.engine.scoring import predict_and_loss
 from uda.testing.tiny import TinyDataset, TinySegmenter, tiny_target
 from uda.types import IGNORE, Sample
 
@@ -110,20 +109,3 @@ def test_scale_changes_the_input_not_the_scored_size() -> None:
     plain, half = evaluate(model, data), evaluate(model, data, inference=Inference(scale=0.5))
     assert plain.confusion.sum() == half.confusion.sum()
     assert (plain.losses != half.losses).all()
-
-
-@pytest.mark.parametrize("case", ["equal ones", "NaN", "nothing labelled"])
-def test_predicted_in_bands_as_at_once(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uda.engine.scoring.BAND_BYTES", 4 * 5 * 6 * 2)  # of two rows
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randint(-3, 4, (5, 7, 6), generator=generator).float() * 40  # exp would overflow
-    label = torch.randint(0, 5, (7, 6), generator=generator)
-    label[2, 1:4] = IGNORE
-    if case == "NaN":
-        logits[3, 4, 2] = float("nan")
-    if case == "nothing labelled":
-        label[:] = IGNORE
-    classes, loss = predict_and_loss(logits, label)
-    assert torch.equal(classes.long(), logits.argmax(0))
-    wanted = F.cross_entropy(logits[None], label[None], ignore_index=IGNORE).item()
-    assert loss == pytest.approx(wanted, rel=1e-6, nan_ok=True)

@@ -14,7 +14,6 @@ from uda.functional.normalisation import running_statistics
 from uda.gap import factors
 from uda.gap.factors import BATCH_NORM
 from uda.gap.interventions import Interventions
-from uda.gap.measure import predicted
 from uda.gap.sampling import all_coalitions
 from uda.gap.style import StyleSums
 from uda.gap.threads import in_threads
@@ -155,9 +154,3 @@ def test_batches_on_a_cpu_are_bounded_by_their_pixels(samples: list[Sample], mon
         model = Network().eval()
         interventions(model, samples, (20, 30)).try_on(samples[:1], [0], [combinations])
         assert [size[0] for size in model.sizes] == batches
-
-
-@pytest.mark.parametrize("values", [3, 1000])
-def test_the_predicted_class_is_the_first_of_the_largest(values: int) -> None:
-    logits = torch.randint(0, values, (5, 16, 9), generator=torch.Generator().manual_seed(0)).float()
-    assert torch.equal(predicted(logits), logits.argmax(0))

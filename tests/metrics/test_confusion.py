@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -25,6 +26,18 @@ def test_counts(dtype):
     counted = confusion(pred.to(dtype), labels.to(dtype), 5)
     assert counted.dtype == torch.int64
     assert torch.equal(counted, naive(pred, labels, 5))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 100, 250, 251])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int64, torch.float32])
+def test_labels_that_are_no_class_are_not_counted(classes, dtype, monkeypatch):
+    monkeypatch.setattr(sys.modules["uda.metrics.confusion"], "_CHUNK", 500)
+    generator = torch.Generator().manual_seed(0)
+    low, high = (-128, 128) if dtype == torch.int8 else (-300, 600)
+    pred = torch.randint(0, classes, (40, 50), generator=generator)
+    labels = torch.randint(low, high, (40, 50), generator=generator).to(dtype)
+    labels[:, :20] = pred[:, :20].clamp(max=120).to(dtype)
+    assert torch.equal(confusion(pred, labels, classes), naive(pred, labels.long(), classes))
 
 
 def test_updates_and_merging_are_one_count():

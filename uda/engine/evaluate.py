@@ -150,17 +150,18 @@ def evaluate(
             size = inference.scored_size(*images.shape[-2:])
             stacked = torch.stack([_label(sample) for sample in batch])
             labels = resize_labels((stacked if table is None else table[stacked]).to(where), size)
-            batch_logits = predict_logits(model, images, inference, precision=precision, size=size)
+            whole = watch is not None or merged is not None
+            batch_logits = predict_logits(model, images, inference, precision=precision, size=size, resized=whole)
             if watch is not None:
                 watch(batch_logits)
-            merged_predictions = None if merged is None else merged.predict(batch_logits)
+            predictions = merged.predict(batch_logits) if merged is not None and merged.how == "argmax" else None
             if merged is not None:
                 batch_logits = merged.scores(batch_logits)
             for at, (sample, logits, label) in enumerate(zip(batch, batch_logits, labels, strict=True)):
                 _check_label(label, logits.shape[0], sample.name)
                 prediction, loss = predict_and_loss(logits, label)
-                if merged_predictions is not None:
-                    prediction = merged_predictions[at]
+                if predictions is not None:
+                    prediction = predictions[at]
                 confusions.append(confusion(prediction, label, logits.shape[0]).cpu().numpy())
                 losses.append(loss)
                 names.append(sample.name)

@@ -82,6 +82,11 @@ class Inference(Closed):
         """Whether one image may go through the network more than once."""
         return self.window is not None or self.flip or len(self.scales) > 1
 
+    @property
+    def logits_of_one_pass(self) -> bool:
+        """Whether what is predicted is what the network gives, but for the size."""
+        return not self.several_passes and self.average == "logits"
+
     def scored_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the predictions that are scored, of an image of this size."""
         if self.score_at == "label":
@@ -100,6 +105,7 @@ def predict_logits(
     *,
     precision: str = "fp32",
     size: Sequence[int] | None = None,
+    resized: bool = True,
 ) -> Tensor:
     """Logits ``(N, C, h, w)`` of images, without gradient, in the mode that the model is in.
 
@@ -109,6 +115,7 @@ def predict_logits(
         inference: how. With several passes the sum is held in float32, beside one pass's logits at a time.
         precision: ``bf16`` and ``fp16`` run the forward under autocast; of ``fp16`` float32 comes out.
         size: height h and width w; the images' own by default.
+        resized: if false, and where :attr:`Inference.logits_of_one_pass`, they have the size that the network gives.
 
     Returns:
         the mean of the passes; the logarithm of the mean where probabilities are averaged.
@@ -123,7 +130,8 @@ def predict_logits(
     total: Tensor | None = None
     for scale, mirrored in passes:
         scores = _scores(model, resize_images(images, inference, scale), mirrored, inference, precision)
-        scores = at_size(scores, size)
+        if resized or not inference.logits_of_one_pass:
+            scores = at_size(scores, size)
         if len(passes) == 1:
             total = scores
         else:

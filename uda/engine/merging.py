@@ -9,6 +9,7 @@ import torch
 
 from uda.data.classes import LabelSpace
 from uda.data.label_spaces import label_space
+from uda.engine.scoring import most_probable
 from uda.functional.groups import group_log_prob
 
 if TYPE_CHECKING:
@@ -72,8 +73,10 @@ class Merging:
     def predict(self, logits: Tensor) -> Tensor:
         """Coarse train ids ``(N, h, w)`` of logits ``(N, C, h, w)``; the first of equal ones."""
         if self.how == "sum":
-            return self.scores(logits).argmax(1)
-        return torch.stack([logits[:, list(group)].amax(1) for group in self.groups], 1).argmax(1)
+            scores = self.scores(logits)
+        else:
+            scores = torch.stack([logits[:, list(group)].amax(1) for group in self.groups], 1)
+        return torch.stack([most_probable(image) for image in scores]).long()
 
     def dataset(self, dataset: Any) -> Any:
         """A data set in the coarse space; a reader's files are mapped to it directly, so that nothing is lost on the

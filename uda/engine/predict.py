@@ -23,6 +23,7 @@ from uda.data.encode import overlay as blend
 from uda.data.errors import DataError
 from uda.data.label_spaces import LabelSpace
 from uda.engine.inference import PLAIN, Inference, check_passes, predict_logits
+from uda.engine.scoring import most_probable
 from uda.files import atomic_write
 from uda.functional.sampling import evenly_spaced
 from uda.types import IGNORE
@@ -146,11 +147,11 @@ def predict(
     for file in progress(files) if progress else files:
         try:
             image = read_image(file)
-            scores = _scores(model, image, inference)
+            scores = _scores(model, image, inference, resized=probabilities)
         except (DataError, OSError) as error:
             report.failed[file] = str(error)
             continue
-        labels = _labels(scores)
+        labels = _labels(scores, image)
         name = names[file]
         outputs: list[tuple[Path, npt.NDArray[np.uint8]]] = []
         if "train" in ids:
@@ -181,18 +182,20 @@ def label_map(
 
     The other arguments are those of :func:`~uda.engine.inference.predict_logits`.
     """
-    return _labels(_scores(model, image, inference, precision))
+    return _labels(_scores(model, image, inference, precision, resized=False), image)
 
 
-def _scores(model: nn.Module, image: npt.NDArray[np.uint8], inference: Inference, precision: str = "fp32") -> Tensor:
-    """``(C, H, W)`` logits of an image ``(H, W, 3)`` uint8 RGB."""
+def _scores(
+    model: nn.Module, image: npt.NDArray[np.uint8], inference: Inference, precision: str = "fp32", *, resized: bool
+) -> Tensor:
+    """``(C, h, w)`` logits of an image ``(H, W, 3)`` uint8 RGB, of its size where ``resized``."""
     device = next(model.parameters()).device
     images = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(device).float() / 255
-    return predict_logits(model, images, inference, precision=precision)[0]
+    return predict_logits(model, images, inference, precision=precision, resized=resized)[0]
 
 
-def _labels(scores: Tensor) -> npt.NDArray[np.uint8]:
-    return np.asarray(scores.argmax(0).cpu().numpy(), dtype=np.uint8)
+def _labels(scores: Tensor, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.asarray(most_probable(scores, image.shape[:2]).cpu().numpy(), dtype=np.uint8)
 
 
 def _write_probabilities(path: Path, scores: Tensor, space: LabelSpace) -> Path:

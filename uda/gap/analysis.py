@@ -26,12 +26,13 @@ from uda.data.statistics import ChannelStats
 from uda.engine.identity import model_identity
 from uda.engine.inference import PLAIN, Inference, ResizedImages, at_size, predict_logits, resize_images
 from uda.engine.precision import autocast, widened
+from uda.engine.scoring import predict_and_loss
 from uda.gap.columns import IMAGE_COLUMNS, image_columns
 from uda.gap.factors import BATCH_NORM
 from uda.gap.fixes import Fix, default_fixes
 from uda.gap.interventions import Interventions, Plan
 from uda.gap.latent import Projection, centred_distance
-from uda.gap.measure import Measured, mean_losses, measure, predicted
+from uda.gap.measure import Measured, measure
 from uda.gap.sampling import Coalition, Images
 from uda.gap.store import Shelf, Store, chunks, give_back_memory, pack, unpack
 from uda.gap.style import Style, StyleSums, as_pixels
@@ -268,10 +269,12 @@ class _Asker:
         size = sample.image.shape[-2:] if sample.label is None else sample.label.shape[-2:]
         return self.output(sample.as_float()[None], (int(size[0]), int(size[1])))
 
-    def logits(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """Of ``(N, 3, h, w)``, at another size."""
+    def logits(self, images: Tensor, size: tuple[int, int], resized: bool = True) -> Tensor:
+        """Of ``(N, 3, h, w)``, at another size; if not ``resized``, that of the network where one pass gives them."""
         images = images.to(self.device)
-        return predict_logits(self.model, images, self.inference, precision=self.precision, size=size).float()
+        return predict_logits(
+            self.model, images, self.inference, precision=self.precision, size=size, resized=resized
+        ).float()
 
     def resize(self, images: Tensor) -> Tensor:
         """As the network sees them."""
@@ -428,7 +431,7 @@ def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progres
     calibration = [shelf[index] for index in range(0, len(shelf), step)]
     work = Interventions(
         ask.model,
-        ask.logits,
+        partial(ask.logits, resized=False),
         result.source_style,
         target.style,
         calibration,
@@ -570,7 +573,7 @@ def _fix(
                 for sample in shelf.samples():
                     assert sample.label is not None
                     size = (int(sample.label.shape[-2]), int(sample.label.shape[-1]))
-                    yield ask.logits(sample.as_float()[None], size), sample.label
+                    yield ask.logits(sample.as_float()[None], size, resized=False), sample.label
 
             for matrix, loss in in_threads(lambda task: score(*task), predictions()):
                 losses.append(loss)
@@ -585,10 +588,10 @@ def _fix(
 
 
 def score(logits: Tensor, label: Tensor) -> tuple[npt.NDArray[np.int64], float]:
-    """Confusion matrix ``(C, C)`` and mean loss of logits ``(1, C, H, W)``."""
+    """Confusion matrix ``(C, C)`` and mean loss of logits ``(1, C, h, w)``, of any size."""
     label = label.to(logits.device)
-    matrix = confusion(predicted(logits[0]), label, logits.shape[1]).cpu().numpy()
-    return matrix, float(mean_losses(logits, label[None])[0])
+    classes, loss = predict_and_loss(logits[0], label)
+    return confusion(classes, label, logits.shape[1]).cpu().numpy(), loss
 
 
 def _after(

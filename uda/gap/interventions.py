@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from uda.engine.scoring import predict_and_loss
 from uda.functional.normalisation import (
     Statistics,
     batch_norms,
@@ -22,7 +23,6 @@ from uda.functional.normalisation import (
 )
 from uda.gap.columns import as_float
 from uda.gap.factors import BATCH_NORM, Editor
-from uda.gap.measure import mean_losses, predicted
 from uda.gap.sampling import (
     Coalition,
     all_coalitions,
@@ -41,7 +41,7 @@ CPU_PIXELS = 2**18
 """In a batch on a CPU, which gains nothing from more: glibc asks the system for every tensor above 32 MB anew, and its
 first touch took five times as long as a batch's forward pass and loss."""
 Predict = Callable[[Tensor, tuple[int, int]], Tensor]
-"""Images ``(N, 3, h, w)`` and a size -> logits ``(N, C, H, W)``."""
+"""Images ``(N, 3, h, w)`` and the size that is scored -> logits ``(N, C, ...)``, of that size or the network's own."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +167,9 @@ class Interventions:
                     coalition = by_edits[edited]
                     assert sample.label is not None
                     label = sample.label.to(logits.device)
-                    losses[coalition] = float(mean_losses(logits[None], label[None])[0])
+                    classes, losses[coalition] = predict_and_loss(logits, label)
                     if len(coalition) == 1:
-                        matrices[coalition] = confusion(predicted(logits), label, len(logits)).cpu().numpy()
+                        matrices[coalition] = confusion(classes, label, len(logits)).cpu().numpy()
         return losses, matrices
 
     def _statistics(self, coalition: Coalition) -> dict[str, Statistics]:

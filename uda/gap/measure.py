@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from uda.engine.inference import at_size
+from uda.engine.scoring import most_probable
 from uda.functional import cell_labels
 from uda.gap.columns import image_columns
 from uda.gap.regions import region_sums
@@ -79,7 +80,7 @@ def measure(
     logits = at_size(logits.detach().float(), size)
     classes = logits.shape[1]
     logs = logits.log_softmax(1)
-    confidence, prediction = logs[0].amax(0).exp(), predicted(logits[0])
+    confidence, prediction = logs[0].amax(0).exp(), most_probable(logits[0])
     pixels = as_pixels(sample.image)
     numbers = dict(image_columns(pixels) if columns is None else columns)
     numbers["confidence"] = float(confidence.mean())
@@ -105,29 +106,6 @@ def measure(
                       palette, width)  # fmt: skip
     pictures = {name: drawn[name] for name in picture_names if name in drawn}
     return Measured(numbers, loss_sum, count, matrix, regions, maps, cells, pictures)
-
-
-def predicted(logits: Tensor) -> Tensor:
-    """``(H, W)`` int64 class of the largest of ``(C, H, W)``, the first of equal ones."""
-    if logits.device.type != "cpu":
-        return logits.argmax(0)
-    # on a CPU this takes a sixth of the time of argmax over the first dimension
-    scores, best = logits.numpy(), logits.amax(0).numpy()
-    classes = np.zeros(best.shape, np.uint8)
-    for k in range(len(scores) - 1, -1, -1):
-        np.copyto(classes, np.uint8(k), where=scores[k] == best)
-    return torch.from_numpy(classes.astype(np.int64))
-
-
-def mean_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """``(N,)`` mean cross-entropy over labelled pixels of each image, float64; NaN where there is none.
-
-    Args:
-        logits: ``(N, C, H, W)``.
-        labels: ``(N, H, W)`` int64, 255 ignored.
-    """
-    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none").flatten(1).double().sum(1)
-    return losses / (labels != IGNORE).flatten(1).sum(1)
 
 
 def _features(

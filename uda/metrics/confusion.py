@@ -15,13 +15,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 
+from uda.opencv import cv2
+
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from torch import Tensor
 
 Over = Literal["present", "labelled"]
 """Which classes a mean runs over, see the head of this file."""
+_FEW = 250
+"""Classes whose pairs have uint16 numbers."""
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_CHUNK = 2**17
+"""Pixels that are counted together: their arrays are in memory already, and OpenCV's counts, in float32, are exact."""
 
 
 def confusion(pred: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -32,6 +41,10 @@ def confusion(pred: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """
     if pred.shape != labels.shape:
         raise ValueError(f"predictions {tuple(pred.shape)} and labels {tuple(labels.shape)} differ in shape")
+    if num_classes <= _FEW and all(x.device.type == "cpu" and x.dtype in _INTEGERS for x in (pred, labels)):
+        few = _few_classes(pred.numpy().reshape(-1), labels.numpy().reshape(-1), num_classes)
+        if few is not None:
+            return torch.from_numpy(few)
     labels, pred = labels.reshape(-1).long(), pred.reshape(-1).long()
     scored = (labels >= 0) & (labels < num_classes)
     guess = pred.masked_fill(~scored, 0)
@@ -43,6 +56,25 @@ def confusion(pred: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     bins = (labels * num_classes + guess).masked_fill(~scored, num_classes**2)
     counts = torch.bincount(bins, minlength=num_classes**2 + 1)
     return counts[:-1].view(num_classes, num_classes)
+
+
+def _few_classes(
+    pred: npt.NDArray[np.integer], labels: npt.NDArray[np.integer], num_classes: int
+) -> npt.NDArray[np.int64] | None:
+    """:func:`confusion` of flat arrays in a tenth of its time; ``None`` where a prediction is no class id."""
+    if labels.dtype == np.int8:  # -128 without its sign may be a class
+        labels = labels.astype(np.int16)
+    if not len(pred) or pred.min() < 0 or pred.max() >= num_classes:
+        return None
+    counts = np.zeros(num_classes**2, np.int64)
+    unsigned = labels.view(np.dtype(f"u{labels.itemsize}"))
+    for start in range(0, len(pred), _CHUNK):
+        # whatever is no class becomes num_classes: negative ids are large ones without a sign
+        bins = np.minimum(unsigned[start : start + _CHUNK], num_classes).astype(np.uint16)
+        bins *= np.uint16(num_classes)
+        bins += pred[start : start + _CHUNK].astype(np.uint16)
+        counts += cv2.calcHist([bins[None]], [0], None, [num_classes**2], [0, num_classes**2]).ravel().astype(np.int64)
+    return counts.reshape(num_classes, num_classes)
 
 
 def class_counts(matrix: Tensor) -> Tensor:
