@@ -247,11 +247,20 @@ def agreed(draw: Tensor) -> Tensor:
 
     For networks that draw, once for a batch, from torch's global generators, which differ from process to process.
     """
-    processes = _active.get()
-    if processes is None:
-        return draw
-    value: Tensor = processes.objects(draw)[0]
-    return value
+    return draw if _active.get() is None else _of_first(draw)
+
+
+# an operator of its own, which torch.compile takes into its graph as it is
+@torch.library.custom_op("uda::of_first_process", mutates_args=())
+def _of_first(own: Tensor) -> Tensor:
+    content = own.to(_device(), copy=True)
+    distributed.broadcast(content, src=0)
+    return content.to(own.device)
+
+
+@_of_first.register_fake
+def _(own: Tensor) -> Tensor:
+    return torch.empty_like(own)
 
 
 def checksum(state: Mapping[str, Tensor]) -> str:

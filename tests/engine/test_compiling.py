@@ -15,7 +15,6 @@ from uda.engine import CompileSpec, Update
 from uda.engine.compiling import CompileError
 from uda.methods import HRDA, MIC, AdvEnt, ClassMix, Coral, FeatureDistance, Supervised
 from uda.models import DeepLabV2, HrdaSegmenter, adapt
-from uda.processes import Processes
 from uda.testing import TinyDataset, TinySegmenter, assert_same, tiny_target
 from uda.types import TaskSpec, TeacherSpec, View
 
@@ -101,8 +100,6 @@ def test_what_cannot_be_compiled_is_an_error_that_names_the_setting() -> None:
     torch._dynamo.register_backend(broken, name="broken")
     with pytest.raises(CompileError, match=r"compile: backend 'broken' cannot compile.*no compiler here.*aot_eager"):
         trained(CompileSpec(backend="broken"), (32,))
-    with pytest.raises(ValueError, match=r"compile and batch norm over several processes.*sync_batch_norm: false"):
-        trained(True, (), processes=Processes(0, 2))
 
 
 def test_an_error_of_the_network_stays_what_it_is() -> None:

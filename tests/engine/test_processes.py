@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from uda.claims import take
@@ -91,7 +93,7 @@ def test_gradients_that_are_not_averaged_are_seen() -> None:
         {"clip": 0.1},
         {"augment": {"scale": (0.5, 1.0), "cat_max_ratio": 0.75}, "optimizer": "adamw", "lr": 1e-4},
         {"activation_checkpointing": "all"},
-        {"batch_norm": "frozen", "sync_batch_norm": False, "compile": {"backend": "eager"}},
+        {"compile": {"backend": "eager"}},
     ],
     ids=str,
 )
@@ -103,6 +105,48 @@ def test_every_setting_of_a_run(changes: dict[str, Any]) -> None:
     (first, _), (second, _) = together(trained_state, [Supervised(), ClassMix()], both)
     assert_same(first, second)
     assert_near(alone, first)
+
+
+def graphs_of(methods: list[Method], changes: dict[str, Any]) -> tuple[dict[str, Tensor], list[int], dict[str, int]]:
+    """The state after some steps, how many graphs there were after each, and what broke them."""
+    torch._dynamo.reset()
+    counters.clear()
+    graphs: list[int] = []
+
+    def progress(steps: Iterable[int]) -> Iterator[int]:
+        for step in steps:
+            yield step
+            graphs.append(counters["stats"]["unique_graphs"])
+
+    run = train(methods, progress=progress, **changes)
+    return dict(run.model.state_dict()), graphs, dict(counters["graph_break"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"compile": {"backend": "aot_eager"}, "activation_checkpointing": "all", "channels_last": True},
+        {"compile": {"backend": "aot_eager"}, "batch_norm": "per_domain"},
+        pytest.param(
+            {"compile": True},
+            marks=pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler"),
+        ),
+    ],
+    ids=str,
+)
+def test_synced_batch_norm_is_compiled_without_a_break(changes: dict[str, Any]) -> None:
+    methods: list[Method] = [Supervised()] if changes["compile"] is True else [Supervised(), ClassMix()]
+    both = {**EXACT, "steps": 3}
+    alone, none, _ = graphs_of(methods, {**both, **changes, "compile": False})
+    (first, graphs, breaks), (second, others, _) = together(graphs_of, methods, {**both, **changes})
+    assert_same(first, second)
+    for name, value in alone.items():
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert set(none) == {0}
+    assert graphs == others
+    assert graphs[-1] == graphs[0] > 0
+    assert breaks == {}
 
 
 def test_float16_overflows_on_all_processes_at_once() -> None:

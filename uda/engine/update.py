@@ -182,11 +182,6 @@ class Update:
         self._student: Callable[[Tensor], SegOutput] = self.model
         if self._compile_spec is None:
             return
-        if self._synced is not None:
-            raise ValueError(
-                "compile and batch norm over several processes exclude each other; sync_batch_norm: false, or "
-                "compile: false"
-            )
         # a function of its own: a copy or an evaluation of the network is not compiled, and its state has no other keys
         self._student = Compiled(lambda images: self.model(images), self._compile_spec)
 
