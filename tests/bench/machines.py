@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -54,6 +56,17 @@ class Slow(Method):
             with self.notes.open("a") as file:
                 file.write(f"{step.index}\n")
         time.sleep(self.seconds)
+        return {}
+
+
+class Mortal(Method):
+    """The second of several processes is killed in its second step."""
+
+    needs_target = False
+
+    def losses(self, step: Any) -> dict[str, torch.Tensor]:
+        if step.index == 1 and os.environ.get("RANK") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
         return {}
 
 

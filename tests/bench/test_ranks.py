@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from tests.bench import tiny
@@ -105,9 +106,16 @@ def test_a_batch_that_does_not_split_is_refused_before_anything_runs(data: Path,
     assert not list(tmp_path.rglob("result.json"))
 
 
-def test_processes_are_refused_where_another_engine_runs_the_cells(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="processes is 2, must be 1 where another engine"):
-        run(content(data), out=tmp_path, processes=2, engine=lambda work, folder: None)
+def test_gpus_are_counted_where_the_cells_are_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    raw = content(data, settings={"device": None})
+    with pytest.raises(ConfigError, match="processes is 2, must be at most the 1 GPUs here"):
+        run(raw, out=tmp_path, processes=2)
+    handed: list[int] = []
+    run(raw, out=tmp_path, processes=2, engine=lambda work, folder: handed.append(work.processes))
+    assert handed == [2]
+    with pytest.raises(ConfigError, match=r"settings\.batch_size is 2, must be a multiple of the 3 processes"):
+        run(raw, out=tmp_path, processes=3, engine=lambda work, folder: handed.append(work.processes))
 
 
 def test_a_cell_that_another_machine_was_faster_with_is_no_failure(

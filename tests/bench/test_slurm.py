@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.bench import machines, tiny
+from tests.bench import machines, test_ranks, tiny
 from tests.bench.test_machines import assert_same_scores
 from tests.bench.test_matrix import small
 from tests.bench.test_run import BOOM
@@ -24,6 +25,7 @@ from uda.bench.matrix import run_matrix
 from uda.bench.slurm import FOLDER, CellJob, Slurm, minutes, read_jobs
 from uda.bench.work import Work
 from uda.config import ConfigError, load_config
+from uda.engine import Evaluation
 
 submitit = pytest.importorskip("submitit")
 submission = pytest.importorskip("submitit.core.submission")
@@ -170,15 +172,61 @@ def test_a_row_trains_its_warm_start_where_that_job_was_lost(
 
 
 @pytest.mark.slow
-def test_a_cell_stops_after_a_step_and_is_gone_on_with(data: Path, tmp_path: Path) -> None:
+def test_a_job_trains_its_cell_by_several_processes(
+    mock: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"source_only": ["Supervised"], "adabn": {"test_time": {"AdaBN": {"prior": 0.5}}}}
+    content = test_ranks.content(data, methods=rows)
+    ran = run_queue(mock, monkeypatch, tmp_path / "tiny")
+    result = run(content, out=tmp_path, engine=Slurm({"gpus_per_node": 2}), processes=2)
+    assert (result.failed, ran) == ({}, ["12", "13"])
+    alone = run(content, out=tmp_path / "alone")
+    for name in rows:
+        scores, expected = (
+            Evaluation.load(folder / name / "seed0/evaluations/target.npz") for folder in (result.folder, alone.folder)
+        )
+        # as in test_ranks.py: an untrained network of many batch norms makes percents of a rounding
+        np.testing.assert_allclose(scores.losses, expected.losses, rtol=0.1)
+    assert json.loads((result.folder / "source_only/seed0/result.json").read_text())["processes"] == 2
+
+
+def by_methods(data: Path, *methods: Any, steps: int) -> dict[str, Any]:
+    """A benchmark of one row."""
+    settings = {**tiny.content(data)["settings"], "steps": steps, "batch_size": 2}
+    rows = {"source_only": ["Supervised", *methods]}
+    return tiny.content(data, methods=rows, settings=settings, oracle=False, warm_start=None, unseen={})
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_its_job_and_is_said(
+    mock: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_queue(mock, monkeypatch, tmp_path / "tiny")
+    content = by_methods(data, "tests.bench.machines:Mortal", steps=3)
+    result = run(content, out=tmp_path, engine=Slurm(), processes=2)
+    killed = "process 1 of 2 was killed (SIGKILL), and the others were ended"
+    assert result.failed == {"source_only/seed0": killed}
+    here = run(content, out=tmp_path / "here", processes=2)
+    assert here.failed == {"source_only/seed0": f"{killed}; the next call continues it"}
+
+
+def test_jobs_that_ask_for_too_few_gpus_are_not_submitted(mock: Any, data: Path, tmp_path: Path) -> None:
+    content = test_ranks.content(data, settings={"device": None})
+    for gpus in (1, "a100:1"):
+        with pytest.raises(ConfigError, match=f"--slurm gpus_per_node is {gpus}, must be at least the 2 processes"):
+            run(content, out=tmp_path, engine=Slurm({"gpus_per_node": gpus}), processes=2)
+    assert mock.job_count == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_cell_stops_after_a_step_and_is_gone_on_with(data: Path, tmp_path: Path, processes: int) -> None:
     """What submitit calls at a time limit, from the handler of a signal in the main thread."""
     notes = tmp_path / "notes"
-    method = ["Supervised", {"tests.bench.machines:Slow": {"notes": str(notes), "seconds": 0.02}}]
-    settings = {**tiny.content(data)["settings"], "steps": 40}
-    content = tiny.content(
-        data, methods={"source_only": method}, settings=settings, oracle=False, warm_start=None
-    )  # fmt: skip
-    cell = CellJob(load_config(content), "source_only/seed0", tmp_path / "tiny", False)
+    # the launcher of several processes passes it on within a second
+    seconds, steps = (0.02, 40) if processes == 1 else (0.5, 10)
+    content = by_methods(data, {"tests.bench.machines:Slow": {"notes": str(notes), "seconds": seconds}}, steps=steps)
+    cell = CellJob(load_config(content), "source_only/seed0", tmp_path / "tiny", False, processes)
     saved: list[Any] = []
 
     class TimeLimit(BaseException):
@@ -208,9 +256,12 @@ os.kill(int(sys.argv[2]), signal.SIGUSR2)
     assert not (folder / "result.json").exists()
     assert not (folder / ".claim").exists(), "the next one need not wait for silence"
     assert saved[0].result() == {}
-    first, second = map(int, notes.read_text().split())
-    assert (first, second > 0) == (0, True)
-    whole = run(content, out=tmp_path / "whole")
+    begun = sorted(map(int, notes.read_text().split()))
+    assert len(set(begun)) == 2, "the processes stopped after different steps"
+    assert [begun.count(step) for step in sorted(set(begun))] == [processes] * 2
+    assert begun[0] == 0
+    fast = by_methods(data, {"tests.bench.machines:Slow": {"notes": str(notes), "seconds": 0.0}}, steps=steps)
+    whole = run(fast, out=tmp_path / "whole", processes=processes)
     assert_same_scores(tmp_path / "tiny", whole.folder, ("source_only",))
 
 
@@ -222,24 +273,22 @@ def jobs_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.soak
 @pytest.mark.slow
-def test_a_job_is_queued_again_at_its_time_limit(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_job_is_queued_again_at_its_time_limit(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
     """submitit's local executor: its signal, its pickle, its second start."""
     jobs_of_this_machine(monkeypatch)
     notes = tmp_path / "notes"
-    method = ["Supervised", {"tests.bench.machines:Slow": {"notes": str(notes)}}]
-    settings = {**tiny.content(data)["settings"], "steps": 100}
-    content = tiny.content(
-        data, methods={"source_only": method}, settings=settings, oracle=False, warm_start=None
-    )  # fmt: skip
+    content = by_methods(data, {"tests.bench.machines:Slow": {"notes": str(notes)}}, steps=100)
     engine = Slurm({"time": 1, "signal_delay_s": 35}, cluster="local")  # the signal comes after 25 seconds
-    result = run(content, out=tmp_path, engine=engine)
+    result = run(content, out=tmp_path, engine=engine, processes=processes)
     assert result.failed == {}
-    begun = [int(line) for line in notes.read_text().split()]
+    begun = sorted({int(line) for line in notes.read_text().split()})
     assert begun[0] == 0
     assert len(begun) >= 2, "it had more time than it was to have"
-    assert begun[1] > 0
-    quick_method = ["Supervised", {"tests.bench.machines:Slow": {"notes": str(notes), "seconds": 0.0}}]
-    whole = run({**content, "methods": {"source_only": quick_method}}, out=tmp_path / "whole")
+    fast = by_methods(data, {"tests.bench.machines:Slow": {"notes": str(notes), "seconds": 0.0}}, steps=100)
+    whole = run(fast, out=tmp_path / "whole", processes=processes)
     assert_same_scores(result.folder, whole.folder, ("source_only",))
 
 

@@ -89,7 +89,8 @@ def run_cell(
         extend: train the checkpoint of a shorter run on.
         on_step: told after each training step.
         again: its checkpoint is damaged and needed, so that it is trained though it has its scores.
-        stop: asked after each training step; where it says so, the checkpoint is written and training ends.
+        stop: asked after each training step; where it says so, the checkpoint is written and training ends. Of
+            processes that train together all have one or none, and one that says so ends all.
         raising: raise what went wrong, once its traceback is written: other processes wait for this one.
 
     Returns:
@@ -237,12 +238,20 @@ def _run(
     _write(folder / RESULT, json.dumps(content, indent=2))
 
 
-def share_cell(config: BenchConfig, cells: list[Cell], cell: Cell, root: Path, extend: bool = False) -> None:
+def share_cell(
+    config: BenchConfig,
+    cells: list[Cell],
+    cell: Cell,
+    root: Path,
+    extend: bool = False,
+    stop: Callable[[], bool] | None = None,
+) -> None:
     """Train a cell together with the process that is in :func:`run_cell`, which alone writes and scores the rest."""
     folder = root / cell.name
     missing: list[str] = share_first(list)
     datasets = {domain: build.open_dataset(config.domains[domain], config.space) for domain in missing}
-    _train(config, cell, root, folder, datasets, iter, extend, None, None)
+    with contextlib.suppress(_Stopped):
+        _train(config, cell, root, folder, datasets, iter, extend, None, stop)
 
 
 def _train(
@@ -284,7 +293,7 @@ def _train(
     def tell(update: Update, logs: Mapping[str, torch.Tensor]) -> None:
         if on_step is not None:
             on_step(update.index, settings.steps, losses_of(logs))
-        if stop is not None and update.index < settings.steps and stop():
+        if stop is not None and update.index < settings.steps and _any_says(stop):
             trainer.save()
             raise _Stopped
 
@@ -304,6 +313,12 @@ def share_first(value: Callable[[], T]) -> T:
     """What the first of the processes that train together gives."""
     together = Processes.current()
     return value() if together is None else together.first(value)
+
+
+def _any_says(stop: Callable[[], bool]) -> bool:
+    """Whether one of the processes that train together is to stop: all then do, after the same step."""
+    together = Processes.current()
+    return stop() if together is None else any(together.any([stop()]))
 
 
 def _called(cell: Cell) -> str:

@@ -15,7 +15,7 @@ from uda.bench.identity import Identities
 from uda.bench.plan import ERROR, Cell
 from uda.claims import Watch
 from uda.config import BenchConfig, ConfigError
-from uda.engine.launching import LaunchError, launch
+from uda.engine.launching import LaunchError, is_told_to_stop, launch
 from uda.engine.trainer import check_share
 from uda.files import atomic_write
 from uda.processes import Processes
@@ -24,8 +24,14 @@ WAIT = timedelta(days=7)
 """How long processes wait for each other: the first scores alone meanwhile, and a dead one is seen otherwise."""
 
 
-def check_processes(processes: int, cells: Sequence[Cell]) -> None:
-    """See that cells can be trained by so many processes of this machine.
+def check_processes(processes: int, cells: Sequence[Cell], *, here: bool = True, batches: bool = True) -> None:
+    """See that cells can be trained by so many processes of a machine.
+
+    Args:
+        processes: any number.
+        cells: some of a plan.
+        here: whether it is this machine, whose GPUs are counted.
+        batches: whether theirs are those that will be.
 
     Raises:
         ConfigError: fewer than one, more than there are GPUs to train on, or a batch that does not split evenly.
@@ -34,10 +40,16 @@ def check_processes(processes: int, cells: Sequence[Cell]) -> None:
         raise ConfigError(f"processes must be at least 1, got {processes}")
     if processes == 1:
         return
-    check_batches(processes, cells)
-    gpus = torch.cuda.device_count()
-    if gpus and processes > gpus and any(cell.settings and cell.settings.device != "cpu" for cell in cells):
+    if batches:
+        check_batches(processes, cells)
+    gpus = torch.cuda.device_count() if here else 0
+    if gpus and processes > gpus and not all_on_cpus(cells):
         raise ConfigError(f"processes is {processes}, must be at most the {gpus} GPUs here, or settings.device cpu")
+
+
+def all_on_cpus(cells: Sequence[Cell]) -> bool:
+    """Whether cells are asked to train on no GPU."""
+    return all(cell.settings is None or cell.settings.device == "cpu" for cell in cells)
 
 
 def check_batches(processes: int, cells: Sequence[Cell]) -> None:
@@ -63,6 +75,7 @@ def run_cell_together(
     extend: bool = False,
     again: bool = False,
     look: Callable[[], None] = lambda: None,
+    stop: Callable[[], bool] | None = None,
 ) -> Outcome:
     """:func:`~uda.bench.cell.run_cell` on several processes; one that trains nothing runs here.
 
@@ -75,12 +88,18 @@ def run_cell_together(
         extend: train the checkpoint of a shorter run on.
         again: train it though it has its scores.
         look: called every second.
+        stop: asked every second; where it says so, the checkpoint is written and training ends.
     """
     if cell.settings is None:
         return run_cell(config, cells, cell, root)
+    asked = stop or (lambda: False)
+    arguments = (config, cells, cell, root, extend, again, stop is not None)
     try:
-        return launch(processes, _run_share, config, cells, cell, root, extend, again, look=look)
+        return launch(processes, _run_share, *arguments, look=look, stop=asked)
     except LaunchError as error:
+        # those that outlasted the time to stop are ended, and go on from an earlier checkpoint
+        if asked():
+            return Outcome("stopped")
         # between the look at the cell and its start another machine may have been faster
         if Watch().holder(root / cell.name) is not None:
             return Outcome("held")
@@ -91,13 +110,15 @@ def run_cell_together(
         return Outcome("failed", f"{error}; the next call continues it")
 
 
-def _run_share(config: BenchConfig, cells: list[Cell], cell: Cell, root: Path, extend: bool, again: bool) -> Outcome:
+def _run_share(
+    config: BenchConfig, cells: list[Cell], cell: Cell, root: Path, extend: bool, again: bool, stops: bool
+) -> Outcome:
     """A process' part of a cell."""
-    together = join(config.settings.device)
+    together, stop = join(config.settings.device), is_told_to_stop if stops else None
     if together is not None and together.rank > 0:
-        share_cell(config, cells, cell, root, extend)
+        share_cell(config, cells, cell, root, extend, stop)
         return Outcome("done")
-    return run_cell(config, cells, cell, root, extend=extend, again=again, raising=True)
+    return run_cell(config, cells, cell, root, extend=extend, again=again, stop=stop, raising=True)
 
 
 def join(device: str | None) -> Processes | None:

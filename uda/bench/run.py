@@ -93,7 +93,8 @@ def run(
         out: the runs go to ``out/<config name>/<method>/seed<k>``.
         roots: values of the config's ``${name}`` variables.
         workers: cells side by side, each in a process of its own with an equal share of the cores; 1 runs them here.
-        processes: that train each cell together, each with its share of every batch; the run is the same.
+        processes: that train each cell together, each with its share of every batch; the run is the same. They are
+            of the machine that does the cell.
         methods: only these rows (and what they start from).
         seeds: only these.
         fresh: delete the cells whose training was configured differently, instead of refusing.
@@ -177,6 +178,7 @@ def train(
     extend: bool = False,
     report: Callable[[Event], None] = only_warn,
     progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> TrainResult:
     """Train one row with one seed, after the warm start if there is one, and score it; go on with what is there.
 
@@ -190,6 +192,8 @@ def train(
         extend: see :func:`run`.
         report: told what happens; by default only what is a warning is said, as one of Python's.
         progress: wraps the training steps.
+        stop: asked after each training step; where it says so, training ends after a checkpoint, without scores. Of a
+            launcher's processes all have one or none.
 
     Raises:
         ConfigError: no such row, or a run of another config is in the way.
@@ -198,7 +202,9 @@ def train(
     """
     cells = make_plan(config, [row], [seed])
     job = Job(config, cells, Path(out) / config.name)
-    work = work_on([job], Path(out), processes=processes, fresh=fresh, extend=extend, report=report, progress=progress)
+    work = work_on(
+        [job], Path(out), processes=processes, fresh=fresh, extend=extend, report=report, progress=progress, stop=stop
+    )
     folder = job.folder / f"{row}/seed{seed}"
     result = read_result(folder)
     if result is None or work.failed:
@@ -235,18 +241,17 @@ def work_on(
         progress: wraps the training steps; used with one worker.
         engine: does the work, in place of this process and its workers.
         stop: asked after each training step; where it says so, the work ends after a checkpoint. With one worker.
+            Of a launcher's processes all have one or none.
 
     Raises:
-        ConfigError: processes that do not go together with the batches, the engine or the launcher.
+        ConfigError: processes that do not go together with the batches, the GPUs here or the launcher.
     """
     options: dict[str, Any] = {
         "fresh": fresh, "extend": extend, "report": report, "progress": progress, "engine": engine, "stop": stop,
     }  # fmt: skip
-    if engine is not None and processes > 1:
-        raise ConfigError(f"processes is {processes}, must be 1 where another engine runs the cells")
     if not is_launched():
         for job in jobs:
-            check_processes(processes, job.cells)
+            check_processes(processes, job.cells, here=engine is None)
         return _lead(jobs, out, workers, processes, **options)
     if processes > 1 or workers > 1:
         option, number = ("processes", processes) if processes > 1 else ("workers", workers)
@@ -261,7 +266,7 @@ def work_on(
 
         def share(name: str) -> None:
             job, cell = tasks[name]
-            share_cell(job.config, job.cells, cell, job.folder, extend)
+            share_cell(job.config, job.cells, cell, job.folder, extend, stop)
 
         follow(together, share)
         return Work(jobs, extend, report)

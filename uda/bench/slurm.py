@@ -8,6 +8,7 @@ again, to go on from there. What is gathered is what lies in the folders; Slurm 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 import threading
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from uda.bench.plan import make_plan
+from uda.bench.ranks import all_on_cpus
 from uda.bench.run import work_on
 from uda.bench.work import POLL, Event, Job, Task, Work
 from uda.claims import claimed
@@ -62,9 +64,24 @@ class Slurm:
         Raises:
             ConfigError: submitit is not installed, this is no Slurm cluster, or a parameter is wrong.
         """
+        self.see_that_gpus_suffice(work)
         executor = self.executor(folder)
         jobs = _submit(executor, work, folder / FOLDER)
         _gather(work, jobs)
+
+    def see_that_gpus_suffice(self, work: Work) -> None:
+        """See that each of the processes that train a cell gets a GPU, before a job waits for its turn only to fail.
+
+        Raises:
+            ConfigError: the jobs ask for GPUs, but for fewer.
+        """
+        asked = str(self.parameters.get("gpus_per_node", "")).rpartition(":")[2]  # a number, or TYPE:NUMBER
+        fewer = asked.isdecimal() and int(asked) < work.processes
+        if fewer and not all_on_cpus([task.cell for task in work.waiting]):
+            raise ConfigError(
+                f"--slurm gpus_per_node is {self.parameters['gpus_per_node']}, must be at least the {work.processes} "
+                "processes that train a cell together, or settings.device cpu"
+            )
 
     def executor(self, folder: Path) -> Any:
         """A submitit executor with the parameters.
@@ -140,15 +157,16 @@ class CellJob:
         cell: its name.
         folder: the benchmark's.
         extend: see :func:`uda.bench.run`.
+        processes: of the job's node that train the cell together.
     """
 
-    def __init__(self, config: BenchConfig, cell: str, folder: Path, extend: bool) -> None:
-        self.config, self.cell, self.folder, self.extend = config, cell, folder, extend
+    def __init__(self, config: BenchConfig, cell: str, folder: Path, extend: bool, processes: int = 1) -> None:
+        self.config, self.cell, self.folder, self.extend, self.processes = config, cell, folder, extend, processes
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CellJob, (self.config, self.cell, self.folder, self.extend)
+        return CellJob, (self.config, self.cell, self.folder, self.extend, self.processes)
 
     def __call__(self) -> dict[str, str]:
         """Do the cell, and what it starts from where nobody has; the failures by cell."""
@@ -178,14 +196,20 @@ class CellJob:
             names += plan[name].needs
         cells = [cell for cell in plan.values() if cell.name in names]
         job = Job(self.config, cells, self.folder)
-        return work_on([job], self.folder, extend=self.extend, report=_print, stop=self._stop.is_set).failed
+        return work_on(
+            [job], self.folder, processes=self.processes, extend=self.extend, report=_print, stop=self._stop.is_set
+        ).failed
 
     def checkpoint(self) -> Any:
         """Stop after the step that is being done, with a checkpoint, and say what is to be queued again."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(STOPPING)
-        return import_submitit().helpers.DelayedSubmission(CellJob(self.config, self.cell, self.folder, self.extend))
+            ranks = [child for child in multiprocessing.active_children() if not child.daemon]
+            for rank in ranks if self._thread.is_alive() else ():
+                rank.kill()  # Python would wait for them at its end
+        again, arguments = self.__reduce__()
+        return import_submitit().helpers.DelayedSubmission(again(*arguments))
 
 
 def _print(event: Event) -> None:
@@ -215,7 +239,9 @@ def _submit(executor: Any, work: Work, folder: Path) -> dict[str, Any]:
         if jobs:
             work.report(Event("note", message=f"{len(jobs)} cells have been submitted before"))
         for tasks in _levels([task for task in work.waiting if task.name not in jobs]):
-            calls = [CellJob(t.job.config, t.cell.name, t.job.folder.absolute(), work.extend) for t in tasks]
+            calls = [
+                CellJob(t.job.config, t.cell.name, t.job.folder.absolute(), work.extend, work.processes) for t in tasks
+            ]
             after = _arrays(jobs[need] for task in tasks for need in task.needs if need in jobs)
             if _is_slurm(executor):
                 # not afterok: what a cell starts from may fail or be done elsewhere, and the cell's own job sees to it

@@ -245,9 +245,7 @@ class Work:
         """Tell how far the cells of other processes are, by what they have logged; they say nothing themselves."""
         for task in [*self.running, *(task for task in self.waiting if task.name in self.holders)]:
             settings = task.cell.settings
-            record = last_scalars(task.folder) if settings is not None else {}
-            if settings is not None and record and told.get(task.name) != record["step"]:
-                told[task.name] = record["step"]
+            if settings is not None and (record := newly_logged(task.folder, told, task.name)):
                 self.tell_step(task, record["step"] + 1, settings.steps, losses_of(record))
 
     def here(self, progress: Progress | None, leader: Leader | None = None) -> None:
@@ -262,10 +260,11 @@ class Work:
             again = task.cell.name in job.again
             cell = (job.config, job.cells, task.cell, job.folder)
             if self.processes > 1:
-                outcome = run_cell_together(self.processes, *cell, self.extend, again, lambda: self.look(told))
+                look = partial(self.look, told)
+                outcome = run_cell_together(self.processes, *cell, self.extend, again, look, self.stop)
             elif leader is not None and task.cell.settings is not None:
                 leader.next(task.name)
-                outcome = run_cell(*cell, progress, self.extend, tell, again, raising=True)
+                outcome = run_cell(*cell, progress, self.extend, tell, again, self.stop, raising=True)
                 leader.trains = False
             else:
                 outcome = run_cell(*cell, progress, self.extend, tell, again, self.stop)
@@ -303,6 +302,15 @@ class Work:
                 self.report(Event("note", message=f"waiting for {task.name}: {holder} works on it"))
         self.look(told)
         time.sleep(TICK if seconds is None else seconds)
+
+
+def newly_logged(folder: Path, told: dict[str, int], name: str) -> dict[str, Any]:
+    """What a run in a folder has logged last; empty where that was told before, by the step in ``told[name]``."""
+    record = last_scalars(folder)
+    if not record or told.get(name) == record["step"]:
+        return {}
+    told[name] = record["step"]
+    return record
 
 
 def _error(task: Task) -> tuple[int, int] | None:

@@ -28,6 +28,8 @@ HOST = "127.0.0.1"
 LOOK_EVERY = 1.0
 """Seconds between two looks at how far the processes are."""
 RESULT = "result"
+STOP = "stop"
+"""Is there once the processes are to end early."""
 
 
 class LaunchError(RuntimeError):
@@ -46,7 +48,13 @@ class _Failure(NamedTuple):
     trace: str
 
 
-def launch(processes: int, function: Callable[..., R], *arguments: Any, look: Callable[[], None] = lambda: None) -> R:
+def launch(
+    processes: int,
+    function: Callable[..., R],
+    *arguments: Any,
+    look: Callable[[], None] = lambda: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> R:
     """Run a function in several new processes; the environment tells them about each other, as torchrun's does.
 
     A :class:`~uda.engine.Trainer` made in the function then trains on all of them together, each with its share of
@@ -57,6 +65,7 @@ def launch(processes: int, function: Callable[..., R], *arguments: Any, look: Ca
         function: of a module that can be imported; called in each process.
         arguments: pickled.
         look: called every second meanwhile.
+        stop: asked every second; once it says so, :func:`is_told_to_stop` does in the processes.
 
     Returns:
         what the function gives in the first process.
@@ -76,7 +85,7 @@ def launch(processes: int, function: Callable[..., R], *arguments: Any, look: Ca
         try:
             for process in ranks:
                 process.start()
-            codes = _watch(ranks, look)
+            codes = _watch(ranks, look, stop, folder / STOP)
         finally:
             for process in ranks:
                 if process.pid is not None:
@@ -88,9 +97,13 @@ def launch(processes: int, function: Callable[..., R], *arguments: Any, look: Ca
     return result
 
 
-def _watch(ranks: Sequence[SpawnProcess], look: Callable[[], None]) -> list[int | None]:
+def _watch(
+    ranks: Sequence[SpawnProcess], look: Callable[[], None], stop: Callable[[], bool], told: Path
+) -> list[int | None]:
     """The exit codes when all processes ended well or one did not; ``None`` of those that are still at work."""
     while True:
+        if not told.exists() and stop():
+            _write(told, None)
         codes = [process.exitcode for process in ranks]
         if any(codes) or None not in codes:
             return codes
@@ -110,8 +123,21 @@ def _explained(codes: Sequence[int | None], failures: Sequence[_Failure]) -> Lau
     return LaunchError(f"process {rank} of {len(codes)} ended with code {code}, and the others were ended")
 
 
+_stop_file: Path | None = None
+
+
+def is_told_to_stop() -> bool:
+    """In a process of :func:`launch`: whether its caller wants it to end early."""
+    return _stop_file is not None and _stop_file.exists()
+
+
 def _serve(rank: int, world: int, port: int, folder: Path, path: list[str], task: bytes) -> None:
+    global _stop_file
+    _stop_file = folder / STOP
     sys.path[:] = path
+    if hasattr(signal, "SIGUSR2"):
+        # a cluster may warn all processes of a job before its end; the caller, which is warned too, passes it on
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     threads = max(1, cores() // world)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
