@@ -149,6 +149,19 @@ def test_synced_batch_norm_is_compiled_without_a_break(changes: dict[str, Any]) 
     assert breaks == {}
 
 
+def compiled_draw() -> int:
+    torch._dynamo.reset()
+    call = torch.compile(agreed, backend="eager", fullgraph=True)
+    with passing(processes()):
+        return int(call(torch.tensor(7 + processes().rank)))
+
+
+@pytest.mark.slow
+def test_a_draw_for_all_is_compiled_without_a_break() -> None:
+    """HRDA's detail crop."""
+    assert together(compiled_draw) == [7, 7]
+
+
 def test_float16_overflows_on_all_processes_at_once() -> None:
     """At the first scale, which this loss is too large for; both pass the same steps over."""
     states = together(scaled_states, 1e2)
