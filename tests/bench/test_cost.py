@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +12,12 @@ from typing import Any
 import pytest
 
 from tests.bench import tiny
+from tests.bench.test_ranks import content
+from tests.test_cli import call
 from uda.bench import cost
 from uda.bench.cost import CellCost, measure_costs, shortened, taken, wall_seconds
 from uda.bench.plan import make_plan
+from uda.bench.stored import read_result
 from uda.config import BenchConfig, ConfigError, load_config
 
 START, STEP, PIXEL = 2.0, 0.5, 1e-4
@@ -88,6 +92,64 @@ def test_a_short_run_that_fails_is_named(data: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(cost, "run", pretend(linear, {"fda/seed0": "too large"}))
     with pytest.raises(ConfigError, match="fda/seed0 fails after 4 steps: too large"):
         measure_costs(load_config(tiny.content(data)), tmp_path / "short")
+
+
+def test_processes_start_anew_for_each_cell_that_trains(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared: list[int] = []
+
+    def launch(processes: int, *arguments: Any) -> None:
+        shared.append(processes)
+        time.sleep(0.1)
+
+    def run(config: BenchConfig, **options: Any) -> Any:
+        shared.append(options["processes"])
+        return pretend(linear)(config, **options)
+
+    monkeypatch.setattr(cost, "run", run)
+    monkeypatch.setattr(cost, "launch", launch)
+    config = load_config(tiny.content(data))
+    alone, together = (measure_costs(config, tmp_path / "short", processes=n).cells for n in (1, 2))
+    assert shared == [1, 1, 1, 2, 2, 2, 2]
+    assert {row.launch for row in alone} == {0.0}
+    assert all((row.launch >= 0.1) == bool(row.steps) for row in together)
+    assert [row.seconds for row in together] == pytest.approx([row.seconds for row in alone], rel=0.05)
+    row = CellCost("a/seed0", (), 4, 0, 0, 0, 0, 0, 0, 0, launch=3)
+    assert (row.seconds, wall_seconds([row], 2, 1)) == (4, 14)
+
+
+@pytest.mark.slow
+def test_short_runs_are_those_of_several_processes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[int] = []
+
+    def read(folder: Path) -> Any:
+        result = read_result(folder)
+        trained.append(-1 if result is None else result["processes"])
+        return result
+
+    monkeypatch.setattr(cost, "read_result", read)
+    raw = content(data, methods={"source_only": ["Supervised"]})
+    costs, _ = measure_costs(load_config(raw), tmp_path / "short", processes=2)
+    assert trained == [2, 2, 2]
+    assert all(row.launch > 0 and row.step > 0 for row in costs)
+
+
+def test_what_costs_are_not_measured_by_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(tiny.content(data)))
+    pytest.importorskip("submitit")
+    for options in (["--engine", "slurm"], ["--plan", "2"], ["--record", "kept"], ["--fresh"], ["--extend"]):
+        assert call("bench", path, "--out", tmp_path, "--cost", *options) == 2
+        option = " ".join(options[:2]) if options[0] == "--engine" else options[0]
+        assert f"{option} does not go with --cost, which measures on this machine" in capsys.readouterr().err
+    assert call("bench", path, "--out", tmp_path, "--cost", "--processes", "2") == 2
+    assert "settings.batch_size is 1, must be a multiple of the 2 processes" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert call("bench", path, "--out", tmp_path, "--cost") == 2
+    assert "not under a launcher (torchrun)" in capsys.readouterr().err
 
 
 def test_decoding_counts_where_there_is_a_cache(data: Path) -> None:

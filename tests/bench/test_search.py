@@ -14,7 +14,9 @@ import yaml
 from scipy import stats
 
 from tests.bench import tiny
+from tests.bench.test_ranks import MODEL
 from tests.test_cli import call
+from uda.bench import Event
 from uda.bench.search import SearchResult, Trial, run_search, study, summarise, write_search
 from uda.bench.search.objectives import halves
 from uda.bench.search.study import best_by, draw_values, sampler_of
@@ -177,6 +179,60 @@ def test_workers_train_what_one_process_trains(data: Path, tmp_path: Path) -> No
     assert by_values(alone).keys() == by_values(together).keys()
     for values, objectives in by_values(alone).items():
         assert by_values(together)[values] == pytest.approx(objectives, rel=1e-5)
+
+
+RATES = [0.002, 0.004, 0.006, 0.008, 0.01, 0.03, 0.009]
+"""With the sixth the loss grows from step to step, so that it is pruned."""
+
+
+def by_rates(data: Path, trials: int) -> dict[str, Any]:
+    """A search whose trials two processes share: without dropout, whose draws are each process' own."""
+    plan = {"trials": trials, "sampler": "grid", "objective": "source_loss", "space": {"settings.lr": RATES}}
+    raw = content(data, labels=False, **plan)
+    settings = {**raw["settings"], "batch_size": 2, "optimizer": "sgd"}
+    return {**raw, "model": MODEL, "settings": settings}
+
+
+@pytest.mark.slow
+def test_trials_that_several_processes_train_end_as_those_of_one(data: Path, tmp_path: Path) -> None:
+    first, alone, shared = (tmp_path / name for name in ("first", "alone", "shared"))
+    run_search(by_rates(data, 5), out=first)
+    shutil.copytree(first, alone)
+    shutil.copytree(first, shared)
+    events: list[Event] = []
+    ours = run_search(by_rates(data, 7), out=shared, processes=2, report=events.append)
+    theirs = run_search(by_rates(data, 7), out=alone)
+    assert ours.ran == theirs.ran == [5, 6]
+    assert [trial.state for trial in ours.trials[5:]] == ["pruned", "finished"], ours.failed
+    for trial, other in zip(ours.trials[5:], theirs.trials[5:], strict=True):
+        assert (trial.state, trial.steps, trial.values) == (other.state, other.steps, other.values)
+    # as in test_ranks.py: an untrained network of many batch norms makes percents of a rounding
+    loss, expected = (result.trials[6].objectives["source_loss"] for result in (ours, theirs))
+    assert loss == pytest.approx(expected, rel=0.1)
+    assert json.loads((ours.trials[6].folder / "result.json").read_text())["processes"] == 2
+    assert checkpoint.load(ours.trials[5].folder / CHECKPOINT)["step"] == 2
+    assert {event.cell for event in events if event.kind == "step"} <= {"trial005", "trial006"}
+
+
+@pytest.mark.slow
+def test_a_killed_process_fails_its_trial_alone(data: Path, tmp_path: Path) -> None:
+    raw = {**by_rates(data, 1), "method": ["Supervised", "tests.bench.machines:Mortal"]}
+    result = run_search(raw, out=tmp_path, processes=2)
+    killed = "process 1 of 2 was killed (SIGKILL), and the others were ended"
+    assert [trial.message for trial in result.trials] == [killed]
+
+
+def test_processes_that_cannot_share_a_trial_are_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"settings\.batch_size is 2, must be a multiple of the 3 processes"):
+        run_search(by_rates(data, 1), out=tmp_path, processes=3)
+    with pytest.raises(ConfigError, match="processes must be at least 1, got 0"):
+        run_search(by_rates(data, 1), out=tmp_path, processes=0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"a search starts its processes itself \(--processes\)"):
+        run_search(by_rates(data, 1), out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_draws_follow_from_seed_and_number_alone(data: Path) -> None:

@@ -25,12 +25,13 @@ from typing import Any, NamedTuple
 
 from uda.bench import build
 from uda.bench.plan import Cell, make_plan
+from uda.bench.ranks import is_launched, join
 from uda.bench.run import run
 from uda.bench.stored import read_result
 from uda.bench.work import Event, only_warn
 from uda.config import BenchConfig, ConfigError
 from uda.config.records import DatasetSpec, MethodEntry
-from uda.engine import checkpoint
+from uda.engine import checkpoint, launch
 from uda.models.pretrained import CHECKPOINT
 
 STEPS = (4, 24)
@@ -62,10 +63,12 @@ class CellCost:
     """Bytes at its peak."""
     disk: int
     """Bytes that it leaves on disk, of its checkpoint."""
+    launch: float = 0.0
+    """Seconds in which the processes that train it together start, before what a cell itself takes."""
 
     @property
     def seconds(self) -> float:
-        """Of the whole cell."""
+        """Of the whole cell, once its processes are there."""
         return max(0.0, self.start + self.step * self.steps + self.scoring + self.saving - self.decoding)
 
 
@@ -83,6 +86,7 @@ def measure_costs(
     folder: Path,
     *,
     workers: int = 1,
+    processes: int = 1,
     methods: Collection[str] | None = None,
     report: Callable[[Event], None] = only_warn,
 ) -> Costs:
@@ -92,19 +96,25 @@ def measure_costs(
         config: the benchmark.
         folder: for the short runs; deleted before and afterwards.
         workers: cells side by side, as the benchmark will have them: cells that share cores and memory are slower.
+        processes: that train each cell together, as the benchmark's will be.
         methods: only these rows, and what they start from.
         report: told what the short runs do.
 
     Raises:
-        ConfigError: the config is wrong, or a short run failed; the message names the cell and the reason.
+        ConfigError: the config is wrong, or a short run failed (the message names the cell and the reason), or this is
+            one of a launcher's processes.
         DataError: a data set is missing or damaged.
     """
+    if is_launched():
+        raise ConfigError("costs are measured by processes of its own (--processes), not under a launcher (torchrun)")
     shutil.rmtree(folder, ignore_errors=True)
     variants = [(STEPS[0], IMAGES[0]), (STEPS[1], IMAGES[0]), (STEPS[0], IMAGES[1])]
     places, counts = [], []
     for number, (steps, scored_images) in enumerate(variants):
         short = shortened(config, steps, scored_images)
-        result = run(short, out=folder / str(number), workers=workers, methods=methods, report=report)
+        result = run(
+            short, out=folder / str(number), workers=workers, processes=processes, methods=methods, report=report
+        )
         for name, reason in result.failed.items():
             raise ConfigError(f"{config.name}: {name} fails after {steps} steps: {reason}")
         places.append(result.folder)
@@ -113,6 +123,7 @@ def measure_costs(
     whole, images = _pixels(config), _decoded_images(config)
     runs = {name: [read_result(place / name) or {} for place in places] for name in plan}
     per_pixel = _scoring_seconds(plan, runs, counts[2] - counts[0])
+    launching = _launch_seconds(processes, config)
     costs = []
     for name, cell in plan.items():
         few = runs[name][0]
@@ -124,7 +135,7 @@ def measure_costs(
             CellCost(
                 name, cell.needs, max(0.0, fixed), per_step, cell.settings.steps if cell.settings else 0,
                 per_pixel[name] * looked_at, saves * _checkpoints(cell), _decoding(config, cell, images),
-                max(short["peak_memory"] for short in runs[name]), saved,
+                max(short["peak_memory"] for short in runs[name]), saved, launching if cell.settings else 0.0,
             )
         )  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)
@@ -185,7 +196,7 @@ def wall_seconds(costs: Sequence[CellCost], seeds: int, workers: int, once: floa
         ready = [(ready_at[key], key) for key in waiting if key in ready_at]
         begins, key = min(ready)
         cost = waiting.pop(key)
-        ended = max(heapq.heappop(free), begins) + cost.seconds
+        ended = max(heapq.heappop(free), begins) + cost.launch + cost.seconds
         heapq.heappush(free, ended)
         for other, after in waiting.items():
             if other[0] == key[0] and key[1] in after.needs:
@@ -199,6 +210,21 @@ def taken(cost: CellCost, folder: Path, seeds: Sequence[int]) -> float | None:
     results = [read_result(folder / row / f"seed{seed}") for seed in seeds]
     done: list[float] = [result["seconds"] for result in results if result is not None]
     return sum(done) / len(done) if done else None
+
+
+def _launch_seconds(processes: int, config: BenchConfig) -> float:
+    """Until processes that train together have started and met; none where a cell needs no new ones."""
+    if processes == 1:
+        return 0.0
+    started = time.perf_counter()
+    launch(processes, _meet, config.settings.device)
+    return time.perf_counter() - started
+
+
+def _meet(device: str | None) -> None:
+    together = join(device)
+    if together is not None:
+        together.wait()
 
 
 def _step_seconds(few: dict[str, Any], more: dict[str, Any]) -> float:

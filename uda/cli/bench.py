@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 from rich.markup import escape
 
-from uda.cli.common import (
-    FAILED,
-    bars,
-    changes,
-    console,
-    guarded,
-    integers,
-    key_values,
-    roots,
-    say,
-    settings_of,
-    yaml_value,
-)
-from uda.progress import StepProgress
+from uda.cli.common import changes, console, guarded, integers, key_values, roots, say, settings_of, yaml_value
+from uda.cli.view import fail, is_follower, reporting
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-    from uda.bench import Event, TrainResult
+    from uda.bench import TrainResult
     from uda.bench.slurm import Slurm
     from uda.config import BenchConfig
 
@@ -55,7 +38,7 @@ SETTINGS = typer.Option(
 ENGINES = ("local", "slurm")
 PROCESSES = typer.Option(
     1, "--processes", min=1,
-    help="Processes of this machine that train a run together (one for each GPU); the run is the same.",
+    help="Processes of one machine that train a run together (one for each GPU); the run is the same.",
 )  # fmt: skip
 COMMON = 4
 """Classes that a line names."""
@@ -125,61 +108,32 @@ def bench(
         hint = "a config's file or name is needed; uda bench --list has those that come with uda"
         raise typer.BadParameter(hint, param_hint="CONFIG")
     _say_what_is_hidden(config)
-    from uda.bench import record as write_record
-    from uda.bench import run, write_tables
-    from uda.bench.render import terminal
-    from uda.config import kind_of, load_config
+    from uda.config import kind_of
 
     changed = settings_of(settings) | changes(change)
-    kind = kind_of(config, changed)
+    kind, named_roots = kind_of(config, changed), roots(root, config, changed)
+    chosen: dict[str, Any] = {"rows": only or None, "seeds": integers(seeds, "--seeds")}
     if status:
-        _status(config, changed, roots(root, config, changed), preset, out, only or None, integers(seeds, "--seeds"))
+        _status(kind, _load(kind, config, named_roots, changed, preset), out, **chosen)
         return
     works_there = _engine(engine, slurm, workers)
     if kind in ("matrix", "factorial"):
-        options = {
-            "--plan": plan,
-            "--like": like,
-            "--cost": cost or None,
-            **({"--preset": preset or None} if kind == "factorial" else {}),
-        }
-        _see_that_none_is_given(options, kind)
-        run_all = _factorial if kind == "factorial" else partial(_matrix, presets=preset)
-        run_all(
-            config, changed, roots(root, config, changed), record, quiet, out=out, workers=workers, processes=processes,
-            rows=only or None, seeds=integers(seeds, "--seeds"), fresh=fresh, extend=extend,
-            engine=works_there,
-        )  # fmt: skip
-        return
-    loaded = load_config(config, roots(root, config, changed), changes=changed, presets=preset)
+        alone = {"--plan": plan, "--like": like, "--cost": cost, "--preset": preset if kind == "factorial" else None}
+        _refuse(alone, f"is of a benchmark of one shift, not of a {kind}")
+    if cost:
+        others = {"--plan": plan, "--like": like, "--record": record, "--fresh": fresh, "--extend": extend}
+        why = "does not go with --cost, which measures on this machine, by short runs of its own"
+        _refuse({"--engine slurm": works_there, **others}, why)
+    loaded = _load(kind, config, named_roots, changed, preset)
     if plan is not None:
         _plan(loaded, out / loaded.name, plan, like)
-        return
-    if cost:
-        _cost(loaded, out / loaded.name, workers, only or None, integers(seeds, "--seeds"), quiet)
-        return
-    quiet = quiet or is_follower()
-    with bars(quiet) as progress:
-        view = View(progress, quiet=quiet)
-        result = run(
-            loaded, out=out, workers=workers, processes=processes, methods=only or None,
-            seeds=integers(seeds, "--seeds"), fresh=fresh, extend=extend, report=view.report, engine=works_there,
+    elif cost:
+        _cost(loaded, out / loaded.name, quiet, workers=workers, processes=processes, **chosen)
+    else:
+        _run(
+            _KINDS[kind](), loaded, record, quiet, out=out, workers=workers, processes=processes, fresh=fresh,
+            extend=extend, engine=works_there, **chosen,
         )  # fmt: skip
-    if is_follower():
-        return
-    console().print(terminal(result.table))
-    command = shlex.join(["uda", *sys.argv[1:]])
-    try:
-        paths = write_tables(loaded, result.folder, result.table, command)
-        say(f"written: {', '.join(str(path) for path in paths.values())}")
-    except OSError as error:
-        # the table stands above all the same
-        say(f"not written: {error.filename} ({error.strerror}); --out and --record can name other folders")
-    say(f"curves: tensorboard --logdir {result.folder}")
-    if record is not None:
-        write_record(loaded, result.folder, result.table, record, command=command)
-        say(f"recorded in {record}")
-    fail(result.failed, result.folder)
 
 
 @guarded
@@ -221,11 +175,9 @@ def train(
             entries[key] = _data(text, f"--{key}")
     content, changed = {} if config is None else config, {**entries, **settings_of(settings), **changes(change)}
     loaded, row = load_run(content, roots(root, content, changed), row=method, recipe=preset, changes=changed)
-    quiet = quiet or is_follower()
-    with bars(quiet) as progress:
-        view = View(progress, quiet=quiet)
+    with reporting(quiet) as report:
         result = train_row(
-            loaded, row, seed=seed, out=out, processes=processes, fresh=fresh, extend=extend, report=view.report
+            loaded, row, seed=seed, out=out, processes=processes, fresh=fresh, extend=extend, report=report
         )
     if is_follower():
         return
@@ -238,72 +190,104 @@ def train(
     print(f"curves: tensorboard --logdir {result.folder}")
 
 
-def _matrix(
-    config: Path,
-    changed: dict[str, Any],
-    named_roots: dict[str, str],
-    record: Path | None,
-    quiet: bool,
-    *,
-    presets: list[str],
-    **options: Any,
-) -> None:
-    """Run what is missing of a matrix, show it, write it down."""
+def _load(kind: str, config: Path, named_roots: dict[str, str], changed: dict[str, Any], presets: list[str]) -> Any:
+    """A config of any kind."""
+    from uda.config import load_config, load_factorial, load_matrix
+
+    if kind == "factorial":
+        return load_factorial(config, named_roots, changes=changed)
+    load = load_matrix if kind == "matrix" else load_config
+    return load(config, named_roots, changes=changed, presets=presets)
+
+
+class _Kind(NamedTuple):
+    """What configs of a kind have of their own in :func:`_run`."""
+
+    run: Callable[..., Any]
+    """With a config and the options of the command."""
+    show: Callable[[Any], Any]
+    """What a terminal shows of a result."""
+    write: Callable[[Any, Any, str], str]
+    """A config's result, into its folder, with the command: what was written."""
+    record: Callable[[Any, Any, Path, str], Any]
+    """The same for keeping, into another folder."""
+    curves: bool = True
+    """Whether it is said how to look at them."""
+
+
+def _benchmark() -> _Kind:
+    from uda.bench import record, run, write_tables
+    from uda.bench.render import terminal
+
+    return _Kind(
+        run=lambda loaded, *, rows, **options: run(loaded, methods=rows, **options),
+        show=lambda result: terminal(result.table),
+        write=lambda loaded, result, command: _named(write_tables(loaded, result.folder, result.table, command)),
+        record=lambda loaded, result, into, command: record(
+            loaded, result.folder, result.table, into, command=command
+        ),
+    )  # fmt: skip
+
+
+def _matrix() -> _Kind:
     from uda.bench import write_tables
     from uda.bench.matrix import run_matrix, write_matrix
     from uda.bench.matrix.render import terminal
-    from uda.config import load_matrix
 
-    loaded = load_matrix(config, named_roots, changes=changed, presets=presets)
-    quiet = quiet or is_follower()
-    with bars(quiet) as progress:
-        result = run_matrix(loaded, report=View(progress, quiet=quiet).report, **options)
-    if is_follower():
-        return
-    console().print(terminal(result.matrix))
-    command = shlex.join(["uda", *sys.argv[1:]])
-    try:
+    def write(loaded: Any, result: Any, command: str) -> str:
         for part in result.parts:
             write_tables(part.config, part.folder, part.table, command)
         paths = write_matrix(loaded, result.folder, result.matrix, command=command)
-        say(f"written: {', '.join(map(str, paths.values()))}; report.html of each benchmark in its folder beside them")
-    except OSError as error:
-        say(f"not written: {error.filename} ({error.strerror}); --out and --record can name other folders")
-    say(f"curves: tensorboard --logdir {result.folder}")
-    if record is not None:
-        write_matrix(loaded, result.folder, result.matrix, record, command)
-        say(f"recorded in {record}")
-    fail(result.failed, result.folder)
+        return f"{_named(paths)}; report.html of each benchmark in its folder beside them"
+
+    return _Kind(
+        run=run_matrix,
+        show=lambda result: terminal(result.matrix),
+        write=write,
+        record=lambda loaded, result, into, command: write_matrix(loaded, result.folder, result.matrix, into, command),
+    )
 
 
-def _factorial(
-    config: Path,
-    changed: dict[str, Any],
-    named_roots: dict[str, str],
-    record: Path | None,
-    quiet: bool,
-    **options: Any,
-) -> None:
-    """Run what is missing of a study of factors, show it, write it down."""
+def _factorial() -> _Kind:
     from uda.bench.factorial import run_factorial, write_study
     from uda.bench.factorial.render import terminal
-    from uda.config import load_factorial
 
-    loaded = load_factorial(config, named_roots, changes=changed)
-    quiet = quiet or is_follower()
-    with bars(quiet) as progress:
-        result = run_factorial(loaded, report=View(progress, quiet=quiet).report, **options)
+    return _Kind(
+        run=run_factorial,
+        show=lambda result: terminal(result.study),
+        write=lambda loaded, result, command: _named(
+            write_study(loaded, result.folder, result.study, command=command)
+        ),
+        record=lambda loaded, result, into, command: write_study(loaded, result.folder, result.study, into, command),
+        curves=False,
+    )  # fmt: skip
+
+
+# a single run's config is refused where it is loaded
+_KINDS = {"benchmark": _benchmark, "run": _benchmark, "matrix": _matrix, "factorial": _factorial}
+
+
+def _named(paths: Mapping[str, Path]) -> str:
+    return ", ".join(map(str, paths.values()))
+
+
+def _run(kind: _Kind, loaded: Any, record: Path | None, quiet: bool, **options: Any) -> None:
+    """Run what is missing, show it, write it down, and say what failed."""
+    with reporting(quiet) as report:
+        result = kind.run(loaded, report=report, **options)
     if is_follower():
         return
-    console().print(terminal(result.study))
+    console().print(kind.show(result))
     command = shlex.join(["uda", *sys.argv[1:]])
     try:
-        paths = write_study(loaded, result.folder, result.study, command=command)
-        say(f"written: {', '.join(map(str, paths.values()))}")
+        say(f"written: {kind.write(loaded, result, command)}")
     except OSError as error:
+        # it stands above all the same
         say(f"not written: {error.filename} ({error.strerror}); --out and --record can name other folders")
+    if kind.curves:
+        say(f"curves: tensorboard --logdir {result.folder}")
     if record is not None:
-        write_study(loaded, result.folder, result.study, record, command)
+        kind.record(loaded, result, record, command)
         say(f"recorded in {record}")
     fail(result.failed, result.folder)
 
@@ -326,35 +310,20 @@ def _engine(name: str, slurm: list[str], workers: int) -> Slurm | None:
     return Slurm({key: text if key == "time" else yaml_value(text, f"--slurm {key}") for key, text in texts.items()})
 
 
-def _status(
-    config: Path,
-    changed: dict[str, Any],
-    named_roots: dict[str, str],
-    presets: list[str],
-    out: Path,
-    only: list[str] | None,
-    seeds: list[int] | None,
-) -> None:
+def _status(kind: str, loaded: Any, out: Path, rows: list[str] | None, seeds: list[int] | None) -> None:
     """Show what each cell is at."""
     import rich.table
 
     from uda.bench.matrix.run import benchmarks_of
     from uda.bench.status import statuses
-    from uda.config import kind_of, load_config, load_factorial, load_matrix
 
-    kind, prefixed = kind_of(config, changed), False
-    benchmarks: list[tuple[BenchConfig, list[str] | None]]
+    benchmarks: list[tuple[BenchConfig, list[str] | None]] = [(loaded, rows)]
     if kind == "matrix":
-        matrix = load_matrix(config, named_roots, changes=changed, presets=presets)
-        name, benchmarks, out, prefixed = matrix.name, benchmarks_of(matrix, only), out / matrix.name, True
+        benchmarks, out = benchmarks_of(loaded, rows), out / loaded.name
     elif kind == "factorial":
-        study = load_factorial(config, named_roots, changes=changed)
-        name, benchmarks = study.name, [(study.benchmark(), only or [run.name for run in study.runs()])]
-    else:
-        loaded = load_config(config, named_roots, changes=changed, presets=presets)
-        name, benchmarks = loaded.name, [(loaded, only)]
-    cells = statuses(benchmarks, out=out, seeds=seeds, prefixed=prefixed)
-    grid = rich.table.Table(title=name)
+        benchmarks = [(loaded.benchmark(), rows or [run.name for run in loaded.runs()])]
+    cells = statuses(benchmarks, out=out, seeds=seeds, prefixed=kind == "matrix")
+    grid = rich.table.Table(title=loaded.name)
     for title in ("cell", "state", "steps", "where"):
         grid.add_column(title, justify="right" if title == "steps" else "left")
     for cell in cells:
@@ -366,11 +335,11 @@ def _status(
     say(", ".join(f"{number} {state}" for state, number in counts.items()) + f" of {len(cells)} cells")
 
 
-def _see_that_none_is_given(options: Mapping[str, Any], kind: str) -> None:
-    """Refuse what is of benchmarks of one shift alone."""
+def _refuse(options: Mapping[str, Any], why: str) -> None:
+    """See that none of some options is there, each by its value; ``why`` follows its name."""
     for option, value in options.items():
-        if value is not None:
-            raise ValueError(f"{option} is of a benchmark of one shift, not of a {kind}")
+        if value:
+            raise ValueError(f"{option} {why}")
 
 
 def _list() -> None:
@@ -445,7 +414,14 @@ def _plan(config: BenchConfig, folder: Path, points: float, like: Path | None) -
 
 
 def _cost(
-    config: BenchConfig, folder: Path, workers: int, only: list[str] | None, seeds: list[int] | None, quiet: bool
+    config: BenchConfig,
+    folder: Path,
+    quiet: bool,
+    *,
+    workers: int,
+    processes: int,
+    rows: list[str] | None,
+    seeds: list[int] | None,
 ) -> None:
     """Show what every cell takes here, beside what finished cells took, and how long all take with more workers."""
     import tempfile
@@ -455,10 +431,12 @@ def _cost(
     from uda.bench.cost import measure_costs, taken, wall_seconds
 
     seeds = seeds or config.seeds
-    with tempfile.TemporaryDirectory(prefix="uda-cost-") as short, bars(quiet) as progress:
-        report = View(progress, quiet=quiet).report
-        costs, once = measure_costs(config, Path(short), workers=workers, methods=only, report=report)
-    grid = rich.table.Table(title=f"{config.name}: a cell, measured with {workers} side by side")
+    with tempfile.TemporaryDirectory(prefix="uda-cost-") as short, reporting(quiet) as report:
+        costs, once = measure_costs(
+            config, Path(short), workers=workers, processes=processes, methods=rows, report=report
+        )
+    each = f", each by {processes} processes" if processes > 1 else ""
+    grid = rich.table.Table(title=f"{config.name}: a cell, measured with {workers} side by side{each}")
     for title in ("cell", "start s", "step s", "steps", "scores s", "checkpoints s", "in all s", "took s", "memory GB"):
         grid.add_column(title, justify="left" if title == "cell" else "right")
     for row in costs:
@@ -475,63 +453,3 @@ def _cost(
         like = "one such worker" if number == 1 else f"{number} such workers"
         say(f"{like}: {minutes:.0f} minutes" if minutes < 600 else f"{like}: {minutes / 60:.0f} hours")
     say("took: mean of the cells that are done in the benchmark's folder, whatever machine made them.")
-
-
-def fail(failed: Mapping[str, str], folder: Path) -> None:
-    """Say what failed, and end with the exit code for that, where something did."""
-    for name, message in failed.items():
-        say(f"failed: {name}: {message}\n  traceback: {folder / name / 'error.txt'}")
-    if failed:
-        raise typer.Exit(FAILED)
-
-
-def is_follower() -> bool:
-    """Whether a launcher started this process, and another one of its speaks for it."""
-    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
-
-
-class View:
-    """Shows the cells of a run as a bar with those at work below, or as plain lines; notes alone where ``quiet``."""
-
-    def __init__(self, progress: Progress | None, *, quiet: bool = False) -> None:
-        self.progress, self.quiet = progress, quiet
-        self.steps = StepProgress(progress)
-        self.task: TaskID | None = None
-        self.started: dict[str, float] = {}
-
-    def report(self, event: Event) -> None:
-        """Show one event."""
-        if event.kind == "start":
-            self.started[event.cell] = time.monotonic()
-        if event.kind in ("done", "failed"):
-            self.steps.end(event.cell)
-        if self.quiet:
-            if event.kind == "note":
-                say(event.message)
-        elif event.kind == "step":
-            self.steps.step(event.cell, event.step, event.steps, event.losses)
-        elif self.progress is None:
-            say(self.line(event))
-        else:
-            self.move(self.progress, event)
-
-    def move(self, progress: Progress, event: Event) -> None:
-        """Show an event on a terminal."""
-        if event.kind == "plan" and event.total:
-            self.task = progress.add_task("cells", total=event.total)
-        elif self.task is not None:
-            progress.update(self.task, completed=event.finished)
-        if event.kind != "start":
-            progress.console.print(self.line(event), markup=False)
-
-    def line(self, event: Event) -> str:
-        """An event as plain text."""
-        if event.kind == "warning":
-            return f"warning: {event.message}"
-        if event.kind in ("note", "plan"):
-            return event.message
-        place = f"[{event.finished}/{event.total}]"
-        if event.kind == "start":
-            return f"{place} {event.cell} ..."
-        seconds = f" in {time.monotonic() - self.started[event.cell]:.0f} s" if event.cell in self.started else ""
-        return f"{place} {event.cell} {event.kind}{seconds}" + (f": {event.message}" if event.message else "")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import typer
 
-from uda.cli.bench import OUT, QUIET, ROOT, SET, View, fail
-from uda.cli.common import bars, changes, console, guarded, roots, say
+from uda.cli.bench import OUT, PROCESSES, QUIET, ROOT, SET
+from uda.cli.common import changes, console, guarded, roots, say
+from uda.cli.view import fail, reporting
 
 
 @guarded
@@ -19,6 +20,7 @@ def search(
     ),
     trials: int = typer.Option(None, "--trials", "-n", min=1, help="In all, in place of the config's; more go on."),
     workers: int = typer.Option(1, "--workers", "-j", min=1, help="Trials side by side, with a share of the cores."),
+    processes: int = PROCESSES,
     out: Path = OUT,
     root: list[str] = ROOT,
     change: list[str] = SET,
@@ -35,8 +37,8 @@ def search(
 
     changed = changes(change) | ({} if trials is None else {"search.trials": trials})
     loaded = load_search(config, roots(root, config, changed), changes=changed)
-    with bars(quiet) as progress:
-        result = run_search(loaded, out=out, workers=workers, report=View(progress, quiet=quiet).report)
+    with reporting(quiet) as report:
+        result = run_search(loaded, out=out, workers=workers, processes=processes, report=report)
     summary, command = summarise(result), shlex.join(["uda", *sys.argv[1:]])
     for line in sentences(summary):
         console().print(line, markup=False, highlight=False)

@@ -22,15 +22,19 @@ from typing import Any, Literal
 import torch
 
 from uda.bench import build
+from uda.bench.plan import make_plan
 from uda.bench.pool import DIED, pool
+from uda.bench.ranks import check_processes, is_launched, join
 from uda.bench.restore import load_model, open_run
 from uda.bench.run import see_that_folder_is_there, train, why_unwritable
 from uda.bench.search.objectives import measurable, measure, measure_all
-from uda.bench.work import POLL, TICK, Event, only_warn
+from uda.bench.work import POLL, TICK, Event, newly_logged, only_warn
 from uda.claims import LostError, Watch, claimed, take
-from uda.config import ConfigError
+from uda.config import BenchConfig, ConfigError
 from uda.config.search import OBJECTIVES, Choices, Range, SearchConfig, load_search
 from uda.engine.identity import describe_differences, differences
+from uda.engine.launching import LaunchError, launch
+from uda.progress import losses_of
 
 STUDY = "study.log"
 """Optuna's journal, in the search's folder."""
@@ -42,7 +46,10 @@ LAST_LOOKS = 20
 """At a trial whose process died, before it is left to others."""
 FIRST = 5
 """Trials before which none is pruned."""
+BATCH = "settings.batch_size"
 State = Literal["finished", "pruned", "failed", "unfinished"]
+Trained = tuple[dict[str, float], str, bool]
+"""A trial's objectives, why it failed (empty if it did not), whether it was pruned."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +102,13 @@ def best_by(trials: list[Trial], objective: str) -> Trial | None:
     return max(known, key=lambda trial: sign * trial.objectives[objective], default=None)
 
 
-class _Pruned(BaseException):
-    """Ends a trial's training from its progress report, past what keeps one cell's errors from the others."""
-
-
 def run_search(
     config: SearchConfig | Path | str | Mapping[str, Any],
     *,
     out: Path | str = "runs",
     roots: Mapping[str, str] | None = None,
     workers: int = 1,
+    processes: int = 1,
     report: Callable[[Event], None] = only_warn,
 ) -> SearchResult:
     """Do what is missing of a search, beside whoever else works on it, and wait for what they do.
@@ -116,27 +120,33 @@ def run_search(
         out: everything goes to ``out/<name>``, a trial's run to ``trials/trial000`` there.
         roots: values of the config's ``${name}`` variables.
         workers: trials side by side, each in a process of its own with an equal share of the cores; 1 runs them here.
+        processes: that train each trial together, each with its share of every batch; the run is the same.
         report: told what happens.
 
     Raises:
-        ConfigError: the config is wrong, another search is in the folder, or Optuna is not installed.
+        ConfigError: the config is wrong, another search is in the folder, Optuna is not installed, the processes do not
+            go together with the batches or the GPUs here, or this is one of a launcher's processes.
         DataError: a data set is missing or damaged.
         KeyboardInterrupt: passed on; trials and checkpoints stay.
     """
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
+    if is_launched():
+        raise ConfigError("a search starts its processes itself (--processes), and not under a launcher (torchrun)")
     config = config if isinstance(config, SearchConfig) else load_search(config, roots)
+    base, row = config.trial({})
+    cells = make_plan(base, [row], [config.spec.seed])
+    check_processes(processes, cells, batches=BATCH not in config.spec.space)
     import_optuna()
     folder = Path(out) / config.name
     see_that_folder_is_there(folder)
     if unwritable := why_unwritable(folder):
         raise ConfigError(f"{folder}: cannot be written ({unwritable}); use another --out")
     study = _open(config, folder)
-    base, _ = config.trial({})
     if base.streets is not None:
         build.make_streets(base.streets, workers=workers)
     build.check(base)
-    work = _Work(config, folder, study, report)
+    work = _Work(config, folder, study, processes, report)
     work.here() if workers == 1 else work.side_by_side(workers)
     return SearchResult(config, folder, read_trials(config, folder, study), work.ran)
 
@@ -227,8 +237,10 @@ def draw_values(config: SearchConfig, trial: Any) -> dict[str, Any]:
 class _Work:
     """The trials that are left."""
 
-    def __init__(self, config: SearchConfig, folder: Path, study: Any, report: Callable[[Event], None]) -> None:
-        self.config, self.folder, self.study, self.report = config, folder, study, report
+    def __init__(
+        self, config: SearchConfig, folder: Path, study: Any, processes: int, report: Callable[[Event], None]
+    ) -> None:
+        self.config, self.folder, self.study, self.processes, self.report = config, folder, study, processes, report
         self.ran: list[int] = []
         self.running: set[int] = set()
         """Numbers of those that this call works on."""
@@ -308,7 +320,7 @@ class _Work:
             if number is None:
                 time.sleep(TICK)
             else:
-                self.end(number, run_trial(self.config, self.folder, number, self._tell(number)))
+                self.end(number, run_trial(self.config, self.folder, number, self.processes, self._tell(number)))
 
     def _tell(self, number: int) -> Callable[[Event], None]:
         finished = self._ended() - self.before
@@ -328,7 +340,7 @@ class _Work:
         """Trials in processes; one that dies fails the trials that ran with it, and the others go on."""
 
         def call(number: int) -> tuple[Any, ...]:
-            return run_trial, self.config, self.folder, number
+            return run_trial, self.config, self.folder, number, self.processes
 
         while True:
             pool(workers, self.next, call, self.end, self.lose)
@@ -374,7 +386,11 @@ class Ended:
 
 
 def run_trial(
-    config: SearchConfig, folder: Path, number: int, report: Callable[[Event], None] | None = None
+    config: SearchConfig,
+    folder: Path,
+    number: int,
+    processes: int = 1,
+    report: Callable[[Event], None] = only_warn,
 ) -> Ended | None:
     """Train a trial and measure it, unless it is pruned on the way, and tell the study.
 
@@ -390,7 +406,7 @@ def run_trial(
             study = optuna.load_study(study_name=config.name, storage=_storage(folder))
             if study.get_trials(deepcopy=False)[number].state != optuna.trial.TrialState.RUNNING:
                 return None
-            ended = _run_trial(config, folder, study, number, report)
+            ended = _run_trial(config, folder, study, number, processes, report)
             claim.check()
             return _tell_study(config, study, number, *ended)
     except LostError:
@@ -405,7 +421,7 @@ def _tell_study(
     """Keep what came of a trial."""
     optuna = import_optuna()
     states = optuna.trial.TrialState
-    trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+    trial = _optuna_trial(study, number)
     trial.set_user_attr(VALUES, values)
     value = values.get(config.spec.objective, math.nan)
     if not error and math.isnan(value):
@@ -421,48 +437,93 @@ def _tell_study(
 
 
 def _run_trial(
-    config: SearchConfig, folder: Path, study: Any, number: int, report: Callable[[Event], None] | None
-) -> tuple[dict[str, float], str, bool]:
-    """A trial's objectives, why it failed (empty if it did not), whether it was pruned."""
-    optuna = import_optuna()
-    trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
-    study.pruner = (
-        optuna.pruners.MedianPruner(n_startup_trials=FIRST)
-        if config.spec.pruner == "median" else optuna.pruners.NopPruner()
-    )  # fmt: skip
-    run, row = config.trial(draw_values(config, trial), name_of(number))
-    seen: dict[int, float] = {}
-    every = max(1, run.settings.steps // config.spec.looks)
+    config: SearchConfig, folder: Path, study: Any, number: int, processes: int, report: Callable[[Event], None]
+) -> Trained:
+    """Train a trial and measure it; what one fails with is its own."""
+    run, row = config.trial(draw_values(config, _optuna_trial(study, number)), name_of(number))
     if config.spec.pruner == "median":
         # looks are taken at what lies in the checkpoint
-        run = run.model_copy(update={"settings": run.settings.model_copy(update={"checkpoint_every": every})})
-    path = folder / TRIALS / run.name / row / f"seed{config.spec.seed}"
+        run = run.model_copy(
+            update={"settings": run.settings.model_copy(update={"checkpoint_every": _between_looks(config, run)})}
+        )
+    try:
+        if processes == 1:
+            return _train_trial(config, folder, study, number, run, row, report)
+        path, told = _run_folder(config, folder, run, row), dict[str, int]()
+
+        def look() -> None:
+            if record := newly_logged(path, told, row):
+                report(Event("step", step=record["step"] + 1, steps=run.settings.steps, losses=losses_of(record)))
+
+        return launch(processes, _train_share, config, folder, number, run, row, look=look)
+    except LaunchError as error:
+        return {}, str(error), False
+    except Exception as error:
+        return {}, f"{type(error).__name__}: {' '.join(str(error).split())}", False
+
+
+def _train_share(config: SearchConfig, folder: Path, number: int, run: BenchConfig, row: str) -> Trained:
+    """A process' part of a trial: the first measures it and prunes it."""
+    together = join(run.settings.device)
+    if together is None or together.rank == 0:
+        study = import_optuna().load_study(study_name=config.name, storage=_storage(folder))
+        return _train_trial(config, folder, study, number, run, row, only_warn)
+    stop = (lambda: False) if config.spec.pruner == "median" else None
+    train(run, row, seed=config.spec.seed, out=folder / TRIALS, stop=stop)
+    return {}, "", False
+
+
+def _train_trial(
+    config: SearchConfig,
+    folder: Path,
+    study: Any,
+    number: int,
+    run: BenchConfig,
+    row: str,
+    report: Callable[[Event], None],
+) -> Trained:
+    """Train a trial here, as far as it is not pruned, and measure it."""
+    optuna, trial = import_optuna(), _optuna_trial(study, number)
+    prunes = config.spec.pruner == "median"
+    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=FIRST) if prunes else optuna.pruners.NopPruner()
+    seen: dict[int, float] = {}
+    pruned = False
+    path, every = _run_folder(config, folder, run, row), _between_looks(config, run)
 
     def watch(event: Event) -> None:
-        if report is not None:
-            report(event)
+        nonlocal pruned
+        report(event)
         trained = event.kind == "step" and event.cell == f"{row}/seed{config.spec.seed}"
-        if trained and config.spec.pruner == "median" and event.step % every == 0 and event.step < event.steps:
+        if trained and prunes and event.step % every == 0 and event.step < event.steps:
             with torch.random.fork_rng():
                 seen[event.step] = _value(config.spec.objective, path)
             trial.report(seen[event.step], event.step)
-            if trial.should_prune():
-                raise _Pruned
+            pruned = bool(trial.should_prune())  # numpy's, now and then
 
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The reported value is ignored")  # looked at before a kill
-            result = train(run, row, seed=config.spec.seed, out=folder / TRIALS, report=watch)
-        if result.failed:
-            return {}, next(iter(result.failed.values())), False
-        opened = open_run(path)
-        model = load_model(opened).to(build.open_device(run.settings.device))
-        precision = run.settings.precision
-        return measure_all(measurable(run), run, opened.evaluate, model, precision), "", False
-    except _Pruned:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The reported value is ignored")  # looked at before a kill
+        stop = (lambda: pruned) if prunes else None
+        result = train(run, row, seed=config.spec.seed, out=folder / TRIALS, report=watch, stop=stop)
+    if result.failed:
+        return {}, next(iter(result.failed.values())), False
+    if pruned:
         return {config.spec.objective: seen[max(seen)]}, "", True
-    except Exception as error:  # one trial's
-        return {}, f"{type(error).__name__}: {' '.join(str(error).split())}", False
+    opened = open_run(path)
+    model = load_model(opened).to(build.open_device(run.settings.device))
+    return measure_all(measurable(run), run, opened.evaluate, model, run.settings.precision), "", False
+
+
+def _optuna_trial(study: Any, number: int) -> Any:
+    return import_optuna().trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+
+
+def _between_looks(config: SearchConfig, run: BenchConfig) -> int:
+    """Steps."""
+    return max(1, run.settings.steps // config.spec.looks)
+
+
+def _run_folder(config: SearchConfig, folder: Path, run: BenchConfig, row: str) -> Path:
+    return folder / TRIALS / run.name / row / f"seed{config.spec.seed}"
 
 
 def _value(objective: str, path: Path) -> float:
@@ -487,7 +548,7 @@ def read_trials(config: SearchConfig, folder: Path, study: Any = None) -> list[T
         trials.append(
             Trial(
                 frozen.number, values, state, frozen.user_attrs.get(VALUES, {}), steps,
-                frozen.user_attrs.get(ERROR, ""), folder / TRIALS / run.name / row / f"seed{config.spec.seed}",
+                frozen.user_attrs.get(ERROR, ""), _run_folder(config, folder, run, row),
             )
         )  # fmt: skip
     return trials
