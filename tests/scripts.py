@@ -15,5 +15,9 @@ def load_script(path: Path, name: str) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # where pickled classes are looked for
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(path.parent))  # where Python looks when it runs a script
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
     return module

@@ -19,31 +19,35 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-import uda
 from uda.config.specs import build_method
 from uda.data import CITYSCAPES19
 from uda.engine import Settings, Trainer
 from uda.files import atomic_write
 from uda.models import build_model
 from uda.presets import preset
-from uda.types import Sample, TaskSpec, View, Window
+from uda.types import TaskSpec
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "speed"))
+import measuring
+from measuring import Noise, clock, in_own_process, reason
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT = "not measured"
 WARM_UP, STEPS = 3, 10
+DIGITS = 5
+"""Of seconds in the record."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "fp32": {},
     "bf16": {"precision": "bf16"},
@@ -90,36 +94,6 @@ def recipes(toy: bool) -> dict[str, Recipe]:
     return chosen
 
 
-class Noise:
-    """Images of noise with labels in blocks, as a data set."""
-
-    def __init__(self, name: str, size: Sequence[int]) -> None:
-        self.name, self.size, self.space = name, tuple(size), CITYSCAPES19
-
-    def __len__(self) -> int:
-        return 4
-
-    def unlabelled(self) -> Noise:
-        """The same; nothing here reads labels that it should not."""
-        return self
-
-    def __getitem__(self, index: int) -> Sample:
-        draws = torch.Generator().manual_seed(index)
-        height, width = self.size
-        blocks = torch.randint(0, len(self.space.names), (-(-height // 16), -(-width // 16)), generator=draws)
-        label = blocks.repeat_interleave(16, 0).repeat_interleave(16, 1)[:height, :width].contiguous()
-        image = torch.randint(0, 256, (3, height, width), generator=draws, dtype=torch.uint8)
-        return Sample(image, label, f"{self.name}/{index}")
-
-    def view(self, count: int, labelled: bool) -> View:
-        """A batch."""
-        samples = [self[index % len(self)] for index in range(count)]
-        images = torch.stack([sample.image for sample in samples]).float() / 255
-        labels = torch.stack([sample.label for sample in samples]) if labelled else None
-        windows = tuple(Window(at, self.size, 0, 0, *self.size) for at in range(count))
-        return View(images, labels, None, tuple(sample.name for sample in samples), windows)
-
-
 def build(recipe: Recipe) -> Any:
     """The network, with random weights that it takes for pretrained ones where a method asks for these."""
     model = build_model(num_classes=len(CITYSCAPES19.names), **recipe.model, weights=None)
@@ -147,37 +121,18 @@ def measure(name: str, variant: str, toy: bool) -> dict[str, Any]:
     data = {domain: Noise(domain, size) for domain, size in sizes.items()}
     update.setup(TaskSpec.of(model, CITYSCAPES19, **data, draws_source=True))
     views = {domain: images.view(settings.batch_size, domain == "source") for domain, images in data.items()}
-    warm_up = clock(device, lambda: [update(views) for _ in range(WARM_UP)])
+    warm_up = round(clock(device, lambda: [update(views) for _ in range(WARM_UP)]), DIGITS)
     if not toy:
         torch.cuda.reset_peak_memory_stats()
-    seconds = [clock(device, lambda: update(views, log=False)) for _ in range(1 if toy else STEPS)]
+    seconds = [round(clock(device, lambda: update(views, log=False)), DIGITS) for _ in range(1 if toy else STEPS)]
     peak = 0 if toy else torch.cuda.max_memory_allocated()
     sides = {domain: f"{height}x{width}" for domain, (height, width) in sizes.items()}
     return {"seconds": seconds, "warm_up": warm_up, "peak": peak, "batch": settings.batch_size, "sizes": sides}
 
 
-def clock(device: str, call: Callable[[], Any]) -> float:
-    """Seconds of a call, until the device has done all of it."""
-    wait: Callable[[], Any] = torch.cuda.synchronize if device == "cuda" else (lambda: None)
-    wait()
-    start = time.perf_counter()
-    call()
-    wait()
-    return round(time.perf_counter() - start, 5)
-
-
 def step_piece(name: str, variant: str, toy: bool, limit: float) -> dict[str, Any]:
     """:func:`measure` in a process of its own; what went wrong as ``{"error": ...}``."""
-    command = [sys.executable, __file__, "--piece", name, variant, *(["--toy"] if toy else [])]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, cwd=ROOT)
-    except subprocess.TimeoutExpired:
-        return {"error": f"longer than {limit:g} s"}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return {"error": lines[-1][:200]}
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return result
+    return in_own_process(__file__, "--piece", name, variant, *(["--toy"] if toy else []), limit=limit)
 
 
 def run_piece(name: str, options: argparse.Namespace, limit: float) -> dict[str, Any]:
@@ -199,15 +154,13 @@ def run_piece(name: str, options: argparse.Namespace, limit: float) -> dict[str,
                 process.kill()
             return {"state": "begun"}
     if process.returncode:
-        lines = errors.strip().splitlines() or [f"exit code {process.returncode}"]
-        return {"state": "failed", "error": lines[-1][:200]}
+        return {"state": "failed", "error": reason(errors, process.returncode)}
     return {"state": "done", "record": os.path.relpath(record, ROOT)}
 
 
 def machine(toy: bool) -> dict[str, Any]:
     """What the numbers hold for."""
-    name = platform.machine() if toy else torch.cuda.get_device_name()
-    return {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "uda": uda.__version__, "toy": toy}
+    return measuring.machine("cpu" if toy else "cuda", cuda=torch.version.cuda, toy=toy)
 
 
 def table(content: Mapping[str, Any], names: Sequence[str]) -> str:

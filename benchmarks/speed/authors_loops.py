@@ -25,7 +25,6 @@ import os
 import re
 import statistics
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -36,9 +35,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from authors_code import CASES, CHECKED, Case, Enough, Scene, without_gpu
+from measuring import clock
 from rich.console import Console
 from rich.table import Table
-from step_speed import LiveBytes, Noise
+from step_speed import LiveBytes, SmoothNoise
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -194,9 +194,7 @@ def timed(case: Case, steps: int) -> tuple[list[float], list[float]]:
         times: tuple[list[float], list[float]] = ([], [])
         for number in range(steps + 1):
             for which in (0, 1) if number % 2 else (1, 0):
-                start = time.process_time()
-                (theirs.step, ours)[which]()
-                times[which].append(time.process_time() - start)
+                times[which].append(clock("cpu", (theirs.step, ours)[which]))
         theirs.end()
     return times[0][1:], times[1][1:]
 
@@ -204,12 +202,7 @@ def timed(case: Case, steps: int) -> tuple[list[float], list[float]]:
 def fastest_product(size: int = 2048) -> float:
     """Operations a second of a large float32 matrix product on this thread."""
     a, b = torch.rand(size, size), torch.rand(size, size)
-    seconds = []
-    for _ in range(6):
-        start = time.process_time()
-        a @ b
-        seconds.append(time.process_time() - start)
-    return 2 * size**3 / min(seconds)
+    return 2 * size**3 / min(clock("cpu", lambda: a @ b) for _ in range(6))
 
 
 def main() -> None:
@@ -227,7 +220,7 @@ def main() -> None:
         parser.error(f"--only has {', '.join(unknown)}, must be of {', '.join(CASES)}")
     torch.set_num_threads(1)
     size = (args.height, args.width)
-    scene = Scene(Noise("source", size, 1).view(), Noise("target", size, 2).view())
+    scene = Scene(SmoothNoise("source", size, 1).view(), SmoothNoise("target", size, 2).view())
     rows = []
     for name in wanted:
         try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import cv2
 import numpy as np
 import torch
+from measuring import clock
 from rich.console import Console
 from rich.table import Table
 from skimage import exposure
@@ -143,9 +143,7 @@ def colour_rows(source: torch.Tensor, target: torch.Tensor) -> list[Row]:
 def timed(call: Callable[[], Any]) -> float:
     """Milliseconds of processor time of one call, after one that finds memory and caches as others left them."""
     call()
-    start = time.process_time()
-    call()
-    return (time.process_time() - start) * 1e3
+    return 1e3 * clock("cpu", call)
 
 
 def main() -> None:

@@ -93,6 +93,8 @@ class Clock:
 
 def child(folder: Path, sources: int, targets: int, out: Path) -> dict[str, Any]:
     """One analysis in this process."""
+    from measuring import resident
+
     from uda.gap import analyse, write_report
     from uda.gap.store import remove_work
 
@@ -109,12 +111,10 @@ def child(folder: Path, sources: int, targets: int, out: Path) -> dict[str, Any]
         write_report(result, out)
         remove_work(out / "work")
     clock.stop("all")
-    with open("/proc/self/status", encoding="utf-8") as file:
-        peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
     plan = result.plan
     return {
         "parts": dict(clock.parts),
-        "peak": peak / 1024,
+        "peak": resident("VmHWM") / 2**20,
         "factors": [] if plan is None else list(plan.factors),
         "exact": plan is None or plan.exact,
         "page": (out / "report.html").stat().st_size / 1e6,

@@ -23,28 +23,24 @@ import json
 import math
 import os
 import platform
-import re
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from measuring import Noise, clock, in_own_process, machine, resident
 from rich.console import Console
 from rich.table import Table
 
-import uda
 from uda.data import CITYSCAPES19
 from uda.engine import Settings, Update
 from uda.files import atomic_write
 from uda.methods import ClassMix, Supervised
 from uda.models import build_model
 from uda.presets import preset
-from uda.types import TaskSpec, View
+from uda.types import TaskSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = ("precision", "channels_last", "activation_checkpointing", "compile")
@@ -73,22 +69,14 @@ GPU_VARIANTS: dict[str, dict[str, Any]] = {
 NOISE = 0.05
 """Share of the time that two runs of the same differ by."""
 WARM_UP = 2
+DIGITS = 4
+"""Of seconds in the record."""
 
 
 def network(name: str) -> dict[str, Any]:
     """The model of a preset, or the library's ``default`` one, by name and options, without weights."""
     options = {"name": "segmenter"} if name == "default" else preset(name)["model"]
     return {**options, "weights": None}
-
-
-def batch(size: Sequence[int], count: int, classes: int) -> dict[str, View]:
-    """Noise of both domains, the source's with labels in blocks of 16 pixels."""
-    draws = torch.Generator().manual_seed(0)
-    height, width = size
-    images = [torch.rand(count, 3, height, width, generator=draws) for _ in range(2)]
-    blocks = torch.randint(0, classes, (count, -(-height // 16), -(-width // 16)), generator=draws)
-    labels = blocks.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :height, :width].contiguous()
-    return {"source": View(images[0], labels), "target": View(images[1])}
 
 
 def measure(
@@ -104,24 +92,13 @@ def measure(
         **{key: getattr(settings, key) for key in KEYS},
     )  # fmt: skip
     update.setup(TaskSpec.of(built, CITYSCAPES19))
-    views = batch(size, count, len(CITYSCAPES19.names))
-    warm_up = clock(device, lambda: [update(views) for _ in range(WARM_UP)])
+    views = {domain: Noise(domain, size).view(count, domain == "source") for domain in ("source", "target")}
+    warm_up = round(clock(device, lambda: [update(views) for _ in range(WARM_UP)]), DIGITS)
     gc.collect()
     reset_peak(device)
-    seconds = [clock(device, lambda: update(views, log=False)) for _ in range(steps)]
+    seconds = [round(clock(device, lambda: update(views, log=False)), DIGITS) for _ in range(steps)]
     peak = torch.cuda.max_memory_allocated() if device != "cpu" else resident("VmHWM") - before
     return {"seconds": seconds, "peak": peak, "warm_up": warm_up, "skipped": update.skipped}
-
-
-def clock(device: str, call: Callable[[], Any]) -> float:
-    """Seconds of a call, see the head of this file."""
-    wait: Callable[[], Any] = (lambda: None) if device == "cpu" else torch.cuda.synchronize
-    now = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    wait()
-    start = now()
-    call()
-    wait()
-    return round(now() - start, 4)
 
 
 def reset_peak(device: str) -> None:
@@ -133,41 +110,9 @@ def reset_peak(device: str) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def resident(field: str = "VmRSS") -> int:
-    """Bytes that this process holds now, or held at most (``VmHWM``); 0 where the system does not say."""
-    with contextlib.suppress(OSError):
-        match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        return int(match[1]) * 1024 if match else 0
-    return 0
-
-
 def piece(request: Mapping[str, Any], limit: float) -> dict[str, Any]:
     """:func:`measure` in a process of its own; what went wrong as ``{"error": ...}``."""
-    command = [sys.executable, __file__, "--piece", json.dumps(request)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        return {"error": f"longer than {limit:g} s"}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return {"error": lines[-1][:300]}
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return result
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What the numbers hold for."""
-    if device != "cpu":
-        name = torch.cuda.get_device_name()
-    else:
-        name = platform.processor() or platform.machine()
-        with contextlib.suppress(OSError):
-            match = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-            name = match[1] if match else name
-    return {
-        "device": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "python": platform.python_version(), "uda": uda.__version__,
-    }  # fmt: skip
+    return in_own_process(__file__, "--piece", json.dumps(request), limit=limit)
 
 
 def ratios(pieces: Mapping[str, Mapping[str, Any]], networks: Sequence[str], variant: str) -> tuple[float, float]:
@@ -268,7 +213,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     variants = {name: known[name] for name in known if name == BASE or not args.only or name in args.only}
     size = {name: getattr(args, name) for name in ("batch", "height", "width", "steps")}
     path = args.record / f"{args.name}.json"
-    record = started(path, machine(args.device), {**size, "device": args.device}, args.fresh)
+    about = machine(
+        args.device, cores=os.cpu_count(), threads=torch.get_num_threads(), python=platform.python_version()
+    )
+    record = started(path, about, {**size, "device": args.device}, args.fresh)
     for name in args.networks:
         for variant, changes in variants.items():
             key = f"{name}: {variant}"

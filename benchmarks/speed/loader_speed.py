@@ -21,9 +21,9 @@ import os
 import random
 import statistics
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from measuring import clock
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -217,10 +218,9 @@ def measure(loaders: dict[str, Loader], images: int, repeat: int) -> dict[str, f
     for turn in range(-1, repeat):
         for index in range(images):
             for name, load in loaders.items():
-                start = time.process_time()
-                load(index)
+                taken = clock("cpu", partial(load, index))
                 if turn >= 0:  # the first turn fills caches and imports
-                    times[name].append(time.process_time() - start)
+                    times[name].append(taken)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from measuring import Noise
 from torch.utils.flop_counter import FlopCounterMode
 
 from uda.config.specs import build_method
@@ -30,7 +31,7 @@ from uda.engine import Settings, Trainer
 from uda.types import TaskSpec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gpu"))
-from pieces import Noise, Recipe, build, recipes
+from pieces import Recipe, build, recipes
 
 TINY = 64
 """Side of the crops on which passes are counted."""

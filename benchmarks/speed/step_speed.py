@@ -17,16 +17,15 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import time
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from bare_loop import CLASSES, Bare
+from measuring import Noise, clock
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ from uda.engine import Update, constant, segmenter_optimizer
 from uda.methods import CBST, FDA, MIC, AdvEnt, ClassMix, MinEnt, Supervised
 from uda.methods.base import Method
 from uda.models import Segmenter
-from uda.types import IGNORE, Sample, TaskSpec, TeacherSpec, View, Window
+from uda.types import IGNORE, Sample, TaskSpec, TeacherSpec, View
 
 TIME_LIMIT, MEMORY_LIMIT = 1.05, 1.10
 MAKE: dict[str, Callable[[], Method]] = {
@@ -64,18 +63,12 @@ RUNS = (
 )
 
 
-class Noise:
-    """Images of smooth noise with labels in blocks."""
+class SmoothNoise(Noise):
+    """Images of smooth noise with labels in blocks, some of which have none."""
 
     def __init__(self, name: str, size: tuple[int, int], seed: int) -> None:
-        self.name, self.size, self.seed, self.space = name, size, seed, CITYSCAPES19
-
-    def __len__(self) -> int:
-        return 4
-
-    def unlabelled(self) -> Noise:
-        """The same; nothing here reads labels that it should not."""
-        return self
+        super().__init__(name, size)
+        self.seed = seed
 
     def __getitem__(self, index: int) -> Sample:
         generator = torch.Generator().manual_seed(100 * self.seed + index)
@@ -84,14 +77,6 @@ class Noise:
         image = F.interpolate(coarse, self.size, mode="bilinear")[0]
         label = F.interpolate(blocks.float(), self.size)[0, 0].long()
         return Sample((image * 255).byte(), torch.where(label == CLASSES, IGNORE, label), f"{self.name}/{index}")
-
-    def view(self) -> View:
-        """A batch of two, labelled."""
-        samples = [self[index] for index in range(2)]
-        images = torch.stack([sample.image for sample in samples]).float() / 255
-        windows = tuple(Window(index, self.size, 0, 0, *self.size) for index in range(2))
-        labels = torch.stack([sample.label for sample in samples])
-        return View(images, labels, None, tuple(s.name for s in samples), windows)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -149,30 +134,17 @@ def build(names: tuple[str, ...], size: tuple[int, int], device: str) -> tuple[U
         teacher=TeacherSpec() if {"classmix", "mic"} & set(names) else None,
         device=device,
     )
-    source, target = Noise("source", size, 1), Noise("target", size, 2)
+    source, target = SmoothNoise("source", size, 1), SmoothNoise("target", size, 2)
     update.setup(TaskSpec.of(model, CITYSCAPES19, source=source, target=target))
     update.index = 1
     for method in update.methods:
         if isinstance(method, CBST):
             method.maps.fill(target[index].label[None].byte() for index in range(len(target)))
-    return update, {"source": source.view().to(device), "target": replace(target.view(), labels=None).to(device)}
-
-
-def clock(device: str, call: Callable[[], Any]) -> float:
-    """Milliseconds of a call: processor time, or wall clock until a GPU is done."""
-    if device == "cpu":
-        start = time.process_time()
-        call()
-        return (time.process_time() - start) * 1e3
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1e3
+    return update, {"source": source.view().to(device), "target": target.view(labelled=False).to(device)}
 
 
 def measure(names: tuple[str, ...], size: tuple[int, int], device: str, repeat: int) -> list[tuple[float, float]]:
-    """Pairs of times (update, bare loop).
+    """Pairs of times in milliseconds (update, bare loop).
 
     Raises:
         SystemExit: the two do not train alike.
@@ -186,7 +158,7 @@ def measure(names: tuple[str, ...], size: tuple[int, int], device: str, repeat: 
         times = [0.0, 0.0]
         for which in (0, 1) if index % 2 else (1, 0):
             torch.manual_seed(index)  # dropout
-            times[which] = clock(device, calls[which])
+            times[which] = 1e3 * clock(device, calls[which])
         if index <= 2:
             for (name, mine), theirs in zip(update.model.named_parameters(), bare.model.parameters(), strict=True):
                 if not torch.allclose(mine, theirs, rtol=1e-3, atol=1e-5):
