@@ -6,6 +6,7 @@
 
 from uda.bench.intervals import Estimate, ImageScores
 from uda.bench.record import record, write_tables
+from uda.bench.results import Measured
 from uda.bench.run import BenchResult, TrainResult, run, train
 from uda.bench.table import Table, make_table
 from uda.bench.work import Event
@@ -15,6 +16,7 @@ __all__ = [
     "Estimate",
     "Event",
     "ImageScores",
+    "Measured",
     "Table",
     "TrainResult",
     "make_table",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from uda.bench.results import Domain
+    from uda.bench.results import Measured
     from uda.bench.table import Row, Table
 
 NAMED = 4
@@ -63,19 +63,10 @@ def _number(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-class Measured(Protocol):
-    """What :func:`about_images` and :func:`about_origin` need to know of a table or a matrix."""
-
-    @property
-    def procedural(self) -> tuple[str, ...]: ...
-    @property
-    def domains(self) -> tuple[Domain, ...]: ...
-    @property
-    def versions(self) -> dict[str, str]: ...
-    @property
-    def commits(self) -> tuple[str, ...]: ...
-    @property
-    def date(self) -> str: ...
+def opened_by(first: str, result: Measured) -> list[str]:
+    """What stands before a result: a first sentence, that its images are procedural, where it comes from."""
+    origin = about_origin(result)
+    return [line for line in (first, about_images(result), f"{origin}." if origin else "") if line]
 
 
 def about_images(table: Measured) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uda.bench import render
 from uda.bench.plan import make_plan
+from uda.bench.results import Measured
 from uda.bench.stored import read_result
 from uda.bench.table import Table
-from uda.config import BenchConfig
+from uda.config import BenchConfig, FactorialConfig, MatrixConfig
 from uda.files import atomic_write
 
 if TYPE_CHECKING:
@@ -85,23 +86,25 @@ def record(config: BenchConfig, folder: Path, table: Table, out: Path, command: 
         out: where to write, such as ``benchmarks/results/<name>``.
         command: what was called; stands in the result.
     """
-    content = summary(config, folder, table, command)
-    time = f"{content['training_seconds'] / 60:.0f} minutes of cell time"
-    text = render.markdown(table) + f"\nCommand: `{command}` ({time}).\n"
-    files = {
-        "results.md": text,
-        "results.csv": render.to_csv(table),
-        "results.json": json.dumps(content, indent=2) + "\n",
-    }
-    for name, written in files.items():
-        with atomic_write(out / name) as file:
-            file.write(written)
+    files = texts(render.markdown(table), render.to_csv(table), summary(config, folder, table, command))
+    write_all(out, {f"results.{suffix}": text for suffix, text in files.items()})
+
+
+def texts(markdown: str, lines: str, content: Mapping[str, Any]) -> dict[str, str | bytes]:
+    """A result by suffix: as Markdown, which ends with what repeats it, as CSV, as JSON.
+
+    Args:
+        markdown: the result for reading.
+        lines: the result as CSV.
+        content: of :func:`plain_values`.
+    """
+    command, minutes = content["command"], content["training_seconds"] / 60
+    origin = f"\nCommand: `{command}` ({minutes:.0f} minutes of cell time).\n" if command else ""
+    return {"md": markdown + origin, "csv": lines, "json": json.dumps(content, indent=2) + "\n"}
 
 
 def summary(config: BenchConfig, folder: Path, table: Table, command: str) -> dict[str, Any]:
     """The result as plain values: command, config, versions, machine, seeds, time, and every row's scores."""
-    cells = make_plan(config)
-    results = [result for result in (read_result(folder / cell.name) for cell in cells) if result]
     rows = []
     for row in table.rows:
         scores = {
@@ -118,13 +121,39 @@ def summary(config: BenchConfig, folder: Path, table: Table, command: str) -> di
             "name", "methods", "baseline", "control", "added", "seeds", "steps", "seconds_per_step", "peak_memory",
         )  # fmt: skip
         rows.append({**{key: getattr(row, key) for key in plain_keys}, "scores": scores})
+    own = {
+        "rows": rows, "ties": table.ties.groups if table.ties else [],
+        "learning_curve": None if table.learning is None else table.learning.plain(), "labelled": table.labelled,
+    }  # fmt: skip
+    return plain_values(table, config, render.opening(table), command, config.seeds, [(config, folder)], own)
+
+
+def plain_values(
+    result: Measured,
+    config: BenchConfig | MatrixConfig | FactorialConfig,
+    opening: Sequence[str],
+    command: str,
+    seeds: Sequence[int],
+    benchmarks: Iterable[tuple[BenchConfig, Path]],
+    own: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A result as plain values: what all kinds of them say, with a kind's own between.
+
+    Args:
+        result: a table, a matrix or a study.
+        config: of which it is.
+        opening: sentences that stand before it.
+        command: what repeats it.
+        seeds: that it holds for.
+        benchmarks: that it is made of, each with its folder; the time of their finished cells is summed.
+        own: what results of another kind do not have.
+    """
+    cells = [read_result(folder / cell.name) for benchmark, folder in benchmarks for cell in make_plan(benchmark)]
     content = {
-        "name": table.name, "headline": render.opening(table), "command": command, "date": table.date,
-        "commits": table.commits, "machine": table.machine, "versions": table.versions,
-        "seeds": config.seeds, "training_seconds": sum(result["seconds"] for result in results), "rows": rows,
-        "ties": table.ties.groups if table.ties else [],
-        "learning_curve": None if table.learning is None else table.learning.plain(),
-        "labelled": table.labelled, "notes": table.notes, "config": config.resolved(),
+        "name": result.name, "headline": opening, "command": command, "date": result.date, "commits": result.commits,
+        "machine": result.machine, "versions": result.versions, "seeds": seeds,
+        "training_seconds": sum(cell["seconds"] for cell in cells if cell is not None),
+        **own, "notes": result.notes, "config": config.resolved(),
     }  # fmt: skip
     plain: dict[str, Any] = finite(content)
     return plain

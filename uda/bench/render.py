@@ -13,7 +13,7 @@ import rich.table
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from uda.bench.headline import about_images, about_origin, headline
+from uda.bench.headline import headline, opened_by
 from uda.bench.intervals import Adjusted, Estimate, letter
 from uda.bench.learning_curve import Learning, Line
 from uda.bench.results import Domain
@@ -52,8 +52,7 @@ def memory(row: Row) -> str:
 
 def opening(table: Table) -> list[str]:
     """What stands before a table: the benchmark in a sentence, that its images are procedural, where it comes from."""
-    origin = about_origin(table)
-    return [line for line in (f"{headline(table)}.", about_images(table), f"{origin}." if origin else "") if line]
+    return opened_by(f"{headline(table)}.", table)
 
 
 def sentences(table: Table) -> list[str]:

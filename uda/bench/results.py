@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,39 @@ class Domain:
         return np.asarray(np.unique(self.sequences, return_inverse=True)[1], dtype=np.int64)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a table, a matrix and a study of factors have in common."""
+
+    name: str
+    domains: tuple[Domain, ...]
+    """The target first, then the source, then the others; of a matrix its columns. None without a finished cell."""
+    notes: tuple[str, ...]
+    """What a reader must know to trust the numbers, one statement a line."""
+    versions: dict[str, str]
+    machine: str
+    date: str
+    """Of the last finished cell, ISO 8601 in UTC; empty where it is not known."""
+    commits: tuple[str, ...]
+    """Of the code that the cells were measured with; none where it was installed."""
+
+    @property
+    def procedural(self) -> tuple[str, ...]:
+        """The data sets whose images are drawn, and not photographs."""
+        return tuple(domain.name for domain in self.domains if domain.procedural)
+
+
+def origin_of(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Versions, machine, date and commits of some cells' results, for :class:`Measured`."""
+    first = cells[0] if cells else {}
+    return {
+        "versions": first.get("versions", {}),
+        "machine": first.get("machine", ""),
+        "date": max((result.get("date", "") for result in cells), default=""),
+        "commits": tuple(sorted({result["commit"] for result in cells if result.get("commit")})),
+    }
+
+
 @dataclass(frozen=True)
 class Results:
     """The finished cells of a config.
@@ -72,6 +105,11 @@ class Results:
     cells: dict[str, dict[int, dict[str, Any]]]
     evaluations: dict[str, dict[int, dict[str, Evaluation]]]
     domains: tuple[Domain, ...]
+
+    @property
+    def every(self) -> list[dict[str, Any]]:
+        """The results of all cells."""
+        return [result for by_seed in self.cells.values() for result in by_seed.values()]
 
     def scores(
         self, domain: Domain, *, classes: npt.NDArray[np.bool_] | None = None, draws: int, rows: Collection[str]

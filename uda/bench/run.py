@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from uda.bench import build
 from uda.bench.cell import Progress, share_cell, write_config
@@ -65,6 +65,18 @@ class TrainResult:
     """Cells that failed (the run, its warm start), with the reason in one line."""
 
 
+class RunOptions(TypedDict, total=False):
+    """How cells are run; :func:`run` says what each means."""
+
+    workers: int
+    processes: int
+    fresh: bool
+    extend: bool
+    report: Callable[[Event], None]
+    progress: Progress | None
+    engine: Engine | None
+
+
 def run(
     config: BenchConfig | Path | str | Mapping[str, Any],
     *,
@@ -120,15 +132,9 @@ def run_together(
     benchmarks: Sequence[tuple[BenchConfig, Collection[str] | None]],
     *,
     out: Path | str = "runs",
-    workers: int = 1,
-    processes: int = 1,
     seeds: Collection[int] | None = None,
-    fresh: bool = False,
-    extend: bool = False,
-    report: Callable[[Event], None] = only_warn,
-    progress: Progress | None = None,
-    engine: Engine | None = None,
     prefixed: bool = True,
+    **options: Unpack[RunOptions],
 ) -> list[BenchResult]:
     """Run what is missing of several benchmarks, whose cells share the workers, and tabulate each.
 
@@ -136,29 +142,18 @@ def run_together(
 
     Args:
         benchmarks: of different names, each with the rows that are to be run (``None``: all).
-        out: see :func:`run`, as are the others.
-        workers: cells of any of them side by side.
-        processes: that train each cell together.
+        out: each benchmark's runs go to ``out/<config name>``.
         seeds: only these.
-        fresh: delete the cells whose training was configured differently, instead of refusing.
-        extend: train cells on that differ in having fewer steps.
-        report: told what happens.
-        progress: wraps the training steps; used with one worker.
-        engine: does the cells elsewhere.
         prefixed: begin a cell's name in reports with its benchmark's.
+        options: as of :func:`run`; ``workers`` do cells of any of them side by side.
 
     Raises:
         ConfigError: cells of another config are in the way, or ``workers`` is below 1.
         DataError: a data set is missing or damaged.
         KeyboardInterrupt: passed on; finished cells and checkpoints stay.
     """
-    if workers < 1:
-        raise ConfigError(f"workers must be at least 1, got {workers}")
     jobs = jobs_of(benchmarks, Path(out), seeds, prefixed)
-    work = work_on(
-        jobs, Path(out), workers=workers, processes=processes, fresh=fresh, extend=extend, report=report,
-        progress=progress, engine=engine,
-    )  # fmt: skip
+    work = work_on(jobs, Path(out), **options)
     return [
         BenchResult(
             job.config, job.folder, make_table(job.config, job.folder, seeds), job.own(work.ran), job.own(work.failed)
@@ -244,8 +239,11 @@ def work_on(
             Of a launcher's processes all have one or none.
 
     Raises:
-        ConfigError: processes that do not go together with the batches, the GPUs here or the launcher.
+        ConfigError: ``workers`` is below 1, or processes do not go together with the batches, the GPUs here or the
+            launcher.
     """
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
     options: dict[str, Any] = {
         "fresh": fresh, "extend": extend, "report": report, "progress": progress, "engine": engine, "stop": stop,
     }  # fmt: skip

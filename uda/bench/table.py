@@ -20,7 +20,7 @@ from uda.bench.intervals import Adjusted, Estimate, ImageScores, Ties, holm_fami
 from uda.bench.labelled import read_chosen
 from uda.bench.learning_curve import Learning, learning_curve
 from uda.bench.notes import describe, notes
-from uda.bench.results import Domain, Results, read_results
+from uda.bench.results import Domain, Measured, Results, origin_of, read_results
 from uda.bench.rows import PlannedRow, rows_of
 from uda.config import ORACLE, BenchConfig, DatasetSpec, build_method
 from uda.methods import TestTimeMethod
@@ -113,36 +113,20 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Measured):
     """A benchmark's results."""
 
-    name: str
-    domains: tuple[Domain, ...]
-    """The target first, then the source, then the others."""
     rows: tuple[Row, ...]
     ties: Ties | None
     """Which rows cannot be told apart on the target; ``None`` without rows."""
-    notes: tuple[str, ...]
-    """What a reader must know to trust the numbers, one statement a line."""
-    versions: dict[str, str]
-    machine: str
     class_means: dict[str, tuple[str, ...]]
     """The config's further means, by name: their classes."""
     shift: str = ""
     """From where to where, ``cityscapes to kitti``."""
-    date: str = ""
-    """Of the last finished cell, ISO 8601 in UTC; empty where it is not known."""
-    commits: tuple[str, ...] = ()
-    """Of the code that the cells were measured with; none where it was installed."""
     learning: Learning | None = None
     """What labelled target images are worth; ``None`` where the config has no learning curve."""
     labelled: dict[str, dict[int, tuple[str, ...]]] = field(default_factory=dict)
     """Row -> seed -> the target images whose labels it was trained on."""
-
-    @property
-    def procedural(self) -> tuple[str, ...]:
-        """The domains whose images are drawn, and not photographs."""
-        return tuple(domain.name for domain in self.domains if domain.procedural)
 
     def row(self, name: str) -> Row:
         """A row by name; ``KeyError`` if it has no finished cell."""
@@ -164,26 +148,21 @@ def make_table(config: BenchConfig, folder: Path, seeds: Collection[int] | None 
     planned = {name: row for name, row in rows_of(config).items() if name in results.evaluations}
     scores, ties, learning = _scores(config, results, planned)
     rows = tuple(_row(config, row, scores[name], results.cells[name]) for name, row in planned.items())
-    cells = [result for by_seed in results.cells.values() for result in by_seed.values()]
-    first: dict[str, Any] = cells[0] if cells else {}
     return Table(
-        config.name,
-        results.domains,
-        rows,
-        ties,
-        tuple(notes(config, results.domains, rows)),
-        first.get("versions", {}),
-        first.get("machine", ""),
-        {name: tuple(classes) for name, classes in config.evaluate.classes.items()},
+        name=config.name,
+        domains=results.domains,
+        rows=rows,
+        ties=ties,
+        notes=tuple(notes(config, results.domains, rows)),
+        class_means={name: tuple(classes) for name, classes in config.evaluate.classes.items()},
         shift=f"{' + '.join(dict.fromkeys(map(_short, config.source)))} to {_short(config.target)}",
-        date=max((result.get("date", "") for result in cells), default=""),
-        commits=tuple(sorted({result["commit"] for result in cells if result.get("commit")})),
         learning=learning,
         labelled={
             name: {seed: tuple(read_chosen(folder / f"{name}/seed{seed}")) for seed in sorted(results.cells[name])}
             for name, row in planned.items()
             if row.entry.target_labels is not None
         },
+        **origin_of(results.every),
     )
 
 

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from uda.bench.factorial.table import MINUS, Effect, Study
-from uda.bench.headline import about_images, about_origin
+from uda.bench.headline import opened_by
 from uda.bench.intervals import Estimate
 from uda.bench.render import DASH, joint, markdown_grid, number, plain_number, with_interval
 from uda.files import spreadsheet_safe
@@ -33,8 +33,7 @@ def opening(study: Study) -> list[str]:
         if seeds
         else f"scored on {columns}; {len(study.runs)} have finished a seed, and effects need all of them."
     )
-    origin = about_origin(study)
-    return [line for line in (first, about_images(study), f"{origin}." if origin else "") if line]
+    return opened_by(first, study)
 
 
 def sentences(study: Study) -> list[str]:

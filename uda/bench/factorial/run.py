@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from uda.bench.cell import Progress
 from uda.bench.factorial.table import Study, make_study
-from uda.bench.run import Engine, run_together
-from uda.bench.work import Event, only_warn
+from uda.bench.run import RunOptions, run_together
 from uda.config import FactorialConfig, load_factorial
 
 
@@ -31,15 +29,9 @@ def run_factorial(
     *,
     out: Path | str = "runs",
     roots: Mapping[str, str] | None = None,
-    workers: int = 1,
-    processes: int = 1,
     rows: Collection[str] | None = None,
     seeds: Collection[int] | None = None,
-    fresh: bool = False,
-    extend: bool = False,
-    report: Callable[[Event], None] = only_warn,
-    progress: Progress | None = None,
-    engine: Engine | None = None,
+    **options: Unpack[RunOptions],
 ) -> FactorialResult:
     """Run what is missing of a study and estimate its effects; what :func:`uda.bench.run` says of cells holds for it.
 
@@ -47,15 +39,10 @@ def run_factorial(
         config: a config, or what :func:`uda.config.load_factorial` reads.
         out: the runs go to ``out/<config name>/<run>/seed<k>``.
         roots: values of the config's ``${name}`` variables.
-        workers: cells side by side, each in a process of its own.
-        processes: that train each cell together.
         rows: only these runs: ``source_only`` (all factors low), ``run02``, ...
         seeds: only these.
-        fresh: delete the cells whose training was configured differently, instead of refusing.
-        extend: train cells on that differ in having fewer steps.
-        report: told what happens; by default only what is a warning is said, as one of Python's.
-        progress: wraps the training steps; used with one worker.
-        engine: does the cells elsewhere, such as :class:`uda.bench.slurm.Slurm`.
+        options: ``workers``, ``processes``, ``fresh``, ``extend``, ``report``, ``progress`` and ``engine``, as of
+            :func:`uda.bench.run`.
 
     Raises:
         ConfigError: the config is wrong, or cells of another config are in the way.
@@ -64,8 +51,5 @@ def run_factorial(
     """
     config = config if isinstance(config, FactorialConfig) else load_factorial(config, roots)
     chosen = rows or [run.name for run in config.runs()]
-    (result,) = run_together(
-        [(config.benchmark(), chosen)], out=out, workers=workers, processes=processes, seeds=seeds, fresh=fresh,
-        extend=extend, report=report, progress=progress, engine=engine, prefixed=False,
-    )  # fmt: skip
+    (result,) = run_together([(config.benchmark(), chosen)], out=out, seeds=seeds, prefixed=False, **options)
     return FactorialResult(config, result.folder, make_study(config, result.folder, seeds), result.failed)

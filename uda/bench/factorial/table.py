@@ -13,11 +13,10 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from uda.bench.factorial.notes import notes
 from uda.bench.intervals import Adjusted, Estimate, ImageScores, estimate, holm_family
-from uda.bench.results import Domain, Results, read_results
+from uda.bench.results import Domain, Measured, Results, origin_of, read_results
 from uda.bench.table import verdict
 from uda.config import FactorialConfig
 from uda.config.designs import Design
@@ -65,15 +64,12 @@ class RunScore:
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(Measured):
     """What a study of factors measured."""
 
-    name: str
     design: Design
     seeds: tuple[int, ...]
     """Those of the effects: all runs have them."""
-    domains: tuple[Domain, ...]
-    """The target, the source, the others; none without a finished run."""
     effects: tuple[Effect, ...]
     """Of the factors, in the config's order; none while a run is missing."""
     interactions: tuple[Effect, ...]
@@ -84,17 +80,6 @@ class Study:
     """The finished ones."""
     missing: tuple[str, ...]
     """Runs that lack a seed of the config."""
-    notes: tuple[str, ...]
-    versions: dict[str, str]
-    machine: str
-    date: str
-    """Of the last finished cell, ISO 8601 in UTC."""
-    commits: tuple[str, ...]
-
-    @property
-    def procedural(self) -> tuple[str, ...]:
-        """The data sets whose images are drawn, and not photographs."""
-        return tuple(domain.name for domain in self.domains if domain.procedural)
 
     def effect(self, *factors: str) -> Effect:
         """An effect by its factors; ``KeyError`` if it was not measured."""
@@ -120,8 +105,6 @@ def make_study(config: FactorialConfig, folder: Path | str, seeds: Collection[in
     main: list[Factors] = design.effects(1)
     effects = _effects(config, design, main, scores) if common else ()
     interactions = _effects(config, design, design.clear_interactions(), scores) if common else ()
-    cells = [result for by_seed in results.cells.values() for result in by_seed.values()]
-    first: dict[str, Any] = cells[0] if cells else {}
     missing = tuple(name for name, has in finished.items() if not set(config.seeds) <= has)
     return Study(
         name=config.name,
@@ -143,10 +126,7 @@ def make_study(config: FactorialConfig, folder: Path | str, seeds: Collection[in
         ),
         missing=missing,
         notes=tuple(notes(config, design, results.domains, common, missing, effects)),
-        versions=first.get("versions", {}),
-        machine=first.get("machine", ""),
-        date=max((result.get("date", "") for result in cells), default=""),
-        commits=tuple(sorted({result["commit"] for result in cells if result.get("commit")})),
+        **origin_of(results.every),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,7 @@ from typing import Any
 from uda.bench.factorial import render
 from uda.bench.factorial.table import TIMES, Effect, Study
 from uda.bench.plain_page import page
-from uda.bench.plan import make_plan
-from uda.bench.record import as_png, finite, write_all
-from uda.bench.stored import read_result
+from uda.bench.record import as_png, plain_values, texts, write_all
 from uda.config import FactorialConfig
 
 
@@ -31,14 +28,7 @@ def write_study(
     Raises:
         OSError: one cannot be written; the error's ``filename`` is its path, and the others are there.
     """
-    content = summary(config, folder, study, command)
-    minutes = content["training_seconds"] / 60
-    origin = f"\nCommand: `{command}` ({minutes:.0f} minutes of cell time).\n" if command else ""
-    files: dict[str, str | bytes] = {
-        "md": render.markdown(study) + origin,
-        "csv": render.to_csv(study),
-        "json": json.dumps(content, indent=2) + "\n",
-    }
+    files = texts(render.markdown(study), render.to_csv(study), summary(config, folder, study, command))
     if study.effects:
         files |= {"png": png(study), "html": html(config, study, command)}
     return write_all(out or folder, {f"factorial.{suffix}": written for suffix, written in files.items()})
@@ -71,23 +61,17 @@ def html(config: FactorialConfig, study: Study, command: str = "") -> str:
 
 def summary(config: FactorialConfig, folder: Path, study: Study, command: str) -> dict[str, Any]:
     """The result as plain values: command, config, versions, machine, time, every effect and every run."""
-    cells = [
-        result for cell in make_plan(config.benchmark()) if (result := read_result(folder / cell.name)) is not None
-    ]
-    content = {
-        "name": study.name, "headline": render.opening(study), "command": command, "date": study.date,
-        "commits": study.commits, "machine": study.machine, "versions": study.versions, "seeds": study.seeds,
-        "training_seconds": sum(result["seconds"] for result in cells),
+    own = {
         "resolution": study.design.resolution,
         "defining_words": [TIMES.join(word) for word in study.design.words()],
         "effects": [_effect(effect) for effect in study.effects],
         "interactions": [_effect(effect) for effect in study.interactions],
         "together": study.together,
-        "runs": [asdict(run) for run in study.runs], "missing": study.missing, "notes": study.notes,
-        "config": config.resolved(),
-    }  # fmt: skip
-    plain_values: dict[str, Any] = finite(content)
-    return plain_values
+        "runs": [asdict(run) for run in study.runs],
+        "missing": study.missing,
+    }
+    benchmarks = [(config.benchmark(), folder)]
+    return plain_values(study, config, render.opening(study), command, study.seeds, benchmarks, own)
 
 
 def _effect(effect: Effect) -> dict[str, Any]:

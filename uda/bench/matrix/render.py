@@ -11,7 +11,7 @@ import rich.table
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from uda.bench.headline import about_images, about_origin
+from uda.bench.headline import opened_by
 from uda.bench.intervals import Adjusted, Estimate, letter
 from uda.bench.matrix.table import CLEAR, Matrix, MatrixRow, Square
 from uda.bench.render import DASH, interval, joint, markdown_grid, number, plain_number, with_interval
@@ -32,8 +32,7 @@ def opening(matrix: Matrix) -> list[str]:
         f"{len(matrix.rows)} trainings, {seeds} seed{'s' if seeds > 1 else ''}, scored on {columns}; "
         f"{DIAGONAL} is the diagonal: plain training on the data set that is scored."
     )
-    origin = about_origin(matrix)
-    return [line for line in (first, about_images(matrix), f"{origin}." if origin else "") if line]
+    return opened_by(first, matrix)
 
 
 def sentences(matrix: Matrix) -> list[str]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from uda.bench.cell import Progress
 from uda.bench.matrix.table import Matrix, make_matrix
 from uda.bench.rows import rows_of
-from uda.bench.run import BenchResult, Engine, run_together
-from uda.bench.work import Event, only_warn
+from uda.bench.run import BenchResult, RunOptions, run_together
 from uda.config import SOURCE_ONLY, BenchConfig, ConfigError, MatrixConfig, load_matrix
 from uda.config.matrix import Part
 from uda.registry import nearest
@@ -36,15 +34,9 @@ def run_matrix(
     *,
     out: Path | str = "runs",
     roots: Mapping[str, str] | None = None,
-    workers: int = 1,
-    processes: int = 1,
     rows: Collection[str] | None = None,
     seeds: Collection[int] | None = None,
-    fresh: bool = False,
-    extend: bool = False,
-    report: Callable[[Event], None] = only_warn,
-    progress: Progress | None = None,
-    engine: Engine | None = None,
+    **options: Unpack[RunOptions],
 ) -> MatrixResult:
     """Run what is missing of a matrix and tabulate it; what :func:`uda.bench.run` says of cells holds for these.
 
@@ -53,15 +45,10 @@ def run_matrix(
         out: the runs go to ``out/<config name>/<source>_to_<target>/<method>/seed<k>`` and
             ``out/<config name>/<all domains, joined by +>/source_only/seed<k>``.
         roots: values of the config's ``${name}`` variables.
-        workers: cells side by side, each in a process of its own.
-        processes: that train each cell together.
         rows: only these: a domain's name (plain training on it), all joined by ``+``, an adaptation row's name.
         seeds: only these.
-        fresh: delete the cells whose training was configured differently, instead of refusing.
-        extend: train cells on that differ in having fewer steps.
-        report: told what happens; by default only what is a warning is said, as one of Python's.
-        progress: wraps the training steps; used with one worker.
-        engine: does the cells elsewhere, such as :class:`uda.bench.slurm.Slurm`.
+        options: ``workers``, ``processes``, ``fresh``, ``extend``, ``report``, ``progress`` and ``engine``, as of
+            :func:`uda.bench.run`.
 
     Raises:
         ConfigError: the config is wrong, or cells of another config are in the way.
@@ -70,10 +57,7 @@ def run_matrix(
     """
     config = config if isinstance(config, MatrixConfig) else load_matrix(config, roots)
     folder = Path(out) / config.name
-    results = run_together(
-        benchmarks_of(config, rows), out=folder, workers=workers, processes=processes, seeds=seeds, fresh=fresh,
-        extend=extend, report=report, progress=progress, engine=engine,
-    )  # fmt: skip
+    results = run_together(benchmarks_of(config, rows), out=folder, seeds=seeds, **options)
     failed = {f"{part.config.name}/{cell}": why for part in results for cell, why in part.failed.items()}
     return MatrixResult(config, folder, make_matrix(config, folder, seeds), results, failed)
 

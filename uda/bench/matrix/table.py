@@ -18,7 +18,7 @@ import numpy.typing as npt
 from uda.bench.intervals import Adjusted, Estimate, ImageScores, Ties, holm_family, holm_ties
 from uda.bench.matrix.notes import notes
 from uda.bench.notes import describe
-from uda.bench.results import Domain, Results, read_results
+from uda.bench.results import Domain, Measured, Results, origin_of, read_results
 from uda.bench.rows import PlannedRow, rows_of
 from uda.bench.table import UNKNOWN, verdict
 from uda.config import SOURCE_ONLY, MatrixConfig
@@ -92,28 +92,13 @@ class MatrixRow:
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """What a cross-data-set matrix measured."""
+class Matrix(Measured):
+    """What a cross-data-set matrix measured, on the data sets that are trained on, then the unseen."""
 
-    name: str
-    domains: tuple[Domain, ...]
-    """Its columns: those that are trained on, then the unseen."""
     rows: tuple[MatrixRow, ...]
     """Plain training on each, on all, then adaptation rows and their controls."""
     ties: dict[str, Ties]
     """By domain: which rows cannot be told apart on it."""
-    notes: tuple[str, ...]
-    """What a reader must know to trust the numbers, one statement a line."""
-    versions: dict[str, str]
-    machine: str
-    date: str
-    """Of the last finished cell, ISO 8601 in UTC."""
-    commits: tuple[str, ...]
-
-    @property
-    def procedural(self) -> tuple[str, ...]:
-        """The data sets whose images are drawn, and not photographs."""
-        return tuple(domain.name for domain in self.domains if domain.procedural)
 
     def row(self, name: str) -> MatrixRow:
         """A row by name; ``KeyError`` if it has no finished cell."""
@@ -154,18 +139,13 @@ def make_matrix(config: MatrixConfig, folder: Path | str, seeds: Collection[int]
     columns = _columns(config, results)
     squares, ties = _squares(config, columns, sources)
     rows = tuple(_row(config, source, squares[name], sources) for name, source in sources.items())
-    cells = [result for source in sources.values() for result in source.cells.values()]
-    first: dict[str, Any] = cells[0] if cells else {}
     return Matrix(
-        config.name,
-        columns,
-        rows,
-        ties,
-        tuple(notes(config, columns, rows)),
-        first.get("versions", {}),
-        first.get("machine", ""),
-        date=max((result.get("date", "") for result in cells), default=""),
-        commits=tuple(sorted({result["commit"] for result in cells if result.get("commit")})),
+        name=config.name,
+        domains=columns,
+        rows=rows,
+        ties=ties,
+        notes=tuple(notes(config, columns, rows)),
+        **origin_of([result for source in sources.values() for result in source.cells.values()]),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,7 @@ from typing import Any
 from uda.bench.matrix import render
 from uda.bench.matrix.table import Matrix
 from uda.bench.plain_page import page
-from uda.bench.plan import make_plan
-from uda.bench.record import as_png, finite, write_all
-from uda.bench.stored import read_result
+from uda.bench.record import as_png, plain_values, texts, write_all
 from uda.config import MatrixConfig
 
 
@@ -31,14 +28,7 @@ def write_matrix(
     Raises:
         OSError: one cannot be written; the error's ``filename`` is its path, and the others are there.
     """
-    content = summary(config, folder, matrix, command)
-    minutes = content["training_seconds"] / 60
-    origin = f"\nCommand: `{command}` ({minutes:.0f} minutes of cell time).\n" if command else ""
-    files: dict[str, str | bytes] = {
-        "md": render.markdown(matrix) + origin,
-        "csv": render.to_csv(matrix),
-        "json": json.dumps(content, indent=2) + "\n",
-    }
+    files = texts(render.markdown(matrix), render.to_csv(matrix), summary(config, folder, matrix, command))
     if matrix.rows:
         files["png"] = png(matrix)
     if matrix.rows and out is None:  # the page refers to the benchmarks' own
@@ -70,12 +60,6 @@ def html(config: MatrixConfig, matrix: Matrix, command: str = "") -> str:
 
 def summary(config: MatrixConfig, folder: Path, matrix: Matrix, command: str) -> dict[str, Any]:
     """The result as plain values: command, config, versions, machine, time, and every square."""
-    cells = [
-        result
-        for part in config.parts()
-        for cell in make_plan(part.config)
-        if (result := read_result(folder / part.config.name / cell.name)) is not None
-    ]
     plain = (
         "name",
         "kind",
@@ -102,12 +86,6 @@ def summary(config: MatrixConfig, folder: Path, matrix: Matrix, command: str) ->
         }
         for row in matrix.rows
     ]  # fmt: skip
-    content = {
-        "name": matrix.name, "headline": render.opening(matrix), "command": command, "date": matrix.date,
-        "commits": matrix.commits, "machine": matrix.machine, "versions": matrix.versions, "seeds": config.seeds,
-        "training_seconds": sum(result["seconds"] for result in cells), "rows": rows,
-        "ties": {name: ties.groups for name, ties in matrix.ties.items()}, "notes": matrix.notes,
-        "config": config.resolved(),
-    }  # fmt: skip
-    plain_values: dict[str, Any] = finite(content)
-    return plain_values
+    benchmarks = [(part.config, folder / part.config.name) for part in config.parts()]
+    own = {"rows": rows, "ties": {name: ties.groups for name, ties in matrix.ties.items()}}
+    return plain_values(matrix, config, render.opening(matrix), command, config.seeds, benchmarks, own)
