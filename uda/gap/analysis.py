@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ CHUNK = 8
 """Images that are finished together; what a kill can lose."""
 CALIBRATION = 16
 """Target images that batch norm is calibrated on in interventions."""
+UNLABELLED = "the target has no labels: no loss, no shares of it, no fixes to compare"
 ELIMINATION = 120
 """Target images, evenly spaced, on which edits that do harm are looked for; a harm that these do not show is small."""
 
@@ -193,51 +194,70 @@ def analyse(
     images = None if isinstance(source, ChannelStats) else source
     _check(images, target, class_names)
     table = np.asarray(palette, np.uint8)
-    identity = {
-        "model": model_identity(model) | {"weights": _weights(model)},
-        "source": list(map(list, _numbers(source))) if images is None else dataset_identity(images),
-        "target": dataset_identity(target),
-        "after": after_name if after is None else {"name": after_name, "weights": _weights(after)},
-        "options": {name: value for name, value in vars(options).items() if name not in ("projection", "batch_size")},
-        "inference": inference.model_dump(mode="json"),
-        "precision": precision,
-    }
-    store = Store(Path(work), identity)
+    store = Store(
+        Path(work), _identity(model, source, target, _named(after, after_name), options, inference, precision)
+    )
     ask = _Asker(model, inference, precision)
     watch = progress or _silent
     width = picture_width((0 if images is None else len(images)) + len(target))
     with evaluating(model):
         pass_ = _Pass(store, table, width, options.by_class, watch)
-        first = None if images is None else pass_.base(ask, "source", images)
-        second = pass_.base(ask, "target", target)
-        style = Style.published(source) if isinstance(source, ChannelStats) else first.style  # type: ignore[union-attr]
-        missing: dict[str, str] = {}
+        first, second, style = _measured(pass_, ask, source, target)
         name = source_name or ("published statistics" if images is None else images.name)
         result = Gap(
-            tuple(class_names), table, first, style, name, second, options,
-            after_name=after_name, missing=missing, trained_on_source=trained_on_source,
+            tuple(class_names), table, first, style, name, second, options, after_name=after_name,
+            missing={} if second.labelled else {"loss": UNLABELLED}, trained_on_source=trained_on_source,
         )  # fmt: skip
         shelf = Shelf(target.name, store, "target", len(target))
         seen = shelf if adapt_on is None else adapt_on
-        resized = ResizedImages(seen, inference)
         causes = _causes(result, ask, store, shelf, watch) if options.causes and second.labelled else {}
-        if not second.labelled:
-            missing["loss"] = "the target has no labels: no loss, no shares of it, no fixes to compare"
-        tried: list[FixResult] = []
-        if second.labelled:
-            wanted = default_fixes(model, style, second.style, images) if fixes is None else fixes
-            tried = [_fix(fix, ask, store, shelf, seen, images, watch) for fix in wanted]
+        tried = _fixes(fixes, result, ask, store, shelf, seen, images, watch)
+        resized = ResizedImages(seen, inference)
         rows = _after(after, after_attach, result, inference, precision, pass_, images, resized)
-    return Gap(
-        **{
-            **vars(result),
-            **causes,
-            "fixes": tried,
-            "source": None if first is None else _with_distance(first, first, rows.get("source")),
-            "target": _with_distance(second, first, rows.get("target")),
-            "pictures": pass_.pictures,
-        }
+    return replace(
+        result,
+        **causes,
+        fixes=tried,
+        source=None if first is None else _with_distance(first, first, rows.get("source")),
+        target=_with_distance(second, first, rows.get("target")),
+        pictures=pass_.pictures,
     )
+
+
+def _identity(
+    model: nn.Module,
+    source: LabelledDataset | ChannelStats,
+    target: UnlabelledDataset,
+    after: Any,
+    options: Options,
+    inference: Inference,
+    precision: str,
+) -> dict[str, Any]:
+    """What the content of a working folder depends on."""
+    return {
+        "model": model_identity(model) | {"weights": _weights(model)},
+        "source": list(map(list, _numbers(source))) if isinstance(source, ChannelStats) else dataset_identity(source),
+        "target": dataset_identity(target),
+        "after": after,
+        "options": {name: value for name, value in vars(options).items() if name not in ("projection", "batch_size")},
+        "inference": inference.model_dump(mode="json"),
+        "precision": precision,
+    }
+
+
+def _named(after: nn.Module | None, name: str | None) -> Any:
+    """What a second model is known by: its name, and where it is a network its weights."""
+    return name if after is None else {"name": name, "weights": _weights(after)}
+
+
+def _measured(
+    pass_: _Pass, ask: _Asker, source: LabelledDataset | ChannelStats, target: UnlabelledDataset
+) -> tuple[DomainResult | None, DomainResult, Style]:
+    """Source and target as one pass finds them, and the source's style; of published statistics the style alone."""
+    if isinstance(source, ChannelStats):
+        return None, pass_.base(ask, "target", target), Style.published(source)
+    first = pass_.base(ask, "source", source)
+    return first, pass_.base(ask, "target", target), first.style
 
 
 def picture_width(images: int) -> int:
@@ -548,6 +568,24 @@ def _text(coalition: Coalition) -> str:
 def _coalition(text: str) -> Coalition:
     """The same object for all images."""
     return frozenset(text.split())
+
+
+def _fixes(
+    wanted: Sequence[Fix] | None,
+    result: Gap,
+    plain: _Asker,
+    store: Store,
+    shelf: Shelf,
+    seen: UnlabelledDataset,
+    source: LabelledDataset | None,
+    watch: Progress,
+) -> list[FixResult]:
+    """The target under each fix that is wanted, by default all; without labels there is nothing to compare."""
+    if not result.target.labelled:
+        return []
+    if wanted is None:
+        wanted = default_fixes(plain.model, result.source_style, result.target.style, source)
+    return [_fix(fix, plain, store, shelf, seen, source, watch) for fix in wanted]
 
 
 def _fix(
