@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from uda.bench.intervals import PRIOR_DF, detectable_difference
+from uda.bench.intervals import PRIOR_DF, Adjusted, detectable_difference
 from uda.bench.results import Domain, describe_data
 from uda.config import ORACLE, SOURCE_ONLY, BenchConfig, MethodEntry
 from uda.data.balance import Balance
@@ -127,19 +127,25 @@ def about_seeds(number: int) -> str:
 
 def _about_power(domain: Domain, rows: Sequence[Row]) -> str:
     """The smallest difference that could have been shown."""
-    least = []
-    for row in rows:
-        control = row.scores[domain.name].to_control
-        noise = control.estimate.noise if control is not None else None
-        if noise is not None:
-            least.append(detectable_difference(noise))
-    known = [value for value in least if not math.isnan(value)]
+    return power_of(domain, [row.scores[domain.name].to_control for row in rows], "control")
+
+
+def power_of(domain: Domain, differences: Sequence[Adjusted | None], other: str) -> str:
+    """The smallest difference to another row, by what the sentence calls it, that could have been shown."""
+    known = detectable(differences)
     if not known:
         return f"{domain.name}: what difference would show is not known (it takes two seeds and two sequences)."
     return (
-        f"{domain.name}: a true difference to the control of {100 * median(known):.1f} points (median of the rows, "
+        f"{domain.name}: a true difference to the {other} of {100 * median(known):.1f} points (median of the rows, "
         f"{100 * min(known):.1f} to {100 * max(known):.1f}) would have been seen four times in five, looked at alone."
     )
+
+
+def detectable(differences: Sequence[Adjusted | None]) -> list[float]:
+    """The smallest true differences that would have been seen; none of those whose noise is not known."""
+    noises = [difference.estimate.noise for difference in differences if difference is not None]
+    least = [detectable_difference(noise) for noise in noises if noise is not None]
+    return [value for value in least if not math.isnan(value)]
 
 
 def _about_oracle(config: BenchConfig, rows: Sequence[Row]) -> str:

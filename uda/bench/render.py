@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import rich.box
@@ -222,24 +223,38 @@ COLUMNS = (
 
 def to_csv(table: Table) -> str:
     """One line a row, domain and measure: scores, differences, gap closed, IoU of each class, mIoU of each seed."""
+    return csv_text(COLUMNS, _lines(table))
+
+
+def csv_text(titles: Sequence[str], lines: Iterable[Iterable[Any]]) -> str:
+    """The text of a CSV file, without cells that a spreadsheet would run."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(titles)
+    writer.writerows(map(spreadsheet_safe, line) for line in lines)
+    return text.getvalue()
+
+
+def _lines(table: Table) -> Iterator[list[Any]]:
     for row in table.rows:
         for domain in table.domains:
             score = row.scores[domain.name]
             for measure, other, estimate, classes in _measures(table, row, score, domain):
                 control = score.to_control if measure == "control_delta" else None
-                numbers = (
-                    estimate.value, estimate.low, estimate.high, estimate.standard_error, estimate.degrees_of_freedom,
-                    control.holm_p_value if control else None,
-                )  # fmt: skip
-                writer.writerow(map(spreadsheet_safe, [
-                    row.name, domain.name, measure, other or "", *map(plain_number, numbers), len(row.seeds),
+                yield [
+                    row.name, domain.name, measure, other or "",
+                    *estimate_cells(estimate, control.holm_p_value if control else None), len(row.seeds),
                     domain.images, classes, row.steps, plain_number(row.seconds_per_step), row.peak_memory or "",
                     score.verdict if control else "",
-                ]))  # fmt: skip
-    return text.getvalue()
+                ]  # fmt: skip
+
+
+def estimate_cells(estimate: Estimate, p_value: float | None) -> list[str]:
+    """Value, ends of the interval, standard error, degrees of freedom and p value, for a CSV file."""
+    numbers = (
+        estimate.value, estimate.low, estimate.high, estimate.standard_error, estimate.degrees_of_freedom, p_value,
+    )  # fmt: skip
+    return [plain_number(number) for number in numbers]
 
 
 def _measures(table: Table, row: Row, score: Score, domain: Domain) -> Iterator[tuple[str, str | None, Estimate, int]]:

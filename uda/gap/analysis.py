@@ -211,7 +211,8 @@ def analyse(
         shelf = Shelf(target.name, store, "target", len(target))
         seen = shelf if adapt_on is None else adapt_on
         causes = _causes(result, ask, store, shelf, watch) if options.causes and second.labelled else {}
-        tried = _fixes(fixes, result, ask, store, shelf, seen, images, watch)
+        wanted = _wanted_fixes(fixes, result, model, images)
+        tried = [_fix(fix, ask, store, shelf, seen, images, watch) for fix in wanted]
         resized = ResizedImages(seen, inference)
         rows = _after(after, after_attach, result, inference, precision, pass_, images, resized)
     return replace(
@@ -570,22 +571,13 @@ def _coalition(text: str) -> Coalition:
     return frozenset(text.split())
 
 
-def _fixes(
-    wanted: Sequence[Fix] | None,
-    result: Gap,
-    plain: _Asker,
-    store: Store,
-    shelf: Shelf,
-    seen: UnlabelledDataset,
-    source: LabelledDataset | None,
-    watch: Progress,
-) -> list[FixResult]:
-    """The target under each fix that is wanted, by default all; without labels there is nothing to compare."""
+def _wanted_fixes(
+    fixes: Sequence[Fix] | None, result: Gap, model: nn.Module, source: LabelledDataset | None
+) -> Sequence[Fix]:
+    """The fixes to try, by default all that there are; without labels there is nothing to compare."""
     if not result.target.labelled:
         return []
-    if wanted is None:
-        wanted = default_fixes(plain.model, result.source_style, result.target.style, source)
-    return [_fix(fix, plain, store, shelf, seen, source, watch) for fix in wanted]
+    return default_fixes(model, result.source_style, result.target.style, source) if fixes is None else fixes
 
 
 def _fix(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-from uda.bench.intervals import detectable_difference
-from uda.bench.notes import about_domain, about_seeds
+from uda.bench.notes import about_domain, about_seeds, detectable
 from uda.bench.results import Domain, describe_data
 from uda.config import FactorialConfig
 from uda.config.designs import Design
@@ -68,9 +66,7 @@ def notes(
 
 def _about_power(domain: Domain, effects: Sequence[Effect]) -> str:
     """The smallest effect that could have been shown."""
-    noises = [effect.on[domain.name].estimate.noise for effect in effects]
-    least = [detectable_difference(noise) for noise in noises if noise is not None]
-    known = [value for value in least if not math.isnan(value)]
+    known = detectable([effect.on[domain.name] for effect in effects])
     if not known:
         return f"{domain.name}: what effect would show is not known (it takes two seeds and two sequences)."
     return (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 
 import rich.box
@@ -14,8 +12,7 @@ from rich.text import Text
 from uda.bench.factorial.table import MINUS, Effect, Study
 from uda.bench.headline import opened_by
 from uda.bench.intervals import Estimate
-from uda.bench.render import DASH, joint, markdown_grid, number, plain_number, with_interval
-from uda.files import spreadsheet_safe
+from uda.bench.render import DASH, csv_text, joint, markdown_grid, number, plain_number, with_interval
 
 CLEAR = ("helps", "hurts", "more together", "less together")
 """The words for an effect that is clear."""
@@ -155,12 +152,7 @@ COLUMNS = (
 
 def to_csv(study: Study) -> str:
     """One line an effect and domain."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for line in _lines(study):
-        writer.writerow(map(spreadsheet_safe, line))
-    return text.getvalue()
+    return csv_text(COLUMNS, _lines(study))
 
 
 def _lines(study: Study) -> Iterator[list[str | int]]:

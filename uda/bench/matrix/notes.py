@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from statistics import median
 from typing import TYPE_CHECKING
 
-from uda.bench.intervals import Adjusted, detectable_difference
-from uda.bench.notes import about_balance, about_domain, about_seeds
+from uda.bench.intervals import Adjusted
+from uda.bench.notes import about_balance, about_domain, about_seeds, power_of
 from uda.bench.results import Domain, describe_data
 from uda.config import MatrixConfig
 from uda.config.matrix import CombinedSpec
@@ -92,14 +90,6 @@ def _about_adaptation(config: MatrixConfig) -> str:
 
 def about_power(column: Domain, differences: Sequence[Adjusted | None]) -> str:
     """The smallest difference to the diagonal that could have been shown."""
-    noises = [difference.estimate.noise for difference in differences if difference is not None]
-    if not noises:
+    if all(difference is None for difference in differences):
         return f"{column.name}: nothing is compared to a diagonal here."
-    least = [detectable_difference(noise) for noise in noises if noise is not None]
-    known = [value for value in least if not math.isnan(value)]
-    if not known:
-        return f"{column.name}: what difference would show is not known (it takes two seeds and two sequences)."
-    return (
-        f"{column.name}: a true difference to the diagonal of {100 * median(known):.1f} points (median of the rows, "
-        f"{100 * min(known):.1f} to {100 * max(known):.1f}) would have been seen four times in five, looked at alone."
-    )
+    return power_of(column, differences, "diagonal")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import rich.box
 import rich.table
@@ -14,9 +13,18 @@ from rich.text import Text
 from uda.bench.headline import opened_by
 from uda.bench.intervals import Adjusted, Estimate, letter
 from uda.bench.matrix.table import CLEAR, Matrix, MatrixRow, Square
-from uda.bench.render import DASH, interval, joint, markdown_grid, number, plain_number, with_interval
+from uda.bench.render import (
+    DASH,
+    csv_text,
+    estimate_cells,
+    interval,
+    joint,
+    markdown_grid,
+    number,
+    plain_number,
+    with_interval,
+)
 from uda.bench.results import Domain
-from uda.files import spreadsheet_safe
 
 DIAGONAL = "◆"
 """Stands at the diagonal."""
@@ -166,23 +174,19 @@ JOINT = ("diagonal_delta", "control_delta")
 
 def to_csv(matrix: Matrix) -> str:
     """One line a row, data set and measure: scores, differences, IoU of each class, mIoU of each seed."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    return csv_text(COLUMNS, _lines(matrix))
+
+
+def _lines(matrix: Matrix) -> Iterator[list[Any]]:
     for row in matrix.rows:
         for column in matrix.domains:
             square = row.squares[column.name]
             for measure, other, estimate, p_value, word in _measures(matrix, row, column):
-                numbers = (
-                    estimate.value, estimate.low, estimate.high, estimate.standard_error, estimate.degrees_of_freedom,
-                    p_value,
-                )  # fmt: skip
-                writer.writerow(map(spreadsheet_safe, [
+                yield [
                     row.name, row.kind, " + ".join(row.trained_on), row.target or "", column.name,
-                    str(square.diagonal).lower(), measure, other or "", *map(plain_number, numbers), word,
+                    str(square.diagonal).lower(), measure, other or "", *estimate_cells(estimate, p_value), word,
                     len(row.seeds), column.images, row.steps, plain_number(row.seconds_per_step),
-                ]))  # fmt: skip
-    return text.getvalue()
+                ]  # fmt: skip
 
 
 def _measures(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,9 @@ import yaml
 from uda.bench.intervals import Estimate
 from uda.bench.provenance import machine, now, versions
 from uda.bench.record import as_png, finite, write_all
-from uda.bench.render import DASH, markdown_grid, with_interval
+from uda.bench.render import DASH, csv_text, markdown_grid, with_interval
 from uda.bench.search.summary import Regret, Summary
 from uda.config.search import OBJECTIVES, PEEKING
-from uda.files import spreadsheet_safe
 
 BEST = "best.yaml"
 """A config that ``uda train`` takes."""
@@ -147,17 +143,15 @@ def _number(value: float | None) -> str:
 def to_csv(summary: Summary) -> str:
     """One line a trial: number, state, steps, values by key, objectives, target mIoU, message."""
     keys = list(summary.config.spec.space)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", "steps", *keys, *OBJECTIVES, "target_miou", "message"])
-    for trial in summary.trials:
-        measured = [*(trial.objectives.get(name) for name in OBJECTIVES), summary.target.get(trial.number)]
-        row: Iterable[Any] = [
-            trial.number, trial.state, trial.steps, *(_plain(trial.values[key]) for key in keys), *measured,
-            trial.message,
-        ]  # fmt: skip
-        writer.writerow([spreadsheet_safe(cell) if isinstance(cell, str) else cell for cell in row])
-    return text.getvalue()
+    titles = ["trial", "state", "steps", *keys, *OBJECTIVES, "target_miou", "message"]
+    lines = [
+        [
+            trial.number, trial.state, trial.steps, *(_plain(trial.values[key]) for key in keys),
+            *(trial.objectives.get(name) for name in OBJECTIVES), summary.target.get(trial.number), trial.message,
+        ]
+        for trial in summary.trials
+    ]  # fmt: skip
+    return csv_text(titles, lines)
 
 
 def _plain(value: Any) -> Any:
