@@ -8,8 +8,11 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -169,6 +172,34 @@ def test_a_row_trains_its_warm_start_where_that_job_was_lost(
         interrupted(content, tmp_path)
     process(mock, "13", tmp_path / "tiny" / FOLDER)
     assert_same_scores(tmp_path / "tiny", finished.folder, ("source_only",))
+
+
+def test_a_job_asks_its_cell_to_stop_and_waits_for_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a training, which the next test stops."""
+    begun, stopped = threading.Event(), threading.Event()
+
+    def work_on(jobs: Any, folder: Path, *, stop: Callable[[], bool], **_: Any) -> SimpleNamespace:
+        begun.set()
+        for _ in range(500):
+            if stop():
+                stopped.set()
+                break
+            time.sleep(0.01)
+        return SimpleNamespace(failed={})
+
+    monkeypatch.setattr(slurm, "work_on", work_on)
+    cell = CellJob(load_config(tiny.content(data)), "source_only/seed0", tmp_path / "tiny", False)
+    job = threading.Thread(target=cell, daemon=True)
+    job.start()
+    assert begun.wait(60)
+    assert not stopped.is_set()
+    queued = cell.checkpoint()
+    assert stopped.is_set()
+    assert queued.function.__reduce__() == cell.__reduce__()
+    job.join(60)
+    assert not job.is_alive()
 
 
 @pytest.mark.slow
