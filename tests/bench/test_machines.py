@@ -21,9 +21,11 @@ from tests.bench.test_matrix import small
 from tests.bench.test_search import content as search_content
 from tests.test_factorial_config import content as factorial_content
 from uda.bench import BenchResult, Event, run
-from uda.bench.plan import RESULT
+from uda.bench.plan import ERROR, RESULT
 from uda.bench.search import run_search
+from uda.bench.work import Work, jobs_of
 from uda.claims import Watch
+from uda.config import load_config
 from uda.engine import Evaluation
 
 ROOT = Path(__file__).parents[2]
@@ -170,6 +172,24 @@ def test_a_killed_workers_cell_is_taken_over_by_another_machine(
     result = run(content, out=tmp_path, report=told)
     assert ("hang/seed0" in result.ran, result.failed) == (True, {})
     assert "its process died" in far.done()["failed"]["hang/seed0"]
+
+
+def test_a_traceback_is_anothers_where_it_is_new(data: Path, tmp_path: Path) -> None:
+    """Without a training, which the next test begins."""
+    content = tiny.content(data, methods={"source_only": ["Supervised"]}, oracle=False, warm_start=None)
+    (job,) = jobs_of([(load_config(content), None)], tmp_path, None, False)
+    job.todo = job.cells
+    error = job.folder / "source_only/seed0" / ERROR
+    error.parent.mkdir(parents=True)
+    error.write_text("RuntimeError: boom in an earlier call\n")
+    work = Work([job], False, lambda event: None)
+    (task,) = work.waiting
+    assert not work.settle(task), "what an earlier call failed with is tried again"
+    new = error.with_name("new")
+    new.write_text("Traceback\nRuntimeError: boom elsewhere\n")
+    new.replace(error)
+    assert work.settle(task)
+    assert (work.failed, work.waiting) == ({"source_only/seed0": "RuntimeError: boom elsewhere"}, [])
 
 
 @pytest.mark.slow
