@@ -16,7 +16,7 @@ from torch import nn
 from uda.data.statistics import ChannelStats
 from uda.functional.normalisation import running_statistics
 from uda.gap import Options, OtherAnalysisError, analyse, sentences, summarise, write_report
-from uda.gap.analysis import CHUNK
+from uda.gap.store import CHUNK
 from uda.gap.verdict import how
 from uda.models import adapt
 from uda.types import Sample
@@ -137,7 +137,7 @@ def test_harm_is_looked_for_on_some_of_many_images(tmp_path: Path, monkeypatch: 
     source, target = Blocks("source", 12, 0, noise=0.08), Blocks("target", 20, 1, shift=0.15)
     options = Options(budget=1)
     every = run(source, target, tmp_path / "every", options=options, fixes=())
-    monkeypatch.setattr("uda.gap.analysis.ELIMINATION", 10)
+    monkeypatch.setattr("uda.gap.causes.ELIMINATION", 10)
     monkeypatch.setattr("uda.gap.verdict.ELIMINATION", 10)
     counts: dict[str, int] = {}
 

@@ -4,12 +4,13 @@
 time, and tries test-time fixes; :func:`summarise` makes numbers with intervals of it, :func:`write_report` a page.
 """
 
-from uda.gap.analysis import DomainResult, FixResult, Gap, Options, analyse
+from uda.gap.analysis import analyse
 from uda.gap.columns import image_columns
 from uda.gap.factors import FACTORS, Editor, Factor
 from uda.gap.fixes import Fix, default_fixes
 from uda.gap.latent import Distance, distances, domain_auc, project
 from uda.gap.report import write_report
+from uda.gap.results import DomainResult, FixResult, Gap, Options
 from uda.gap.sampling import Interval
 from uda.gap.store import OtherAnalysisError, Store
 from uda.gap.style import Style

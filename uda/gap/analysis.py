@@ -8,11 +8,9 @@ mean over all labelled pixels, stands beside it. The **gap** is the target's los
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,120 +22,24 @@ from torch import Tensor, nn
 from uda.data.identity import dataset_identity
 from uda.data.statistics import ChannelStats
 from uda.engine.identity import model_identity
-from uda.engine.inference import PLAIN, Inference, ResizedImages, at_size, predict_logits, resize_images
-from uda.engine.precision import autocast, widened
+from uda.engine.inference import PLAIN, Inference, ResizedImages
 from uda.engine.scoring import predict_and_loss
-from uda.gap.columns import IMAGE_COLUMNS, image_columns
-from uda.gap.factors import BATCH_NORM
+from uda.gap.asking import Asker
+from uda.gap.causes import causes_of
 from uda.gap.fixes import Fix, default_fixes
-from uda.gap.interventions import Interventions, Plan
-from uda.gap.latent import Projection, centred_distance
-from uda.gap.measure import Measured, measure
-from uda.gap.sampling import Coalition, Images
-from uda.gap.store import Shelf, Store, chunks, give_back_memory, pack, unpack
-from uda.gap.style import Style, StyleSums, as_pixels
+from uda.gap.latent import centred_distance
+from uda.gap.measure import Measured
+from uda.gap.passes import Pass
+from uda.gap.results import DomainResult, FixResult, Gap, Options, Progress
+from uda.gap.store import CHUNK, Shelf, Store, give_back_memory
+from uda.gap.style import Style
 from uda.gap.threads import in_threads
 from uda.methods.base import TestTimeMethod
 from uda.metrics import confusion
 from uda.models.modes import evaluating
-from uda.types import LabelledDataset, Sample, SegOutput, UnlabelledDataset
+from uda.types import LabelledDataset, UnlabelledDataset
 
-Floats = npt.NDArray[np.float64]
-Progress = Callable[[str, int], Any]
-"""A label and how many there will be -> a context manager that gives a function to call after each."""
-CHUNK = 8
-"""Images that are finished together; what a kill can lose."""
-CALIBRATION = 16
-"""Target images that batch norm is calibrated on in interventions."""
 UNLABELLED = "the target has no labels: no loss, no shares of it, no fixes to compare"
-ELIMINATION = 120
-"""Target images, evenly spaced, on which edits that do harm are looked for; a harm that these do not show is small."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How an analysis is made.
-
-    Raises:
-        ValueError: a value out of its range.
-    """
-
-    budget: int = 4000
-    """Forward passes up to which all combinations of factors are tried; beyond, two orders are drawn for each image."""
-    prior: float = 0.5
-    """Share of the model's own statistics where batch norm is a factor, in [0, 1]."""
-    projection: Projection = "pca"
-    by_class: bool = False
-    """Pool features by class as well."""
-    batch_size: int = 4
-    seed: int = 0
-    causes: bool = True
-    """Whether to edit images; without, only what one pass gives is measured."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("budget", 1), ("batch_size", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be at least {least}")
-        if not 0 <= self.prior <= 1:
-            raise ValueError(f"prior is {self.prior}, must be in [0, 1]")
-
-
-@dataclass(frozen=True)
-class DomainResult:
-    """What was measured on one data set."""
-
-    name: str
-    files: tuple[str, ...]
-    sequences: tuple[str, ...]
-    before: list[Measured]
-    style: Style
-    labelled: bool
-    after: list[Measured] | None = None
-
-    def losses(self) -> Floats:
-        """``(n,)`` mean loss of each image; NaN without labels."""
-        return np.array([row.columns["loss"] for row in self.before])
-
-
-@dataclass(frozen=True)
-class FixResult:
-    """Target images under a fix."""
-
-    fix: Fix
-    losses: Floats
-    """``(n,)``."""
-    confusions: npt.NDArray[np.int64]
-    """``(n, C, C)``."""
-
-
-@dataclass(frozen=True)
-class Gap:
-    """Everything that an analysis measured; :func:`uda.gap.report.summarise` makes numbers and sentences of it."""
-
-    class_names: tuple[str, ...]
-    palette: npt.NDArray[np.uint8]
-    source: DomainResult | None
-    source_style: Style
-    source_name: str
-    target: DomainResult
-    options: Options
-    plan: Plan | None = None
-    differences: dict[str, float] = field(default_factory=dict)
-    """Factor -> how far the domains differ in it, see :meth:`uda.gap.factors.Editor.differences`."""
-    harmful: tuple[str, ...] = ()
-    """Factors whose edit does harm beside the others; they take no part in the shares."""
-    shares: dict[str, Floats] = field(default_factory=dict)
-    """Factor -> ``(n,)`` what it takes off each target image's loss (Shapley)."""
-    alone: dict[str, tuple[Floats, npt.NDArray[np.int64]]] = field(default_factory=dict)
-    """Factor -> losses ``(n,)`` and confusions ``(n, C, C)`` of the target so edited."""
-    fixes: list[FixResult] = field(default_factory=list)
-    after_name: str | None = None
-    missing: dict[str, str] = field(default_factory=dict)
-    """Part -> why it could not be measured."""
-    trained_on_source: bool = False
-    """Whether the source's images are ones that the model was trained on."""
-    pictures: Callable[[str, str, int], dict[str, bytes]] | None = None
-    """Domain, state (``before``, ``after``), image -> its pictures; while the working folder is there."""
 
 
 def analyse(
@@ -197,11 +99,11 @@ def analyse(
     store = Store(
         Path(work), _identity(model, source, target, _named(after, after_name), options, inference, precision)
     )
-    ask = _Asker(model, inference, precision)
+    ask = Asker(model, inference, precision)
     watch = progress or _silent
     width = picture_width((0 if images is None else len(images)) + len(target))
     with evaluating(model):
-        pass_ = _Pass(store, table, width, options.by_class, watch)
+        pass_ = Pass(store, table, width, options.by_class, watch)
         first, second, style = _measured(pass_, ask, source, target)
         name = source_name or ("published statistics" if images is None else images.name)
         result = Gap(
@@ -210,7 +112,7 @@ def analyse(
         )  # fmt: skip
         shelf = Shelf(target.name, store, "target", len(target))
         seen = shelf if adapt_on is None else adapt_on
-        causes = _causes(result, ask, store, shelf, watch) if options.causes and second.labelled else {}
+        causes = causes_of(result, ask, store, shelf, watch) if options.causes and second.labelled else {}
         wanted = _wanted_fixes(fixes, result, model, images)
         tried = [_fix(fix, ask, store, shelf, seen, images, watch) for fix in wanted]
         resized = ResizedImages(seen, inference)
@@ -252,7 +154,7 @@ def _named(after: nn.Module | None, name: str | None) -> Any:
 
 
 def _measured(
-    pass_: _Pass, ask: _Asker, source: LabelledDataset | ChannelStats, target: UnlabelledDataset
+    pass_: Pass, ask: Asker, source: LabelledDataset | ChannelStats, target: UnlabelledDataset
 ) -> tuple[DomainResult | None, DomainResult, Style]:
     """Source and target as one pass finds them, and the source's style; of published statistics the style alone."""
     if isinstance(source, ChannelStats):
@@ -266,311 +168,6 @@ def picture_width(images: int) -> int:
     return 256 if images <= 250 else 192 if images <= 500 else 144
 
 
-class _Asker:
-    """A network and how it is asked."""
-
-    def __init__(self, model: nn.Module, inference: Inference, precision: str) -> None:
-        self.model, self.inference, self.precision = model, inference, precision
-        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-    def output(self, images: Tensor, size: tuple[int, int]) -> SegOutput | Tensor:
-        """Of ``(N, 3, H, W)``: logits of a size, with the features where the network gives any."""
-        images = images.to(self.device)
-        if not self._plain():
-            logits = self.logits(images, size)
-            features = self._forward(self.resize(images))
-            return features._replace(logits=logits) if isinstance(features, SegOutput) else logits
-        output = self._forward(images)
-        if isinstance(output, SegOutput):
-            return output._replace(logits=at_size(output.logits.float(), size))
-        return at_size(output.float(), size)
-
-    def of_sample(self, sample: Sample) -> SegOutput | Tensor:
-        """The same of one image, at its label's size."""
-        size = sample.image.shape[-2:] if sample.label is None else sample.label.shape[-2:]
-        return self.output(sample.as_float()[None], (int(size[0]), int(size[1])))
-
-    def logits(self, images: Tensor, size: tuple[int, int], resized: bool = True) -> Tensor:
-        """Of ``(N, 3, h, w)``, at another size; if not ``resized``, that of the network where one pass gives them."""
-        images = images.to(self.device)
-        return predict_logits(
-            self.model, images, self.inference, precision=self.precision, size=size, resized=resized
-        ).float()
-
-    def resize(self, images: Tensor) -> Tensor:
-        """As the network sees them."""
-        return resize_images(images, self.inference)
-
-    def _plain(self) -> bool:
-        return self.inference.model_dump() == PLAIN.model_dump()
-
-    def _forward(self, images: Tensor) -> SegOutput | Tensor:
-        adapts = isinstance(self.model, TestTimeMethod)
-        with autocast(images.device.type, self.precision), torch.set_grad_enabled(adapts):
-            output = widened(self.model(images))
-        detached: SegOutput | Tensor = output.detach()
-        return detached
-
-
-class _Pass:
-    """Passes over a data set, chunk by chunk."""
-
-    def __init__(
-        self, store: Store, palette: npt.NDArray[np.uint8], width: int, by_class: bool, watch: Progress
-    ) -> None:
-        self.store, self.palette, self.width, self.by_class, self.watch = store, palette, width, by_class, watch
-        # a chunk's pictures are wanted one by one, in no order; a hundred chunks' are a few megabytes
-        self._pictures_of = lru_cache(maxsize=128)(_pictures_of)
-
-    def base(self, ask: _Asker, domain: str, dataset: UnlabelledDataset) -> DomainResult:
-        """Decode, keep and measure every image of a data set."""
-        labelled = isinstance(dataset, LabelledDataset) and getattr(dataset, "labelled", True)
-        sums, rows = StyleSums(), []
-        names: list[str] = []
-        with self.watch(f"{domain}: measured", len(dataset)) as tick:
-            for part in chunks(len(dataset), CHUNK):
-                content = self.store.chunk(
-                    f"before_{domain}_{part.start:06d}", partial(self._part, ask, domain, dataset, part, labelled)
-                )
-                for row in content["rows"]:
-                    rows.append(unpack(row))
-                names += content["names"]
-                _add(sums, content["style"])
-                for _ in part:
-                    tick()
-        sequences = tuple(getattr(dataset, "sequences", None) or names)
-        return DomainResult(dataset.name, tuple(names), sequences, rows, sums.style(), labelled)
-
-    def _part(
-        self, ask: _Asker, domain: str, dataset: UnlabelledDataset, part: range, labelled: bool
-    ) -> dict[str, Any]:
-        def outputs() -> Iterator[tuple[Sample, SegOutput | Tensor]]:
-            for index in part:
-                sample = dataset[index].checked()
-                if not labelled:
-                    sample = sample._replace(label=None)
-                self.store.put_sample(domain, index, sample)
-                yield sample, ask.of_sample(sample)
-
-        def row(task: tuple[Sample, SegOutput | Tensor]) -> tuple[dict[str, Any], str, StyleSums]:
-            sample, output = task
-            pixels = as_pixels(sample.image)
-            columns, own = image_columns(pixels), StyleSums()
-            own.add(pixels, columns["noise"])
-            return self.row(sample, output, columns), sample.name, own
-
-        rows, names, styles = zip(*in_threads(row, outputs()), strict=True)
-        sums = StyleSums()
-        for own in styles:
-            _add(sums, _sums(own))
-        return {"rows": list(rows), "names": list(names), "style": _sums(sums)}
-
-    def again(self, ask: _Asker, domain: str, before: DomainResult) -> list[Measured]:
-        """Measure the kept images of a domain with another network."""
-        rows: list[Measured] = []
-
-        def make(part: range) -> dict[str, Any]:
-            samples = map(partial(self.store.sample, domain), part)
-            tasks = ((s, ask.of_sample(s), before.before[k].columns) for k, s in zip(part, samples, strict=True))
-            row = partial(self.row, pictures=("prediction", "loss", "error"))
-            return {"rows": list(in_threads(lambda task: row(*task), tasks))}
-
-        with self.watch(f"{domain}: after", len(before.before)) as tick:
-            for part in chunks(len(before.before), CHUNK):
-                content = self.store.chunk(f"after_{domain}_{part.start:06d}", partial(make, part))
-                rows += [unpack(row) for row in content["rows"]]
-                for _ in part:
-                    tick()
-        return rows
-
-    def row(
-        self,
-        sample: Sample,
-        output: SegOutput | Tensor,
-        columns: Mapping[str, float],
-        pictures: Sequence[str] = ("image", "label", "prediction", "loss", "error"),
-    ) -> dict[str, Any]:
-        """One image, as it is kept."""
-        numbers = {name: columns[name] for name in IMAGE_COLUMNS}
-        try:
-            return pack(measure(
-                sample, output, sample.label, self.palette, columns=numbers, width=self.width, by_class=self.by_class,
-                picture_names=pictures,
-            ))  # fmt: skip
-        except (RuntimeError, IndexError, ValueError) as error:
-            raise ValueError(f"{sample.name}: {_label_problem(sample, output) or error}") from error
-
-    def pictures(self, domain: str, state: str, index: int) -> dict[str, bytes]:
-        """Of one image, from the working folder."""
-        start = index - index % CHUNK
-        return self._pictures_of(self.store.folder / f"{state}_{domain}_{start:06d}.pt")[index - start]
-
-
-def _pictures_of(chunk: Path) -> list[dict[str, bytes]]:
-    return [unpack(row, pictures=True).pictures for row in torch.load(chunk, weights_only=True)["rows"]]
-
-
-def _label_problem(sample: Sample, output: SegOutput | Tensor) -> str | None:
-    logits = output.logits if isinstance(output, SegOutput) else output
-    if sample.label is None:
-        return None
-    highest = int(sample.label.masked_fill(sample.label == 255, -1).max())
-    classes = logits.shape[1]
-    return f"label {highest} but the model has classes 0..{classes - 1}" if highest >= classes else None
-
-
-def _sums(sums: StyleSums) -> dict[str, Any]:
-    return {
-        "counts": torch.from_numpy(sums.counts),
-        "low": torch.from_numpy(sums.low),
-        "low_power": torch.from_numpy(sums.low_power),
-        "high": torch.from_numpy(sums.high),
-        "noise": sums.noise,
-        "sizes": [list(size) for size in sums.sizes],
-    }
-
-
-def _add(sums: StyleSums, content: Mapping[str, Any]) -> None:
-    sums.counts += content["counts"].numpy()
-    sums.low += content["low"].numpy()
-    sums.low_power += content["low_power"].numpy()
-    sums.high += content["high"].numpy()
-    sums.noise += content["noise"]
-    sums.sizes += [(size[0], size[1]) for size in content["sizes"]]
-
-
-def _causes(result: Gap, ask: _Asker, store: Store, shelf: Shelf, watch: Progress) -> dict[str, Any]:
-    """Loss under edits, shared among the factors that take part.
-
-    First each factor alone. Then, on at most :data:`ELIMINATION` images, all together: as long as the loss is clearly
-    smaller without one of them, the one that does most harm goes; its edit is a bad one, and says nothing about what
-    the target lacks. The game is of the image factors that are left; batch norm, of the model's side, has what it still
-    takes off when they are all edited.
-    """
-    options, target = result.options, result.target
-    step = max(1, math.ceil(len(shelf) / CALIBRATION))
-    calibration = [shelf[index] for index in range(0, len(shelf), step)]
-    work = Interventions(
-        ask.model,
-        partial(ask.logits, resized=False),
-        result.source_style,
-        target.style,
-        calibration,
-        resize=ask.resize,
-        prior=options.prior,
-        batch_size=options.batch_size,
-    )
-    factors = work.factors()
-    image_factors = [factor for factor in factors if factor != BATCH_NORM]
-    trials = _Trials(work, store, shelf, target, watch)
-    trials.run("alone", [[frozenset({factor}) for factor in factors]] * len(shelf))
-    part, harmful = _without_harm(trials, image_factors, target.sequences, options.seed)
-    plan = Plan.of(part, len(shelf), options.budget, options.seed)
-    trials.run("together", [plan.coalitions(index) for index in range(len(shelf))])
-    shares: dict[str, list[float]] = {factor: [] for factor in part}
-    for index, values in enumerate(trials.values):
-        for factor, value in plan.shares(values, index).items():
-            shares[factor].append(value)
-    taken = {factor: np.array(values) for factor, values in shares.items()}
-    if BATCH_NORM in factors:
-        # after the images: its statistics make up for what their edits take away, and would be credited with that
-        trials.run("normed", [[frozenset({*part, BATCH_NORM})]] * len(shelf))
-        beside = trials.losses(part) - trials.losses({*part, BATCH_NORM})
-        images = Images(target.sequences, options.seed)
-        if all(images.interval(gain).high < 0 for gain in (trials.losses(()) - trials.losses({BATCH_NORM}), beside)):
-            harmful.append(BATCH_NORM)
-        else:
-            taken[BATCH_NORM] = beside
-    tried = {factor: frozenset({factor}) for factor in factors}
-    return {
-        "plan": plan,
-        "differences": work.editor.differences(),
-        "harmful": tuple(harmful),
-        "shares": taken,
-        "alone": {name: (trials.losses(c), trials.confusions(c)) for name, c in tried.items()},
-    }
-
-
-def _without_harm(
-    trials: _Trials, factors: Sequence[str], sequences: Sequence[str], seed: int
-) -> tuple[list[str], list[str]]:
-    """The factors that take part, and those that go since their edits do harm beside the others."""
-    count = len(sequences)
-    looked = np.unique(np.linspace(0, count - 1, min(count, ELIMINATION)).round().astype(int))
-    images = Images([sequences[index] for index in looked], seed)
-    part, harmful = list(factors), list[str]()
-    while part:
-        without = {factor: frozenset(part) - {factor} for factor in part}
-        wanted: list[list[Coalition]] = [[] for _ in sequences]
-        for index in looked:
-            wanted[index] = [frozenset(part), *without.values()]
-        trials.run(f"without_{len(harmful)}", wanted)
-        harm = {factor: trials.losses(part, looked) - trials.losses(rest, looked) for factor, rest in without.items()}
-        clear = [factor for factor, more in harm.items() if images.interval(more).low > 0]
-        if not clear:
-            break
-        harmful.append(max(clear, key=lambda factor: float(harm[factor].mean())))
-        part.remove(harmful[-1])
-    return part, harmful
-
-
-class _Trials:
-    """Losses of the target's images under coalitions of factors, tried once each and kept."""
-
-    def __init__(self, work: Interventions, store: Store, shelf: Shelf, target: DomainResult, watch: Progress) -> None:
-        self._work, self._store, self._shelf, self._watch = work, store, shelf, watch
-        self.values: list[dict[Coalition, float]] = [{frozenset(): float(loss)} for loss in target.losses()]
-        self._confusions: list[dict[Coalition, npt.NDArray[np.int64]]] = [
-            {frozenset(): row.confusion} for row in target.before
-        ]
-
-    def run(self, stage: str, wanted: Sequence[Sequence[Coalition]]) -> None:
-        """Try on each image the coalitions that were not tried yet."""
-        missing = {
-            index: new
-            for index, own in enumerate(wanted)
-            if (new := [coalition for coalition in own if coalition not in self.values[index]])
-        }
-        indices = list(missing)
-        if not indices:
-            return
-        with self._watch(f"target: edited, {stage}", len(indices)) as tick:
-            for part in chunks(len(indices), CHUNK):
-                some = {index: missing[index] for index in indices[part.start : part.stop]}
-                content = self._store.chunk(f"edited_{stage}_{part.start:06d}", partial(self._make, some))
-                for index, losses, matrices in zip(some, content["losses"], content["confusions"], strict=True):
-                    self.values[index] |= {_coalition(text): value for text, value in losses.items()}
-                    self._confusions[index] |= {_coalition(text): m.numpy() for text, m in matrices.items()}
-                    tick()
-
-    def _make(self, missing: Mapping[int, Sequence[Coalition]]) -> dict[str, Any]:
-        samples = [self._store.sample("target", index) for index in missing]
-        losses, matrices = self._work.try_on(samples, list(missing), list(missing.values()))
-        return {
-            "losses": [{_text(c): value for c, value in row.items()} for row in losses],
-            "confusions": [{_text(c): torch.from_numpy(value) for c, value in row.items()} for row in matrices],
-        }
-
-    def losses(self, coalition: Iterable[str], images: Iterable[int] | None = None) -> Floats:
-        """``(n,)`` under a coalition that was tried on all images, or on these."""
-        rows = range(len(self.values)) if images is None else images
-        return np.array([self.values[index][frozenset(coalition)] for index in rows])
-
-    def confusions(self, coalition: Iterable[str]) -> npt.NDArray[np.int64]:
-        """``(n, C, C)`` under a single factor that was tried on all images."""
-        return np.stack([matrices[frozenset(coalition)] for matrices in self._confusions])
-
-
-def _text(coalition: Coalition) -> str:
-    return " ".join(sorted(coalition))
-
-
-@lru_cache(maxsize=1024)
-def _coalition(text: str) -> Coalition:
-    """The same object for all images."""
-    return frozenset(text.split())
-
-
 def _wanted_fixes(
     fixes: Sequence[Fix] | None, result: Gap, model: nn.Module, source: LabelledDataset | None
 ) -> Sequence[Fix]:
@@ -582,7 +179,7 @@ def _wanted_fixes(
 
 def _fix(
     fix: Fix,
-    plain: _Asker,
+    plain: Asker,
     store: Store,
     shelf: Shelf,
     seen: UnlabelledDataset,
@@ -597,7 +194,7 @@ def _fix(
             fix.attached(plain.model, source, seen, plain.inference) as (wrapped, how),
             watch(f"fix: {fix.name}", len(shelf)) as tick,
         ):
-            ask = _Asker(wrapped, how, plain.precision)
+            ask = Asker(wrapped, how, plain.precision)
 
             def predictions() -> Iterator[tuple[Tensor, Tensor]]:
                 for sample in shelf.samples():
@@ -630,7 +227,7 @@ def _after(
     result: Gap,
     inference: Inference,
     precision: str,
-    pass_: _Pass,
+    pass_: Pass,
     source: LabelledDataset | None,
     seen: UnlabelledDataset,
 ) -> dict[str, list[Measured]]:
@@ -641,7 +238,7 @@ def _after(
     mode = nullcontext() if isinstance(network, TestTimeMethod) else evaluating(network)
     rows = {}
     with mode:
-        ask = _Asker(network, inference, precision)
+        ask = Asker(network, inference, precision)
         for domain, before in (("source", result.source), ("target", result.target)):
             if before is not None:
                 rows[domain] = pass_.again(ask, domain, before)

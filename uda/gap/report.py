@@ -16,11 +16,11 @@ import torch
 
 from uda import __version__
 from uda.files import atomic_write, spreadsheet_safe
-from uda.gap.analysis import DomainResult, Gap
 from uda.gap.columns import IMAGE_COLUMNS
 from uda.gap.factors import FACTORS
 from uda.gap.latent import distances, project
 from uda.gap.measure import LOSS_SCALE, Measured, loss_colours
+from uda.gap.results import DomainResult, Gap
 from uda.gap.sampling import Interval
 from uda.gap.summary import UNEXPLAINED, DomainNumbers, FixNumbers, Row, Share, Summary, summarise
 from uda.gap.verdict import GROUP_WORDS, config_lines, how, plain, sentences

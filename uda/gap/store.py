@@ -18,6 +18,8 @@ from uda.gap.measure import Measured
 from uda.types import Sample
 
 IDENTITY = "identity.json"
+CHUNK = 8
+"""Images that are finished together; what a kill can lose."""
 
 
 class OtherAnalysisError(ValueError):

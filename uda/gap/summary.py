@@ -12,11 +12,11 @@ import torch
 from scipy import stats
 
 from uda.bench.intervals import LEVEL, score_deviations
-from uda.gap.analysis import DomainResult, FixResult, Gap
 from uda.gap.columns import IMAGE_COLUMNS
 from uda.gap.factors import FACTORS
 from uda.gap.measure import Measured
 from uda.gap.regions import BOUNDARIES, HEIGHTS, SIZES
+from uda.gap.results import DomainResult, FixResult, Gap
 from uda.gap.sampling import Images, Interval, interval_of, satterthwaite
 from uda.metrics import class_counts, iou_of_counts, miou_of_counts
 

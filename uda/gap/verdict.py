@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from uda.gap.analysis import ELIMINATION, Gap
+from uda.gap.causes import ELIMINATION
 from uda.gap.factors import BATCH_NORM, FACTORS
+from uda.gap.results import Gap
 from uda.gap.sampling import Interval
 from uda.gap.summary import UNEXPLAINED, FixNumbers, Share, Summary
 
