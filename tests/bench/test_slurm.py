@@ -304,22 +304,19 @@ def jobs_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.soak
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_job_is_queued_again_at_its_time_limit(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
-) -> None:
+def test_a_job_is_queued_again_at_its_time_limit(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """submitit's local executor: its signal, its pickle, its second start."""
     jobs_of_this_machine(monkeypatch)
     notes = tmp_path / "notes"
     content = by_methods(data, {"tests.bench.machines:Slow": {"notes": str(notes)}}, steps=100)
     engine = Slurm({"time": 1, "signal_delay_s": 35}, cluster="local")  # the signal comes after 25 seconds
-    result = run(content, out=tmp_path, engine=engine, processes=processes)
+    result = run(content, out=tmp_path, engine=engine)
     assert result.failed == {}
     begun = sorted({int(line) for line in notes.read_text().split()})
     assert begun[0] == 0
     assert len(begun) >= 2, "it had more time than it was to have"
     fast = by_methods(data, {"tests.bench.machines:Slow": {"notes": str(notes), "seconds": 0.0}}, steps=100)
-    whole = run(fast, out=tmp_path / "whole", processes=processes)
+    whole = run(fast, out=tmp_path / "whole")
     assert_same_scores(result.folder, whole.folder, ("source_only",))
 
 
