@@ -119,6 +119,7 @@ def test_processes_start_anew_for_each_cell_that_trains(
     assert (row.seconds, wall_seconds([row], 2, 1)) == (4, 14)
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_short_runs_are_those_of_several_processes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[int] = []

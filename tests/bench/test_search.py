@@ -193,6 +193,7 @@ def by_rates(data: Path, trials: int) -> dict[str, Any]:
     return {**raw, "model": MODEL, "settings": settings}
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_trials_that_several_processes_train_end_as_those_of_one(data: Path, tmp_path: Path) -> None:
     first, alone, shared = (tmp_path / name for name in ("first", "alone", "shared"))
