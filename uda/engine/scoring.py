@@ -28,6 +28,8 @@ Classes = npt.NDArray[np.uint8]
 
 BAND_BYTES = 2_500_000
 """Of logits that are looked at together: few enough to stay in a processor's cache from one operation to the next."""
+LEAST_FACTOR, LEAST_PIXELS = 3, 2**18
+"""Of rows and of columns, and of the image, for it to be quicker not to upsample all logits."""
 RANGE = 80.0
 """Between logits of a pixel, at most, for float32 to hold their exponentials side by side."""
 
@@ -146,7 +148,8 @@ class _Axis(NamedTuple):
 
 def _is_simple(logits: Tensor, size: Sequence[int]) -> bool:
     """Whether there are rows and columns to save, and no exponential over- or underflows."""
-    if size[0] < 2 * logits.shape[1] or size[1] < 2 * logits.shape[2]:
+    larger = size[0] >= LEAST_FACTOR * logits.shape[1] and size[1] >= LEAST_FACTOR * logits.shape[2]
+    if not larger or size[0] * size[1] < LEAST_PIXELS:
         return False
     return float((logits.amax(0) - logits.amin(0)).max()) < RANGE  # false where there is NaN
 
