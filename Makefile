@@ -42,7 +42,7 @@ test-floors test-newest:
 	.venv-$(RESOLUTION)/bin/uda methods > /dev/null
 	.venv-$(RESOLUTION)/bin/python -m pytest -m "not slow" $(SMOKE)
 
-mutants: $(READY) ## the tests against some seventy deliberately wrong lines; half an hour, not in CI
+mutants: $(READY) ## the tests against more than a hundred deliberately wrong lines; long, not in CI
 	$(BIN)/python -m tests.mutants -j $(WORKERS)
 
 lint: $(READY) ## ruff, as CI runs it
